@@ -1,0 +1,1 @@
+//! postrider-broker (being built).

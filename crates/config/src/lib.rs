@@ -1,0 +1,1 @@
+//! postrider-config (being built).

@@ -1,0 +1,1 @@
+//! postrider-egress (being built).

@@ -1,0 +1,1 @@
+//! postrider-gateway (being built).

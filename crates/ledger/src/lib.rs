@@ -1,0 +1,1 @@
+//! postrider-ledger (being built).

@@ -1,0 +1,1 @@
+//! postrider-limits (being built).

@@ -1,0 +1,1 @@
+//! postrider-model (being built).

@@ -1,0 +1,2 @@
+//! The postrider binary (being built).
+fn main() {}

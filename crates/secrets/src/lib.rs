@@ -1,0 +1,1 @@
+//! postrider-secrets (being built).

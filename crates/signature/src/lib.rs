@@ -1,0 +1,1 @@
+//! postrider-signature (being built).

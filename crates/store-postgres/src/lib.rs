@@ -1,0 +1,1 @@
+//! postrider-store-postgres (being built).

@@ -1,0 +1,1 @@
+//! postrider-store-sqlite (being built).

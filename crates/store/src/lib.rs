@@ -1,0 +1,1 @@
+//! postrider-store (being built).

@@ -1,0 +1,1 @@
+//! postrider-telemetry (being built).

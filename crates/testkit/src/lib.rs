@@ -1,0 +1,1 @@
+//! postrider-testkit (being built).

@@ -1,0 +1,1 @@
+//! postrider-wire (being built).

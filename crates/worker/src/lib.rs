@@ -1,0 +1,1 @@
+//! postrider-worker (being built).

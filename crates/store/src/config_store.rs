@@ -1,0 +1,112 @@
+//! Configuration: every write bumps the version of its application in the same transaction.
+
+use async_trait::async_trait;
+use postrider_model::{AppId, AppSnapshot, Application, Endpoint, EndpointId, EventType, KeyId, UnixMillis};
+
+use crate::error::StoreError;
+
+/// An application by id or by its uid.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AppRef {
+    /// By id.
+    Id(AppId),
+    /// By the caller's own name.
+    Uid(String),
+}
+
+/// An endpoint by id or by its uid within the application.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointRef {
+    /// By id.
+    Id(EndpointId),
+    /// By the caller's own name.
+    Uid(String),
+}
+
+/// A page of a list ordered by id (or by name, for event types).
+#[derive(Clone, Debug)]
+pub struct Page<Cursor> {
+    /// Start after this one, in list order. For `backwards`, the rows just before this one.
+    pub after: Option<Cursor>,
+    /// The page before `after` instead; rows still come in list order.
+    pub backwards: bool,
+    /// Newest (or last name) first.
+    pub descending: bool,
+    /// At most this many rows (1 to 250). Adapters return up to `limit + 1` rows when there are more (for
+    /// `backwards` the extra row is the first one), so that callers can tell.
+    pub limit: u32,
+}
+
+/// An API key to store.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// Its public name.
+    pub id: KeyId,
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// `admin`, `ingest` or `app:<id>`.
+    pub scope: String,
+    /// For people.
+    pub name: String,
+    /// When it was made.
+    pub created_at: UnixMillis,
+}
+
+/// A stored API key.
+#[derive(Clone, Debug)]
+pub struct StoredKey {
+    /// What was stored.
+    pub key: NewKey,
+    /// Set once revoked.
+    pub revoked_at: Option<UnixMillis>,
+}
+
+/// Reads and writes configuration.
+#[async_trait]
+pub trait ConfigStore: Send + Sync + 'static {
+    /// Creates an application; returns its version (1). `Conflict("uid")` or `Conflict("id")`.
+    async fn create_app(&self, app: &Application) -> Result<u64, StoreError>;
+    /// Replaces the mutable fields of an application; the new version, or `None` when there is none.
+    async fn update_app(&self, app: &Application) -> Result<Option<u64>, StoreError>;
+    /// Marks an application deleted, with its endpoints (their waiting deliveries are swept later). Its uid becomes
+    /// free. The new version, or `None` when there is none.
+    async fn delete_app(&self, id: AppId, at: UnixMillis) -> Result<Option<u64>, StoreError>;
+    /// One application.
+    async fn app(&self, app: &AppRef) -> Result<Option<Application>, StoreError>;
+    /// Applications by id.
+    async fn apps(&self, page: &Page<AppId>) -> Result<Vec<Application>, StoreError>;
+    /// An application's configuration with its version, in one snapshot. Endpoints by id, deleted ones left out.
+    async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError>;
+
+    /// Creates an endpoint; the application's new version, `None` when the application is gone.
+    async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
+    /// Replaces the mutable fields of an endpoint, secrets and headers included, and lets what waits for it be seen
+    /// again by the scheduler (its pause or disable may have ended). The application's new version.
+    async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
+    /// Marks an endpoint deleted. The application's new version.
+    async fn delete_endpoint(&self, app: AppId, id: EndpointId, at: UnixMillis) -> Result<Option<u64>, StoreError>;
+    /// One endpoint, secrets decrypted.
+    async fn endpoint(&self, app: AppId, endpoint: &EndpointRef) -> Result<Option<Endpoint>, StoreError>;
+    /// An application's endpoints by id.
+    async fn endpoints(&self, app: AppId, page: &Page<EndpointId>) -> Result<Vec<Endpoint>, StoreError>;
+
+    /// Creates an event type. `Conflict("name")`.
+    async fn create_event_type(&self, event_type: &EventType) -> Result<(), StoreError>;
+    /// Creates or replaces by name; true when it was created. An existing one keeps its id and creation time.
+    async fn put_event_type(&self, event_type: &EventType) -> Result<bool, StoreError>;
+    /// Archives (`expunge` false) or removes an event type; false when there is none.
+    async fn delete_event_type(&self, name: &str, expunge: bool, at: UnixMillis) -> Result<bool, StoreError>;
+    /// One event type, archived ones too.
+    async fn event_type(&self, name: &str) -> Result<Option<EventType>, StoreError>;
+    /// Event types by name.
+    async fn event_types(&self, page: &Page<String>, archived_too: bool) -> Result<Vec<EventType>, StoreError>;
+
+    /// Stores an API key.
+    async fn create_key(&self, key: &NewKey) -> Result<(), StoreError>;
+    /// The live key of this hash.
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<StoredKey>, StoreError>;
+    /// All keys, newest first, at most 1,000.
+    async fn keys(&self) -> Result<Vec<StoredKey>, StoreError>;
+    /// Revokes a key; false when there is none or it was revoked before.
+    async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError>;
+}

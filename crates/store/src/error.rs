@@ -1,0 +1,33 @@
+//! What can go wrong in a store, told apart by what the caller can do about it.
+
+/// A store's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, or no answer in time: try again later.
+    #[error("the store is unreachable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A unique name is taken; the string says which (`uid`, `name`, `id`).
+    #[error("the {0} is taken")]
+    Conflict(&'static str),
+    /// The schema is older or newer than this program's.
+    #[error("the store's schema is version {found}, this program needs {wanted}; run `postrider migrate`")]
+    Schema {
+        /// What the store has.
+        found: u32,
+        /// What the program needs.
+        wanted: u32,
+    },
+    /// A stored value cannot be decrypted or understood.
+    #[error("a stored value is unreadable: {0}")]
+    Corrupt(String),
+    /// The data itself was refused (too large, not representable): the same call will fail again.
+    #[error("the store refused the data")]
+    Rejected(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later without a change.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}

@@ -1,0 +1,120 @@
+//! Schema, sweeps, retention, background tasks and what is parked.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_model::{AppId, EndpointId, MessageId, TaskId, UnixMillis};
+
+use crate::error::StoreError;
+
+/// What a background task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TaskKind {
+    /// Deliver again what failed to an endpoint in a time.
+    Recover = 1,
+    /// Deliver to an endpoint every message of a time that it subscribes to and never got.
+    Replay = 2,
+}
+
+/// How far a background task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TaskState {
+    /// Not finished.
+    Running = 0,
+    /// Done.
+    Finished = 1,
+    /// Given up; the endpoint is gone.
+    Failed = 2,
+}
+
+/// A background task: it survives restarts, and goes on from its cursor.
+#[derive(Clone, Debug)]
+pub struct TaskRow {
+    /// Its id.
+    pub id: TaskId,
+    /// What it does.
+    pub kind: TaskKind,
+    /// The application.
+    pub app: AppId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Messages made at this time or later.
+    pub since: UnixMillis,
+    /// Messages made before this time.
+    pub until: UnixMillis,
+    /// The last message looked at.
+    pub cursor: Option<MessageId>,
+    /// How far it is.
+    pub state: TaskState,
+    /// When it last moved.
+    pub updated_at: UnixMillis,
+}
+
+/// A frame or record that could not be handled, kept for a person to look at.
+#[derive(Clone, Debug)]
+pub struct ParkedRow {
+    /// Its number.
+    pub id: i64,
+    /// `job` or `record` or `frame`.
+    pub kind: String,
+    /// Why it was parked.
+    pub reason: String,
+    /// The bytes as they came, at most 8 MiB.
+    pub bytes: Bytes,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Deliveries cancelled because their endpoint or application is disabled or deleted.
+    pub cancelled: u64,
+    /// Background tasks' deliveries made.
+    pub recovered: u64,
+    /// Waiting rows whose message has been missing for more than 5 minutes.
+    pub orphans: u64,
+}
+
+/// What retention removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetentionReport {
+    /// Payloads.
+    pub payloads: u64,
+    /// Messages with their deliveries and attempts (Postgres: partitions).
+    pub messages: u64,
+    /// Deliveries cancelled because their payload expired first.
+    pub cancelled: u64,
+}
+
+/// Keeps the store in order.
+#[async_trait]
+pub trait UpkeepStore: Send + Sync + 'static {
+    /// Brings the schema up to date; returns the version before and after. Safe with several at once.
+    async fn migrate(&self) -> Result<(u32, u32), StoreError>;
+    /// Refuses a schema that is not this program's.
+    async fn check_schema(&self) -> Result<(), StoreError>;
+    /// One cheap round trip.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// One chunk (at most `limit` rows of each kind): cancels what waits for disabled or deleted endpoints, moves
+    /// background tasks on. Call again at once while it reports work.
+    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
+    /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
+    /// coming days' partitions.
+    async fn retain(&self, payloads: Duration, log: Duration, limit: u32) -> Result<RetentionReport, StoreError>;
+    /// Stores a background task.
+    async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError>;
+    /// One background task.
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
+    /// Keeps what could not be handled.
+    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError>;
+    /// Parked rows, newest first.
+    async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
+    /// Removes a parked row and returns it.
+    async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError>;
+    /// Flushes and closes.
+    async fn close(&self);
+}

@@ -84,7 +84,12 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// again by the scheduler (its pause or disable may have ended). The application's new version.
     async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
     /// Marks an endpoint deleted. The application's new version.
-    async fn delete_endpoint(&self, app: AppId, id: EndpointId, at: UnixMillis) -> Result<Option<u64>, StoreError>;
+    async fn delete_endpoint(
+        &self,
+        app: AppId,
+        id: EndpointId,
+        at: UnixMillis,
+    ) -> Result<Option<u64>, StoreError>;
     /// One endpoint, secrets decrypted.
     async fn endpoint(&self, app: AppId, endpoint: &EndpointRef) -> Result<Option<Endpoint>, StoreError>;
     /// An application's endpoints by id.
@@ -99,7 +104,11 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// One event type, archived ones too.
     async fn event_type(&self, name: &str) -> Result<Option<EventType>, StoreError>;
     /// Event types by name.
-    async fn event_types(&self, page: &Page<String>, archived_too: bool) -> Result<Vec<EventType>, StoreError>;
+    async fn event_types(
+        &self,
+        page: &Page<String>,
+        archived_too: bool,
+    ) -> Result<Vec<EventType>, StoreError>;
 
     /// Stores an API key.
     async fn create_key(&self, key: &NewKey) -> Result<(), StoreError>;

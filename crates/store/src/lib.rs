@@ -25,8 +25,8 @@ mod waiting_store;
 pub use config_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoredKey};
 pub use error::StoreError;
 pub use log_store::{
-    AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter, MessageRow,
-    TimeRange,
+    AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
+    MessageRow, TimeRange,
 };
 pub use record_store::{RecordReport, RecordStore};
 pub use upkeep_store::{ParkedRow, RetentionReport, SweepReport, TaskKind, TaskRow, TaskState, UpkeepStore};

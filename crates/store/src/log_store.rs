@@ -127,13 +127,26 @@ pub struct EndpointCounts {
 #[async_trait]
 pub trait LogStore: Send + Sync + 'static {
     /// One message.
-    async fn message(&self, app: AppId, id: MessageId, with_payload: bool) -> Result<Option<MessageRow>, StoreError>;
+    async fn message(
+        &self,
+        app: AppId,
+        id: MessageId,
+        with_payload: bool,
+    ) -> Result<Option<MessageRow>, StoreError>;
     /// One message by the caller's `eventId`, the newest.
-    async fn message_by_event_id(&self, app: AppId, event_id: &str, with_payload: bool)
-    -> Result<Option<MessageRow>, StoreError>;
+    async fn message_by_event_id(
+        &self,
+        app: AppId,
+        event_id: &str,
+        with_payload: bool,
+    ) -> Result<Option<MessageRow>, StoreError>;
     /// An application's messages, newest first unless the page says otherwise.
-    async fn messages(&self, app: AppId, filter: &MessageFilter, page: &Page<MessageId>)
-    -> Result<Vec<MessageRow>, StoreError>;
+    async fn messages(
+        &self,
+        app: AppId,
+        filter: &MessageFilter,
+        page: &Page<MessageId>,
+    ) -> Result<Vec<MessageRow>, StoreError>;
     /// Removes a message's payload and cancels what waits for it (`PayloadExpunged`); false when there is none.
     async fn expunge_payload(&self, app: AppId, id: MessageId) -> Result<bool, StoreError>;
 
@@ -147,19 +160,41 @@ pub trait LogStore: Send + Sync + 'static {
         with_payload: bool,
     ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError>;
     /// A message's deliveries, by endpoint id; a manual delivery after the automatic one of the same endpoint.
-    async fn deliveries_of_message(&self, app: AppId, message: MessageId, page: &Page<EndpointId>)
-    -> Result<Vec<DeliveryRow>, StoreError>;
+    async fn deliveries_of_message(
+        &self,
+        app: AppId,
+        message: MessageId,
+        page: &Page<EndpointId>,
+    ) -> Result<Vec<DeliveryRow>, StoreError>;
 
     /// Attempts of an application, newest first unless the page says otherwise. At least one of `endpoint` and
     /// `message` is set.
-    async fn attempts(&self, app: AppId, filter: &AttemptFilter, page: &Page<AttemptId>)
-    -> Result<Vec<AttemptRow>, StoreError>;
+    async fn attempts(
+        &self,
+        app: AppId,
+        filter: &AttemptFilter,
+        page: &Page<AttemptId>,
+    ) -> Result<Vec<AttemptRow>, StoreError>;
     /// One attempt.
-    async fn attempt(&self, app: AppId, message: MessageId, id: AttemptId) -> Result<Option<AttemptRow>, StoreError>;
+    async fn attempt(
+        &self,
+        app: AppId,
+        message: MessageId,
+        id: AttemptId,
+    ) -> Result<Option<AttemptRow>, StoreError>;
     /// Removes an attempt's response body; false when there is none.
-    async fn expunge_attempt(&self, app: AppId, message: MessageId, id: AttemptId) -> Result<bool, StoreError>;
+    async fn expunge_attempt(
+        &self,
+        app: AppId,
+        message: MessageId,
+        id: AttemptId,
+    ) -> Result<bool, StoreError>;
     /// An endpoint's deliveries by state, of messages made in the range (to the hour).
-    async fn endpoint_counts(&self, endpoint: EndpointId, range: TimeRange) -> Result<EndpointCounts, StoreError>;
+    async fn endpoint_counts(
+        &self,
+        endpoint: EndpointId,
+        range: TimeRange,
+    ) -> Result<EndpointCounts, StoreError>;
     /// Unexpired claims of these keys, in order (embedded set-up only; Postgres adapters answer from the same table).
     async fn claims(&self, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError>;
     /// Payload and content type of a message, for a release; `None` when gone.

@@ -104,7 +104,12 @@ pub trait UpkeepStore: Send + Sync + 'static {
     async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
     /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
     /// coming days' partitions.
-    async fn retain(&self, payloads: Duration, log: Duration, limit: u32) -> Result<RetentionReport, StoreError>;
+    async fn retain(
+        &self,
+        payloads: Duration,
+        log: Duration,
+        limit: u32,
+    ) -> Result<RetentionReport, StoreError>;
     /// Stores a background task.
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError>;
     /// One background task.

@@ -70,7 +70,12 @@ pub trait WaitingStore: Send + Sync + 'static {
     /// Claims up to `limit` endpoints whose earliest due time has passed, longest due first, passing over those that
     /// another scheduler holds; they are not offered again for `hold`. Endpoints that are paused, disabled or deleted
     /// are never offered.
-    async fn claim_due(&self, limit: u32, count_max: u32, hold: Duration) -> Result<Vec<DueEndpoint>, StoreError>;
+    async fn claim_due(
+        &self,
+        limit: u32,
+        count_max: u32,
+        hold: Duration,
+    ) -> Result<Vec<DueEndpoint>, StoreError>;
 
     /// Leases for claimed endpoints, each for `lease` doubled by every earlier lease of the row that expired (at most
     /// one hour), and sets when each endpoint is next looked at. Rows whose message is not recorded yet stay. Rows whose

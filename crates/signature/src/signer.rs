@@ -161,3 +161,22 @@ pub(crate) fn decimal(number: i64, digits: &mut [u8; TIMESTAMP_CHARS_MAX]) -> &s
     let written = TIMESTAMP_CHARS_MAX - rest.len();
     std::str::from_utf8(&digits[..written]).expect("decimal digits are ASCII")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A published vector whose key, at 18 bytes, is shorter than what [`SigningSecret`] takes.
+    #[test]
+    fn vector_of_a_short_key() {
+        let key = STANDARD.decode("plJ3nmyCDGBKInavdOK15jsl").expect("base64");
+        let body = br#"{"event_type":"ping","data":{"success":true}}"#;
+        let tag = mac(&keyed(&key), "msg_loFOjxBNrRLzqYUf", "1731705121", body)
+            .finalize()
+            .into_bytes();
+        assert_eq!(
+            STANDARD.encode(tag),
+            "rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! A bounded map whose entries expire: sharded, swept a little with every write, never all at once.
+//!
+//! Each key that a shard holds is in its queue exactly once. A write looks at a few of the oldest: what expired
+//! goes, what lives returns to the end. A full shard drops the oldest, alive or not: all that is kept here may
+//! be lost (see the crate's documentation).
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, RandomState};
+
+use parking_lot::{Mutex, MutexGuard};
+
+/// Entries that a write looks at to find expired ones; above 1, so that the sweep outruns the growth.
+const SWEPT: usize = 2;
+
+/// The shards.
+pub(crate) struct Expiring<K, V> {
+    shards: Box<[Mutex<Shard<K, V>>]>,
+    hasher: RandomState,
+}
+
+/// One shard; times in microseconds.
+pub(crate) struct Shard<K, V> {
+    map: HashMap<K, Entry<V>>,
+    queue: VecDeque<K>,
+    limit: usize,
+}
+
+struct Entry<V> {
+    value: V,
+    expires: u64,
+}
+
+impl<K: Eq + Hash + Copy, V> Expiring<K, V> {
+    /// `shards` shards of at most `limit` entries each.
+    pub(crate) fn new(shards: usize, limit: usize) -> Self {
+        let shard = || {
+            Mutex::new(Shard {
+                map: HashMap::new(),
+                queue: VecDeque::new(),
+                limit: limit.max(1),
+            })
+        };
+        Self {
+            shards: (0..shards.max(1)).map(|_| shard()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Locks the shard of `by`; keys of one `by` are always in one shard.
+    pub(crate) fn lock(&self, by: &impl Hash) -> MutexGuard<'_, Shard<K, V>> {
+        let shards = u64::try_from(self.shards.len()).unwrap_or(1);
+        let index = usize::try_from(self.hasher.hash_one(by) % shards).unwrap_or(0);
+        self.shards[index].lock()
+    }
+}
+
+impl<K: Eq + Hash + Copy, V> Shard<K, V> {
+    /// The value, unless it expired.
+    pub(crate) fn get(&self, key: &K, now: u64) -> Option<&V> {
+        self.map
+            .get(key)
+            .filter(|entry| entry.expires > now)
+            .map(|entry| &entry.value)
+    }
+
+    /// Sets the value until `expires`; at or before `now` removes it.
+    pub(crate) fn put(&mut self, key: K, value: V, expires: u64, now: u64) {
+        if let Some(entry) = self.map.get_mut(&key) {
+            *entry = Entry { value, expires };
+        } else if expires > now {
+            self.map.insert(key, Entry { value, expires });
+            self.queue.push_back(key);
+        }
+        self.sweep(now);
+    }
+
+    /// Lets the key expire; the sweep takes it away.
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(entry) = self.map.get_mut(key) {
+            entry.expires = 0;
+        }
+    }
+
+    fn sweep(&mut self, now: u64) {
+        for _ in 0..SWEPT {
+            let Some(key) = self.queue.pop_front() else { return };
+            let full = self.map.len() > self.limit;
+            if full || self.map.get(&key).is_none_or(|entry| entry.expires <= now) {
+                self.map.remove(&key);
+            } else {
+                self.queue.push_back(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expired_entries_go_away_without_being_asked_for() {
+        let map = Expiring::new(1, 1_000);
+        for key in 0..500_u64 {
+            map.lock(&0).put(key, key, 10, 0);
+        }
+        for key in 1_000..1_300_u64 {
+            map.lock(&0).put(key, key, 100, 20);
+        }
+        let shard = map.lock(&0);
+        assert!(shard.map.len() <= 301, "{} entries", shard.map.len());
+        assert_eq!(shard.map.len(), shard.queue.len());
+        assert_eq!(shard.get(&3, 20), None);
+        assert_eq!(shard.get(&1_299, 20), Some(&1_299));
+    }
+
+    #[test]
+    fn a_full_shard_drops_an_old_entry() {
+        let map = Expiring::new(1, 8);
+        for key in 0..100_u64 {
+            map.lock(&0).put(key, (), u64::MAX, 0);
+            let shard = map.lock(&0);
+            assert!(shard.map.len() <= 8);
+            assert_eq!(shard.map.len(), shard.queue.len());
+        }
+        assert!(map.lock(&0).get(&99, 0).is_some());
+    }
+
+    #[test]
+    fn a_removed_key_can_be_set_again() {
+        let map = Expiring::new(1, 8);
+        let mut shard = map.lock(&0);
+        shard.put(1, 'a', 10, 0);
+        shard.remove(&1);
+        assert_eq!(shard.get(&1, 0), None);
+        shard.put(1, 'b', 10, 0);
+        assert_eq!(shard.get(&1, 0), Some(&'b'));
+        assert_eq!(shard.map.len(), shard.queue.len());
+    }
+}

@@ -1,0 +1,303 @@
+//! The state of one process: the whole of it in the embedded set-up, the fall-back when the shared one is away.
+//!
+//! Every map is bounded and swept a little with each write. Time is Tokio's, so tests can pause it. Locks are held
+//! for microseconds and never across an await; an application's lock is taken before its claims' lock.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use postrider_model::{AppId, EndpointId};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::endpoint::Endpoint;
+use crate::expiring::{Expiring, Shard};
+use crate::gcra::{Gcra, micros};
+use crate::marks::Marks;
+use crate::{
+    Admission, AdmitRequest, BreakerChange, BreakerSettings, ClaimAnswer, ClaimRequest, FinishReport, Gate,
+    GateRequest, Limits, LimitsError, Release, ReleaseRequest, Settlement, Verdict,
+};
+
+const SHARDS: usize = 16;
+/// Endpoints of which something is known: 262,144 in all.
+const ENDPOINTS_PER_SHARD: usize = 1 << 14;
+/// Applications: 65,536 in all.
+const APPS_PER_SHARD: usize = 1 << 12;
+/// Claims are sharded by application, so that a request's claims are in one shard: a million in all.
+const CLAIM_SHARDS: usize = 4;
+const CLAIMS_PER_SHARD: usize = 1 << 18;
+/// Done marks: 64 MiB in all.
+const MARK_BYTES: usize = 64 << 20;
+/// Invalidations that a receiver may be behind before it must assume that all applications changed.
+const INVALIDATIONS: usize = 1024;
+
+/// [`Limits`] of one process.
+pub struct InProcess {
+    settings: BreakerSettings,
+    start: Instant,
+    apps: Expiring<AppId, App>,
+    claims: Expiring<[u8; 32], Claim>,
+    endpoints: Expiring<EndpointId, Endpoint>,
+    marks: Box<[Mutex<Marks>]>,
+    invalidations: broadcast::Sender<AppId>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct App {
+    version: Option<u64>,
+    tat: u64,
+}
+
+impl App {
+    fn expires(&self) -> u64 {
+        if self.version.is_some() {
+            u64::MAX
+        } else {
+            self.tat
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Claim {
+    resource: [u8; 16],
+    fingerprint: [u8; 32],
+    /// `None` once it is finished.
+    pending_until: Option<u64>,
+}
+
+impl InProcess {
+    /// With nothing known.
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self {
+            settings,
+            start: Instant::now(),
+            apps: Expiring::new(SHARDS, APPS_PER_SHARD),
+            claims: Expiring::new(CLAIM_SHARDS, CLAIMS_PER_SHARD),
+            endpoints: Expiring::new(SHARDS, ENDPOINTS_PER_SHARD),
+            marks: (0..SHARDS)
+                .map(|_| Mutex::new(Marks::new(MARK_BYTES / SHARDS)))
+                .collect(),
+            invalidations: broadcast::channel(INVALIDATIONS).0,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        micros(self.start.elapsed())
+    }
+
+    fn version(&self, app: AppId, now: u64) -> Option<u64> {
+        self.apps.lock(&app).get(&app, now).and_then(|app| app.version)
+    }
+
+    fn marks(&self, request: &crate::marks::Key) -> &Mutex<Marks> {
+        // The id's last byte is random or hashed.
+        let index = usize::from(request.0.as_bytes()[15]) % self.marks.len();
+        &self.marks[index]
+    }
+
+    fn with_endpoint<T>(&self, id: EndpointId, now: u64, act: impl FnOnce(&mut Endpoint) -> T) -> T {
+        let mut shard = self.endpoints.lock(&id);
+        let before = shard.get(&id, now).copied().unwrap_or_default();
+        let mut after = before;
+        let answer = act(&mut after);
+        if after != before {
+            shard.put(id, after, after.expires(now), now);
+        }
+        answer
+    }
+
+    fn admit_one(&self, request: &AdmitRequest, now: u64) -> Admission {
+        let mut apps = self.apps.lock(&request.app);
+        let mut app = apps.get(&request.app, now).copied().unwrap_or_default();
+        let skipped = || vec![ClaimAnswer::Skipped; request.claims.len()];
+        let version = app.version;
+        let quota = request.quota.filter(|_| request.messages > 0);
+        let taken = quota
+            .map(|rate| Gcra::new(rate).take(app.tat, now, request.messages))
+            .transpose();
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(wait) => {
+                let quota_wait = Some(std::time::Duration::from_micros(wait));
+                return Admission {
+                    version,
+                    quota_wait,
+                    claims: skipped(),
+                };
+            }
+        };
+        let (claims, made) = claim_all(&mut self.claims.lock(&request.app), &request.claims, now);
+        if let (true, Some(tat)) = (made, taken) {
+            app.tat = tat;
+            apps.put(request.app, app, app.expires(), now);
+        }
+        Admission {
+            version,
+            quota_wait: None,
+            claims,
+        }
+    }
+}
+
+/// Makes all claims or none; tells whether they were made.
+fn claim_all(
+    shard: &mut Shard<[u8; 32], Claim>,
+    requests: &[ClaimRequest],
+    now: u64,
+) -> (Vec<ClaimAnswer>, bool) {
+    let mut answers: Vec<ClaimAnswer> = Vec::with_capacity(requests.len());
+    let mut own = std::collections::HashMap::with_capacity(requests.len());
+    for request in requests {
+        let answer = match shard.get(&request.key, now) {
+            Some(claim) => look(claim, request, now),
+            None => ClaimAnswer::Claimed,
+        };
+        answers.push(
+            match own.insert(request.key, (request.resource, request.fingerprint)) {
+                Some((resource, fingerprint)) => ClaimAnswer::Held {
+                    resource,
+                    fingerprint,
+                    finished: false,
+                },
+                None => answer,
+            },
+        );
+    }
+    if answers
+        .iter()
+        .any(|answer| matches!(answer, ClaimAnswer::Held { .. }))
+    {
+        for answer in &mut answers {
+            if !matches!(answer, ClaimAnswer::Held { .. }) {
+                *answer = ClaimAnswer::Skipped;
+            }
+        }
+        return (answers, false);
+    }
+    for (request, answer) in requests.iter().zip(&answers) {
+        let resource = if let ClaimAnswer::TakenOver { resource } = *answer {
+            resource
+        } else {
+            request.resource
+        };
+        let pending_until = Some(now + micros(request.pending_ttl));
+        let claim = Claim {
+            resource,
+            fingerprint: request.fingerprint,
+            pending_until,
+        };
+        shard.put(request.key, claim, now + micros(request.ttl), now);
+    }
+    (answers, true)
+}
+
+fn look(claim: &Claim, request: &ClaimRequest, now: u64) -> ClaimAnswer {
+    let same = claim.fingerprint == request.fingerprint;
+    match claim.pending_until {
+        Some(_) if same && claim.resource == request.resource => ClaimAnswer::Claimed,
+        Some(until) if same && until <= now => ClaimAnswer::TakenOver {
+            resource: claim.resource,
+        },
+        pending => ClaimAnswer::Held {
+            resource: claim.resource,
+            fingerprint: claim.fingerprint,
+            finished: pending.is_none(),
+        },
+    }
+}
+
+#[async_trait]
+impl Limits for InProcess {
+    async fn admit(&self, batch: &[AdmitRequest]) -> Result<Vec<Admission>, LimitsError> {
+        let now = self.now();
+        Ok(batch.iter().map(|request| self.admit_one(request, now)).collect())
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Result<(), LimitsError> {
+        let now = self.now();
+        for settlement in batch {
+            let mut shard = self.claims.lock(&settlement.app);
+            let Some(claim) = shard.get(&settlement.key, now).copied() else {
+                continue;
+            };
+            if claim.resource != settlement.resource || claim.pending_until.is_none() {
+                continue;
+            }
+            match settlement.finish {
+                Some(ttl) => {
+                    let finished = Claim {
+                        pending_until: None,
+                        ..claim
+                    };
+                    shard.put(settlement.key, finished, now + micros(ttl), now);
+                }
+                None => shard.remove(&settlement.key),
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish_version(&self, app: AppId, version: u64) -> Result<(), LimitsError> {
+        let now = self.now();
+        let mut apps = self.apps.lock(&app);
+        let mut state = apps.get(&app, now).copied().unwrap_or_default();
+        if state.version.is_some_and(|known| known >= version) {
+            return Ok(());
+        }
+        state.version = Some(version);
+        apps.put(app, state, state.expires(), now);
+        drop(apps);
+        // Nobody listening is fine.
+        let _ = self.invalidations.send(app);
+        Ok(())
+    }
+
+    fn invalidations(&self) -> broadcast::Receiver<AppId> {
+        self.invalidations.subscribe()
+    }
+
+    async fn gate(&self, batch: &[GateRequest]) -> Result<Vec<Gate>, LimitsError> {
+        let now = self.now();
+        let gate = |request: &GateRequest| {
+            let key = (request.delivery, request.run);
+            let mark = self.marks(&key).lock().get(&key, now);
+            let verdict = match mark {
+                Some(mark) => Verdict::Done(mark),
+                None => self.with_endpoint(request.endpoint, now, |endpoint| endpoint.gate(request, now)),
+            };
+            Gate {
+                version: self.version(request.app, now),
+                verdict,
+            }
+        };
+        Ok(batch.iter().map(gate).collect())
+    }
+
+    async fn finish(&self, batch: &[FinishReport]) -> Result<Vec<BreakerChange>, LimitsError> {
+        let now = self.now();
+        let finish = |report: &FinishReport| {
+            if let Some(mark) = &report.mark {
+                let key = (report.delivery, report.run);
+                self.marks(&key).lock().set(key, mark, now);
+            }
+            let settings = &self.settings;
+            self.with_endpoint(report.endpoint, now, |endpoint| {
+                endpoint.finish(report, settings, now)
+            })
+        };
+        Ok(batch.iter().map(finish).collect())
+    }
+
+    async fn release(&self, batch: &[ReleaseRequest]) -> Result<Vec<Release>, LimitsError> {
+        let now = self.now();
+        let release = |request: &ReleaseRequest| {
+            self.with_endpoint(request.endpoint, now, |endpoint| endpoint.release(request, now))
+        };
+        Ok(batch.iter().map(release).collect())
+    }
+
+    async fn ping(&self) -> Result<(), LimitsError> {
+        Ok(())
+    }
+}

@@ -9,153 +9,16 @@
 //! - A frame whose [`Receipt`] is not acknowledged comes back, with a higher delivery count.
 //! - A [`Subscription`] outlives connections: it ends only when dropped or when the broker is closed.
 //! - The journal has one active consumer, and hands out frames in the order in which they were published.
+//!
+//! Roles publish through [`JobPublisher`] and [`JournalPublisher`], which turn many small calls into few frames.
 
-use std::time::Duration;
+mod api;
+pub mod conformance;
+mod gather;
+mod in_process;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
-
-/// Where a frame goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Queue {
-    /// First attempts of one shard.
-    Deliver(u16),
-    /// What the scheduler releases, of one shard; apart, so that a retry storm cannot starve fresh messages.
-    Retry(u16),
-    /// Facts for the recorder.
-    Journal,
-    /// Frames that found no queue or came back too often; the ledger takes them back.
-    Stray,
-}
-
-/// Whether the broker takes frames now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It does.
-    Up,
-    /// It is connected but blocks publishers (memory or disk alarm).
-    Blocked,
-    /// There is no connection; one is being made.
-    Down,
-}
-
-/// Why a frame was not published. It may all the same have reached the queue: consumers expect duplicates.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// No connection.
-    #[error("the broker is unreachable")]
-    Down,
-    /// A memory or disk alarm.
-    #[error("the broker blocks publishers")]
-    Blocked,
-    /// No confirm within the limit.
-    #[error("the broker did not confirm within {0:?}")]
-    Timeout(Duration),
-    /// The broker refused the frame.
-    #[error("the broker refused the frame")]
-    Refused,
-    /// The queue's bound in frames or bytes is reached (in-process only).
-    #[error("the queue is full")]
-    Full,
-    /// The connection broke before the confirm, or the broker was closed.
-    #[error("the broker's connection was lost before the confirm")]
-    Lost,
-}
-
-/// A broker could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-#[error("broker: {message}")]
-pub struct BrokerError {
-    /// What was tried.
-    pub message: String,
-    /// Why it failed.
-    #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-/// Durable queues between the roles.
-#[async_trait]
-pub trait Broker: Send + Sync + 'static {
-    /// Publishes one frame and waits until it is safe. Bounded in time by the implementation's publish timeout.
-    async fn publish(&self, queue: Queue, frame: Bytes) -> Result<(), PublishError>;
-
-    /// Consumes a queue with at most `prefetch` unacknowledged frames. Returns at once; frames follow when the
-    /// broker is reachable.
-    async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError>;
-
-    /// Frames in a queue, ready and unacknowledged where the broker can tell.
-    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError>;
-
-    /// The state of the publishing side, now and as it changes.
-    fn health(&self) -> watch::Receiver<Health>;
-
-    /// Whether frames of `deliver` and `retry` queues survive this process.
-    fn is_durable(&self) -> bool;
-
-    /// Ends all subscriptions and connections. Unacknowledged frames go back.
-    async fn close(&self);
-}
-
-/// A consumer. Dropping it returns what it holds unacknowledged.
-#[derive(Debug)]
-pub struct Subscription {
-    frames: mpsc::Receiver<Incoming>,
-    _cancel: oneshot::Sender<()>,
-}
-
-impl Subscription {
-    /// Made by implementations: `cancel` resolves (with an error) when the subscription is dropped.
-    pub fn new(frames: mpsc::Receiver<Incoming>) -> (Self, oneshot::Receiver<()>) {
-        let (guard, cancelled) = oneshot::channel();
-        (Self { frames, _cancel: guard }, cancelled)
-    }
-
-    /// The next frame; `None` once the broker is closed.
-    pub async fn next(&mut self) -> Option<Incoming> {
-        self.frames.recv().await
-    }
-
-    /// A frame that is already here.
-    pub fn try_next(&mut self) -> Option<Incoming> {
-        self.frames.try_recv().ok()
-    }
-}
-
-/// A frame handed to a consumer.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The frame.
-    pub frame: Bytes,
-    /// How often it was handed out before without being acknowledged.
-    pub delivery_count: u32,
-    /// Ends the broker's duty for it.
-    pub receipt: Receipt,
-}
-
-/// The right to acknowledge one frame. Dropped unused, the frame stays unacknowledged until the subscription (or
-/// its connection) ends; then it comes back.
-#[derive(Debug)]
-pub struct Receipt(Option<Box<dyn Acknowledge>>);
-
-/// What an implementation does on acknowledgement.
-#[async_trait]
-pub trait Acknowledge: Send + Sync + std::fmt::Debug {
-    /// Tells the broker that the frame is done with. False when the frame's connection is gone: it comes back.
-    async fn acknowledge(self: Box<Self>) -> bool;
-}
-
-impl Receipt {
-    /// Made by implementations.
-    pub fn new(acknowledge: Box<dyn Acknowledge>) -> Self {
-        Self(Some(acknowledge))
-    }
-
-    /// Acknowledges. False means that the frame will come back although it was handled.
-    pub async fn acknowledge(mut self) -> bool {
-        match self.0.take() {
-            Some(acknowledge) => acknowledge.acknowledge().await,
-            None => false,
-        }
-    }
-}
+pub use api::{
+    Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, Receipt, Subscription,
+};
+pub use gather::{GatherSettings, JobPublisher, JournalPublisher};
+pub use in_process::{InProcess, InProcessSettings};

@@ -1,0 +1,110 @@
+//! Jobs into frames.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use postrider_model::{EndpointId, Job, MessageId};
+use postrider_wire::{SizeHint, encode_jobs};
+
+use super::GatherSettings;
+use super::lane::{Chunk, Lane};
+use crate::{Broker, PublishError, Queue};
+
+/// Publishes jobs to the `deliver` and `retry` queues of every shard. Cheap to clone; clones share their lanes.
+#[derive(Clone)]
+pub struct JobPublisher {
+    lanes: Arc<Lanes>,
+}
+
+struct Lanes {
+    deliver: Vec<Arc<Lane<Job>>>,
+    retry: Vec<Arc<Lane<Job>>>,
+}
+
+impl JobPublisher {
+    /// A publisher with a lane for each queue of `shards` shards.
+    pub fn new(broker: Arc<dyn Broker>, settings: GatherSettings, shards: u16) -> Self {
+        let lanes = move |queue: fn(u16) -> Queue| {
+            (0..shards)
+                .map(|shard| Lane::new(Arc::clone(&broker), queue(shard), settings, encode_jobs))
+                .collect()
+        };
+        Self {
+            lanes: Arc::new(Lanes {
+                deliver: lanes(Queue::Deliver),
+                retry: lanes(Queue::Retry),
+            }),
+        }
+    }
+
+    /// Publishes jobs and waits until all are safe. On an error some of them may be queued all the same. The ordered
+    /// jobs of one endpoint stay together in one frame, in their order, whatever its size. May be dropped: the jobs then
+    /// still go out. A queue that carries no jobs, or is of no shard of this publisher, is [`PublishError::Refused`].
+    pub async fn publish(&self, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
+        let lane = match queue {
+            Queue::Deliver(shard) => self.lanes.deliver.get(usize::from(shard)),
+            Queue::Retry(shard) => self.lanes.retry.get(usize::from(shard)),
+            Queue::Journal | Queue::Stray => None,
+        };
+        let lane = lane.ok_or(PublishError::Refused)?;
+        lane.publish(chunks(jobs, &lane.settings())).await
+    }
+}
+
+/// Cuts the jobs of one call into what goes into a frame together. A body counts once in each.
+fn chunks(jobs: Vec<Job>, settings: &GatherSettings) -> Vec<Chunk<Job>> {
+    let mut chunks: Vec<Chunk<Job>> = Vec::new();
+    let mut bodies: HashSet<MessageId> = HashSet::new();
+    for unit in units(jobs) {
+        let jobs_bytes: usize = unit.iter().map(SizeHint::size_hint).sum();
+        let added = jobs_bytes + bodies_bytes(&unit, &bodies);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.fits(unit.len(), added, settings) => {
+                bodies.extend(unit.iter().map(|job| job.message.id));
+                chunk.items.extend(unit);
+                chunk.bytes += added;
+            }
+            _ => {
+                bodies.clear();
+                let bytes = jobs_bytes + bodies_bytes(&unit, &bodies);
+                bodies.extend(unit.iter().map(|job| job.message.id));
+                chunks.push(Chunk { items: unit, bytes });
+            }
+        }
+    }
+    chunks
+}
+
+/// Bytes of the unit's bodies that are not `known` yet.
+fn bodies_bytes(unit: &[Job], known: &HashSet<MessageId>) -> usize {
+    if let [job] = unit {
+        return if known.contains(&job.message.id) {
+            0
+        } else {
+            job.message.size_hint()
+        };
+    }
+    let mut seen = HashSet::new();
+    unit.iter()
+        .filter(|job| !known.contains(&job.message.id) && seen.insert(job.message.id))
+        .map(|job| job.message.size_hint())
+        .sum()
+}
+
+/// Single jobs, and the ordered jobs of one endpoint as one.
+fn units(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let mut units: Vec<Vec<Job>> = Vec::with_capacity(jobs.len());
+    let mut runs: HashMap<EndpointId, usize> = HashMap::new();
+    for job in jobs {
+        if !job.ordered {
+            units.push(vec![job]);
+            continue;
+        }
+        let place = *runs.entry(job.endpoint).or_insert(units.len());
+        match units.get_mut(place) {
+            Some(run) => run.push(job),
+            None => units.push(vec![job]),
+        }
+    }
+    units
+}

@@ -1,0 +1,46 @@
+//! Records into frames.
+
+use std::sync::Arc;
+
+use postrider_model::Record;
+use postrider_wire::{SizeHint, encode_journal};
+
+use super::GatherSettings;
+use super::lane::{Chunk, Lane};
+use crate::{Broker, PublishError, Queue};
+
+/// Publishes records to the journal. Cheap to clone; clones share one lane.
+#[derive(Clone)]
+pub struct JournalPublisher {
+    lane: Arc<Lane<Record>>,
+}
+
+impl JournalPublisher {
+    /// A publisher with its own lane.
+    pub fn new(broker: Arc<dyn Broker>, settings: GatherSettings) -> Self {
+        Self {
+            lane: Lane::new(broker, Queue::Journal, settings, encode_journal),
+        }
+    }
+
+    /// Publishes records, in order, and waits until all are safe. On an error some of them may be in the journal all
+    /// the same. May be dropped: the records then still go out.
+    pub async fn publish(&self, records: Vec<Record>) -> Result<(), PublishError> {
+        let settings = self.lane.settings();
+        let mut chunks: Vec<Chunk<Record>> = Vec::new();
+        for record in records {
+            let bytes = record.size_hint();
+            match chunks.last_mut() {
+                Some(chunk) if chunk.fits(1, bytes, &settings) => {
+                    chunk.items.push(record);
+                    chunk.bytes += bytes;
+                }
+                _ => chunks.push(Chunk {
+                    items: vec![record],
+                    bytes,
+                }),
+            }
+        }
+        self.lane.publish(chunks).await
+    }
+}

@@ -1,0 +1,196 @@
+//! One queue's waiting calls and the tasks that turn them into frames.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::GatherSettings;
+use crate::{Broker, PublishError, Queue};
+
+/// Items of one call that go into one frame together.
+pub(super) struct Chunk<T> {
+    pub(super) items: Vec<T>,
+    pub(super) bytes: usize,
+}
+
+impl<T> Chunk<T> {
+    /// Whether `items` more of together `bytes` still belong into a frame with these.
+    pub(super) fn fits(&self, items: usize, bytes: usize, settings: &GatherSettings) -> bool {
+        self.items.len() + items <= settings.max_items && self.bytes + bytes <= settings.max_bytes
+    }
+}
+
+struct Waiting<T> {
+    chunk: Chunk<T>,
+    done: oneshot::Sender<Result<(), PublishError>>,
+}
+
+struct State<T> {
+    waiting: VecDeque<Waiting<T>>,
+    /// Frames on their way; each has a task.
+    in_flight: usize,
+    /// Waiting and unconfirmed.
+    items: usize,
+    bytes: usize,
+}
+
+pub(super) struct Lane<T> {
+    broker: Arc<dyn Broker>,
+    queue: Queue,
+    settings: GatherSettings,
+    encode: fn(&[T]) -> Bytes,
+    state: Mutex<State<T>>,
+}
+
+struct Frame<T> {
+    content: Chunk<T>,
+    done: Vec<oneshot::Sender<Result<(), PublishError>>>,
+}
+
+impl<T: Send + 'static> Lane<T> {
+    pub(super) fn new(
+        broker: Arc<dyn Broker>,
+        queue: Queue,
+        settings: GatherSettings,
+        encode: fn(&[T]) -> Bytes,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            broker,
+            queue,
+            settings,
+            encode,
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                in_flight: 0,
+                items: 0,
+                bytes: 0,
+            }),
+        })
+    }
+
+    pub(super) fn settings(&self) -> GatherSettings {
+        self.settings
+    }
+
+    /// Publishes the chunks of one call; the first failure is the call's.
+    pub(super) async fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Result<(), PublishError> {
+        let mut first_failure = Ok(());
+        for confirmed in self.enqueue(chunks)? {
+            let result = confirmed.await.unwrap_or(Err(PublishError::Lost));
+            first_failure = first_failure.and(result);
+        }
+        first_failure
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        chunks: Vec<Chunk<T>>,
+    ) -> Result<Vec<oneshot::Receiver<Result<(), PublishError>>>, PublishError> {
+        let items: usize = chunks.iter().map(|chunk| chunk.items.len()).sum();
+        let bytes: usize = chunks.iter().map(|chunk| chunk.bytes).sum();
+        let mut confirms = Vec::with_capacity(chunks.len());
+        let mut state = self.state.lock();
+        if state.items + items > self.settings.queue_items || state.bytes + bytes > self.settings.queue_bytes
+        {
+            return Err(PublishError::Full);
+        }
+        state.items += items;
+        state.bytes += bytes;
+        for chunk in chunks {
+            let (done, confirmed) = oneshot::channel();
+            state.waiting.push_back(Waiting { chunk, done });
+            confirms.push(confirmed);
+        }
+        let free = self.settings.window.max(1).saturating_sub(state.in_flight);
+        let wanted = free.min(state.waiting.len());
+        state.in_flight += wanted;
+        drop(state);
+        for _ in 0..wanted {
+            tokio::spawn(Arc::clone(self).send_until_empty());
+        }
+        Ok(confirms)
+    }
+
+    /// The task behind one place of the window: sends frame after frame until nothing waits.
+    async fn send_until_empty(self: Arc<Self>) {
+        let mut slot = Slot {
+            lane: &self,
+            taken: true,
+        };
+        while let Some(frame) = self.next_frame(&mut slot) {
+            let held = Held {
+                lane: &self,
+                items: frame.content.items.len(),
+                bytes: frame.content.bytes,
+            };
+            let encoded = (self.encode)(&frame.content.items);
+            drop(frame.content);
+            let result = self.broker.publish(self.queue, encoded).await;
+            drop(held);
+            for done in frame.done {
+                // The caller may be gone: its frame is out all the same.
+                let _ = done.send(result);
+            }
+        }
+    }
+
+    /// Takes what fits into a frame. When nothing waits it gives the window's place back under the same lock, so that
+    /// no call can slip in between unseen.
+    fn next_frame(&self, slot: &mut Slot<'_, T>) -> Option<Frame<T>> {
+        let mut state = self.state.lock();
+        let Some(first) = state.waiting.pop_front() else {
+            state.in_flight -= 1;
+            slot.taken = false;
+            return None;
+        };
+        let mut frame = Frame {
+            content: first.chunk,
+            done: vec![first.done],
+        };
+        while let Some(next) = state.waiting.front()
+            && frame
+                .content
+                .fits(next.chunk.items.len(), next.chunk.bytes, &self.settings)
+        {
+            let Some(next) = state.waiting.pop_front() else {
+                break;
+            };
+            frame.content.items.extend(next.chunk.items);
+            frame.content.bytes += next.chunk.bytes;
+            frame.done.push(next.done);
+        }
+        Some(frame)
+    }
+}
+
+/// A place of the window. Given back even when its task panics, so that a lane never stalls.
+struct Slot<'a, T> {
+    lane: &'a Lane<T>,
+    taken: bool,
+}
+
+impl<T> Drop for Slot<'_, T> {
+    fn drop(&mut self) {
+        if self.taken {
+            self.lane.state.lock().in_flight -= 1;
+        }
+    }
+}
+
+/// What a frame on its way counts in the lane's bound.
+struct Held<'a, T> {
+    lane: &'a Lane<T>,
+    items: usize,
+    bytes: usize,
+}
+
+impl<T> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.lane.state.lock();
+        state.items -= self.items;
+        state.bytes -= self.bytes;
+    }
+}

@@ -1,0 +1,47 @@
+//! Envelopes that form by themselves.
+//!
+//! A publisher has one *lane* per queue. A call on an idle lane goes out at once, alone. While the lane's window of
+//! unconfirmed frames is full, later calls gather; when a frame is confirmed, the next one takes as much as fits. So a
+//! quiet system pays no delay and a busy one pays the broker once per many items.
+//!
+//! Guarantees: a call resolves when every frame that holds a part of it is confirmed; a failed frame fails every
+//! call that has a part in it, and no other. A dropped call does not stop its frames, nor anybody else's. What waits and
+//! what is unconfirmed in a lane is bounded in items and in bytes; above it [`crate::PublishError::Full`].
+//!
+//! Not load-bearing: which calls share a frame. Order: frames of one lane start in the order of the calls; with a
+//! window above 1 the confirms may overlap, so only a call made after another's `Ok` is surely behind it.
+
+mod job;
+mod journal;
+mod lane;
+
+pub use job::JobPublisher;
+pub use journal::JournalPublisher;
+
+/// Limits of a publisher, per queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatherSettings {
+    /// Most items in a frame.
+    pub max_items: usize,
+    /// Bytes after which a frame takes no further item; a single larger item makes a frame of its own.
+    pub max_bytes: usize,
+    /// Unconfirmed frames. Two: one is on its way while the next one fills. A higher window makes smaller frames,
+    /// not more throughput.
+    pub window: usize,
+    /// Most items that wait or are unconfirmed.
+    pub queue_items: usize,
+    /// Most bytes that wait or are unconfirmed.
+    pub queue_bytes: usize,
+}
+
+impl Default for GatherSettings {
+    fn default() -> Self {
+        Self {
+            max_items: 512,
+            max_bytes: 256 * 1024,
+            window: 2,
+            queue_items: 20_000,
+            queue_bytes: 64 * 1024 * 1024,
+        }
+    }
+}

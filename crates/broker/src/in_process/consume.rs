@@ -1,0 +1,114 @@
+//! A consumer: a task that moves frames from the queue to its subscription, at most `prefetch` at a time.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::queue::SharedQueue;
+use crate::{Acknowledge, Incoming, Receipt, Subscription};
+
+/// Starts consuming; a prefetch of 0 counts as 1.
+pub(super) fn start(queue: SharedQueue, prefetch: u16) -> Subscription {
+    let prefetch = usize::from(prefetch.max(1));
+    let (sender, receiver) = mpsc::channel(prefetch);
+    let (subscription, cancelled) = Subscription::new(receiver);
+    let consumer = Consumer {
+        id: queue.register(),
+        queue,
+    };
+    tokio::spawn(consumer.run(sender, cancelled, Arc::new(Semaphore::new(prefetch))));
+    subscription
+}
+
+/// Gives its frames back when dropped.
+struct Consumer {
+    id: u64,
+    queue: SharedQueue,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.queue.unregister(self.id);
+    }
+}
+
+impl Consumer {
+    async fn run(
+        self,
+        sender: mpsc::Sender<Incoming>,
+        mut cancelled: oneshot::Receiver<()>,
+        unacknowledged: Arc<Semaphore>,
+    ) {
+        let mut changes = self.queue.changes();
+        loop {
+            let place = tokio::select! {
+                biased;
+                _ = &mut cancelled => return,
+                place = Arc::clone(&unacknowledged).acquire_owned() => place,
+            };
+            let Ok(place) = place else { return };
+            let taken = loop {
+                changes.mark_unchanged();
+                if self.queue.is_closed() {
+                    return;
+                }
+                if let Some(taken) = self.queue.take(self.id) {
+                    break taken;
+                }
+                tokio::select! {
+                    biased;
+                    _ = &mut cancelled => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                }
+            };
+            let incoming = Incoming {
+                frame: taken.frame,
+                delivery_count: taken.delivery_count,
+                receipt: Receipt::new(Box::new(Held {
+                    queue: self.queue.clone(),
+                    consumer: self.id,
+                    place: taken.place,
+                    prefetch: Some(place),
+                })),
+            };
+            // There is room: the channel is as large as the prefetch.
+            if sender.send(incoming).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// An unacknowledged frame and its place in the prefetch.
+struct Held {
+    queue: SharedQueue,
+    consumer: u64,
+    place: u64,
+    prefetch: Option<OwnedSemaphorePermit>,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "frame {}", self.place)
+    }
+}
+
+/// A receipt dropped unused keeps its place in the prefetch: the frame is still out.
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(prefetch) = self.prefetch.take() {
+            prefetch.forget();
+        }
+    }
+}
+
+#[async_trait]
+impl Acknowledge for Held {
+    async fn acknowledge(mut self: Box<Self>) -> bool {
+        let acknowledged = self.queue.acknowledge(self.consumer, self.place);
+        drop(self.prefetch.take());
+        acknowledged
+    }
+}

@@ -1,0 +1,345 @@
+//! The gatherer over a broker whose confirms the test gives.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postrider_broker::{
+    Broker, BrokerError, GatherSettings, Health, JobPublisher, JournalPublisher, PublishError, Queue,
+    Subscription,
+};
+use postrider_model::{
+    AppId, DeliveryId, EndpointId, Job, Message, MessageId, Next, Outcome, Record, Trigger, UnixMillis,
+};
+use postrider_wire::Frame;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+type Confirm = oneshot::Sender<Result<(), PublishError>>;
+
+/// Holds frames until the test decides.
+struct Held {
+    frames: Mutex<VecDeque<(Queue, Bytes, Confirm)>>,
+    arrived: Semaphore,
+}
+
+impl Held {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            frames: Mutex::new(VecDeque::new()),
+            arrived: Semaphore::new(0),
+        })
+    }
+
+    async fn next(&self) -> (Queue, Frame, Confirm) {
+        self.arrived.acquire().await.expect("it stays open").forget();
+        let (queue, frame, confirm) = self.frames.lock().pop_front().expect("a frame arrived");
+        (queue, postrider_wire::decode(frame).expect("a whole frame"), confirm)
+    }
+
+    async fn next_jobs(&self) -> (Vec<Job>, Confirm) {
+        match self.next().await {
+            (_, Frame::Jobs(jobs), confirm) => (jobs, confirm),
+            (_, Frame::Journal(_), _) => panic!("a frame of jobs"),
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for Held {
+    async fn publish(&self, queue: Queue, frame: Bytes) -> Result<(), PublishError> {
+        let (confirm, confirmed) = oneshot::channel();
+        self.frames.lock().push_back((queue, frame, confirm));
+        self.arrived.add_permits(1);
+        confirmed.await.unwrap_or(Err(PublishError::Lost))
+    }
+
+    async fn subscribe(&self, _: Queue, _: u16) -> Result<Subscription, BrokerError> {
+        unreachable!("the gatherer only publishes")
+    }
+
+    async fn depth(&self, _: Queue) -> Result<u64, BrokerError> {
+        unreachable!("the gatherer only publishes")
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        watch::channel(Health::Up).1
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    async fn close(&self) {}
+}
+
+fn message(number: u128, bytes: usize) -> Arc<Message> {
+    Arc::new(Message {
+        id: MessageId::from_uuid(Uuid::from_u128(number)),
+        app: AppId::from_uuid(Uuid::from_u128(1)),
+        event_type: "a.b".into(),
+        event_id: None,
+        channels: Vec::new(),
+        content_type: "application/json".into(),
+        payload: vec![b'x'; bytes].into(),
+        accepted_at: UnixMillis(1),
+        payload_retention_days: None,
+        traceparent: None,
+    })
+}
+
+fn job(message: &Arc<Message>, endpoint: u128, ordered: bool) -> Job {
+    let endpoint = EndpointId::from_uuid(Uuid::from_u128(endpoint));
+    Job {
+        delivery: DeliveryId::derive(message.id, endpoint),
+        endpoint,
+        message: Arc::clone(message),
+        run: 0,
+        attempts: 0,
+        trigger: Trigger::Scheduled,
+        probe: false,
+        has_token: false,
+        ordered,
+        lease_until: None,
+    }
+}
+
+fn small(number: u128) -> Vec<Job> {
+    vec![job(&message(number, 10), 1, false)]
+}
+
+fn with(settings: GatherSettings) -> (Arc<Held>, JobPublisher) {
+    let broker = Held::new();
+    let publisher = JobPublisher::new(Arc::clone(&broker) as Arc<dyn Broker>, settings, 1);
+    (broker, publisher)
+}
+
+/// A call that has been queued when this returns.
+async fn call(publisher: &JobPublisher, jobs: Vec<Job>) -> JoinHandle<Result<(), PublishError>> {
+    let publisher = publisher.clone();
+    let handle = tokio::spawn(async move { publisher.publish(Queue::Deliver(0), jobs).await });
+    // One thread: the spawned task runs to its first wait before this goes on.
+    tokio::task::yield_now().await;
+    handle
+}
+
+fn one_at_a_time() -> GatherSettings {
+    GatherSettings {
+        window: 1,
+        ..GatherSettings::default()
+    }
+}
+
+#[tokio::test]
+async fn an_idle_lane_publishes_at_once_and_a_busy_one_gathers() {
+    let (broker, publisher) = with(GatherSettings::default());
+    let mut calls = Vec::new();
+    for number in 0..10 {
+        calls.push(call(&publisher, small(number)).await);
+    }
+    let (first, confirm_first) = broker.next_jobs().await;
+    let (second, confirm_second) = broker.next_jobs().await;
+    assert_eq!((first.len(), second.len()), (1, 1), "the window is two frames");
+    confirm_second.send(Ok(())).unwrap();
+    let (rest, confirm_rest) = broker.next_jobs().await;
+    assert_eq!(rest.len(), 8);
+    assert!(!calls[0].is_finished() && !calls[9].is_finished());
+    confirm_rest.send(Ok(())).unwrap();
+    confirm_first.send(Ok(())).unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_frame_fails_its_callers_and_no_others() {
+    let (broker, publisher) = with(one_at_a_time());
+    let before = call(&publisher, small(0)).await;
+    let (_, confirm) = broker.next_jobs().await;
+    let inside = [call(&publisher, small(1)).await, call(&publisher, small(2)).await];
+    confirm.send(Ok(())).unwrap();
+    let (jobs, confirm) = broker.next_jobs().await;
+    assert_eq!(jobs.len(), 2);
+    let after = call(&publisher, small(3)).await;
+    confirm.send(Err(PublishError::Refused)).unwrap();
+    broker.next_jobs().await.1.send(Ok(())).unwrap();
+    for call in inside {
+        assert_eq!(call.await.unwrap(), Err(PublishError::Refused));
+    }
+    assert_eq!(before.await.unwrap(), Ok(()));
+    assert_eq!(after.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_dropped_caller_loses_nobody() {
+    let (broker, publisher) = with(one_at_a_time());
+    let leader = call(&publisher, small(0)).await;
+    let (_, confirm) = broker.next_jobs().await;
+    let gone = call(&publisher, small(1)).await;
+    let stays = call(&publisher, small(2)).await;
+    leader.abort();
+    gone.abort();
+    assert!(leader.await.unwrap_err().is_cancelled());
+    confirm.send(Ok(())).unwrap();
+    let (jobs, confirm) = broker.next_jobs().await;
+    assert_eq!(jobs.len(), 2, "the dropped caller's job goes out too");
+    confirm.send(Ok(())).unwrap();
+    assert_eq!(stays.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn frames_are_bounded_in_items_and_bytes() {
+    let settings = GatherSettings {
+        max_items: 4,
+        max_bytes: 2_000,
+        ..one_at_a_time()
+    };
+    let (broker, publisher) = with(settings);
+    let many = (0..10).map(|n| job(&message(n, 1), 1, false)).collect();
+    let fan_out: Vec<Job> = (0..4)
+        .map(|n| job(&Arc::clone(&message(50, 5_000)), n, false))
+        .collect();
+    let large = vec![
+        job(&message(60, 1_500), 1, false),
+        job(&message(61, 1_500), 1, false),
+    ];
+    let calls = [
+        call(&publisher, many).await,
+        call(&publisher, fan_out).await,
+        call(&publisher, large).await,
+    ];
+    let mut sizes = Vec::new();
+    for _ in 0..9 {
+        let (jobs, confirm) = broker.next_jobs().await;
+        sizes.push(jobs.len());
+        confirm.send(Ok(())).unwrap();
+    }
+    assert_eq!(
+        sizes,
+        [4, 4, 2, 1, 1, 1, 1, 1, 1],
+        "a body above the limit stands alone"
+    );
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_shared_body_counts_once() {
+    let settings = GatherSettings {
+        max_bytes: 2_000,
+        ..one_at_a_time()
+    };
+    let (broker, publisher) = with(settings);
+    let body = message(1, 1_000);
+    let fan_out = (0..10).map(|n| job(&body, n, false)).collect();
+    let fan_out = call(&publisher, fan_out).await;
+    let (jobs, confirm) = broker.next_jobs().await;
+    assert_eq!(jobs.len(), 10);
+    confirm.send(Ok(())).unwrap();
+    assert_eq!(fan_out.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn an_ordered_run_stays_whole_and_in_order() {
+    let settings = GatherSettings {
+        max_items: 3,
+        max_bytes: 1_000,
+        ..one_at_a_time()
+    };
+    let (broker, publisher) = with(settings);
+    // Two endpoints' runs, interleaved, and a stranger between them.
+    let mut jobs: Vec<Job> = (0..12)
+        .map(|n| job(&message(n, 200), if n % 2 == 0 { 7 } else { 8 }, true))
+        .collect();
+    jobs.insert(5, job(&message(99, 10), 9, false));
+    let published = call(&publisher, jobs).await;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let (jobs, confirm) = broker.next_jobs().await;
+        runs.push(
+            jobs.iter()
+                .map(|job| job.message.id.as_uuid().as_u128())
+                .collect::<Vec<_>>(),
+        );
+        confirm.send(Ok(())).unwrap();
+    }
+    assert_eq!(runs, [vec![0, 2, 4, 6, 8, 10], vec![1, 3, 5, 7, 9, 11], vec![99]]);
+    assert_eq!(published.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_full_lane_refuses_and_recovers() {
+    let settings = GatherSettings {
+        queue_items: 2,
+        ..one_at_a_time()
+    };
+    let (broker, publisher) = with(settings);
+    let calls = [call(&publisher, small(0)).await, call(&publisher, small(1)).await];
+    let full = publisher.publish(Queue::Deliver(0), small(2)).await;
+    assert_eq!(full, Err(PublishError::Full));
+    for _ in 0..2 {
+        broker.next_jobs().await.1.send(Ok(())).unwrap();
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(()));
+    }
+    let again = call(&publisher, small(3)).await;
+    broker.next_jobs().await.1.send(Ok(())).unwrap();
+    assert_eq!(again.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_queue_without_jobs_is_refused() {
+    let (_, publisher) = with(GatherSettings::default());
+    for queue in [Queue::Journal, Queue::Stray, Queue::Deliver(1)] {
+        assert_eq!(
+            publisher.publish(queue, small(0)).await,
+            Err(PublishError::Refused)
+        );
+    }
+    assert_eq!(publisher.publish(Queue::Deliver(0), Vec::new()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn records_go_to_the_journal_in_order() {
+    let broker = Held::new();
+    let settings = GatherSettings {
+        max_items: 3,
+        ..one_at_a_time()
+    };
+    let publisher = JournalPublisher::new(Arc::clone(&broker) as Arc<dyn Broker>, settings);
+    let records: Vec<Record> = (0..5).map(outcome).collect();
+    let expected = records.clone();
+    let published = tokio::spawn(async move { publisher.publish(records).await });
+    let mut received = Vec::new();
+    for _ in 0..2 {
+        let (queue, frame, confirm) = broker.next().await;
+        assert_eq!(queue, Queue::Journal);
+        match frame {
+            Frame::Journal(records) => received.extend(records),
+            Frame::Jobs(_) => panic!("a frame of records"),
+        }
+        confirm.send(Ok(())).unwrap();
+    }
+    assert_eq!(received, expected);
+    assert_eq!(published.await.unwrap(), Ok(()));
+}
+
+fn outcome(run: u32) -> Record {
+    Record::Outcome(Box::new(Outcome {
+        delivery: DeliveryId::from_uuid(Uuid::from_u128(1)),
+        message: MessageId::from_uuid(Uuid::from_u128(2)),
+        endpoint: EndpointId::from_uuid(Uuid::from_u128(3)),
+        app: AppId::from_uuid(Uuid::from_u128(4)),
+        run,
+        attempts: 1,
+        trigger: Trigger::Scheduled,
+        at: UnixMillis(5),
+        attempt: None,
+        next: Next::Delivered,
+    }))
+}

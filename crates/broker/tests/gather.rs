@@ -37,7 +37,11 @@ impl Held {
     async fn next(&self) -> (Queue, Frame, Confirm) {
         self.arrived.acquire().await.expect("it stays open").forget();
         let (queue, frame, confirm) = self.frames.lock().pop_front().expect("a frame arrived");
-        (queue, postrider_wire::decode(frame).expect("a whole frame"), confirm)
+        (
+            queue,
+            postrider_wire::decode(frame).expect("a whole frame"),
+            confirm,
+        )
     }
 
     async fn next_jobs(&self) -> (Vec<Job>, Confirm) {

@@ -12,13 +12,16 @@ use postrider_model::AppId;
 use tokio::sync::broadcast;
 
 pub mod breaker;
+pub mod conformance;
 mod endpoint;
 mod expiring;
+mod fallback;
 pub mod gcra;
 mod in_process;
 mod marks;
 mod types;
 
+pub use fallback::Fallback;
 pub use in_process::InProcess;
 pub use types::{
     Admission, AdmitRequest, BACKLOG_TTL, BreakerChange, BreakerSettings, ClaimAnswer, ClaimRequest,

@@ -1,0 +1,250 @@
+//! Quotas and claims.
+
+use std::time::Duration;
+
+use postrider_model::AppId;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::new_app;
+use crate::ClaimAnswer::{Claimed, Held, Skipped, TakenOver};
+use crate::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Limits, Rate, Settlement};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const PRINT: [u8; 32] = [0xfe; 32];
+
+fn claim(key: [u8; 32], resource: [u8; 16]) -> ClaimRequest {
+    ClaimRequest {
+        key,
+        resource,
+        fingerprint: PRINT,
+        ttl: HOUR,
+        pending_ttl: HOUR,
+    }
+}
+
+fn random() -> [u8; 16] {
+    Uuid::new_v4().into_bytes()
+}
+
+/// With bytes that text protocols stumble over.
+fn key() -> [u8; 32] {
+    let mut key = [b'\r'; 32];
+    key[1..3].copy_from_slice(&[0, b'\n']);
+    key[16..].copy_from_slice(&random());
+    key
+}
+
+async fn admit(
+    limits: &dyn Limits,
+    app: AppId,
+    (messages, quota): (u32, Option<Rate>),
+    claims: &[ClaimRequest],
+) -> Admission {
+    let request = AdmitRequest {
+        app,
+        messages,
+        quota,
+        claims: claims.to_vec(),
+    };
+    limits.admit(&[request]).await.expect("admit").remove(0)
+}
+
+async fn claims(limits: &dyn Limits, app: AppId, claims: &[ClaimRequest]) -> Vec<ClaimAnswer> {
+    admit(limits, app, (1, None), claims).await.claims
+}
+
+async fn settle(limits: &dyn Limits, app: AppId, claim: &ClaimRequest, finish: Option<Duration>) {
+    let (key, resource) = (claim.key, claim.resource);
+    limits
+        .settle(&[Settlement {
+            app,
+            key,
+            resource,
+            finish,
+        }])
+        .await
+        .expect("settle");
+}
+
+pub(super) async fn quota_is_taken_all_or_none(limits: &dyn Limits) {
+    let app = new_app();
+    let quota = Some(Rate {
+        per_second: 1,
+        burst: 3,
+    });
+    let free = claim(key(), random());
+    assert_eq!(admit(limits, app, (2, quota), &[]).await.quota_wait, None);
+    let refused = admit(limits, app, (2, quota), std::slice::from_ref(&free)).await;
+    let wait = refused.quota_wait.expect("the quota is used up");
+    assert!(!wait.is_zero() && wait <= Duration::from_secs(1), "{wait:?}");
+    assert_eq!(refused.claims, [Skipped]);
+
+    let held = claim(key(), random());
+    assert_eq!(claims(limits, app, std::slice::from_ref(&held)).await, [Claimed]);
+    let repeat = admit(limits, app, (1, quota), &[claim(held.key, random())]).await;
+    assert!(matches!(repeat.claims[..], [Held { .. }]), "{:?}", repeat.claims);
+    let passed = admit(limits, app, (1, quota), &[free]).await;
+    assert_eq!(
+        passed.quota_wait, None,
+        "one was left, and the held request took none"
+    );
+    assert_eq!(passed.claims, [Claimed], "a refused request claims nothing");
+    assert!(admit(limits, app, (1, quota), &[]).await.quota_wait.is_some());
+
+    let app = new_app();
+    assert_eq!(
+        admit(limits, app, (5, quota), &[]).await.quota_wait,
+        None,
+        "above the burst, once"
+    );
+    let wait = admit(limits, app, (1, quota), &[])
+        .await
+        .quota_wait
+        .expect("and paid back");
+    assert!(wait > Duration::from_secs(1), "{wait:?}");
+}
+
+pub(super) async fn a_key_is_held_until_it_is_given_up(limits: &dyn Limits) {
+    let app = new_app();
+    let first = claim(key(), random());
+    let second = ClaimRequest {
+        fingerprint: [7; 32],
+        ..claim(first.key, random())
+    };
+    let held = |finished| Held {
+        resource: first.resource,
+        fingerprint: PRINT,
+        finished,
+    };
+    assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
+    assert_eq!(
+        claims(limits, app, std::slice::from_ref(&first)).await,
+        [Claimed],
+        "a repeat of the same"
+    );
+    assert_eq!(
+        claims(limits, app, std::slice::from_ref(&second)).await,
+        [held(false)]
+    );
+    settle(limits, app, &second, None).await;
+    settle(limits, app, &second, Some(HOUR)).await;
+    assert_eq!(
+        claims(limits, app, std::slice::from_ref(&second)).await,
+        [held(false)],
+        "not the owner"
+    );
+    settle(limits, app, &first, Some(HOUR)).await;
+    assert_eq!(
+        claims(limits, app, std::slice::from_ref(&second)).await,
+        [held(true)]
+    );
+    settle(limits, app, &first, None).await;
+    assert_eq!(
+        claims(limits, app, std::slice::from_ref(&first)).await,
+        [held(true)],
+        "finished stays so"
+    );
+
+    let first = claim(key(), random());
+    assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
+    settle(limits, app, &first, None).await;
+    assert_eq!(
+        claims(limits, app, &[claim(first.key, random())]).await,
+        [Claimed],
+        "given up"
+    );
+}
+
+pub(super) async fn an_abandoned_key_is_taken_over_with_its_id(limits: &dyn Limits) {
+    let app = new_app();
+    let pending_ttl = Duration::from_secs(1);
+    let first = ClaimRequest {
+        pending_ttl,
+        ..claim(key(), random())
+    };
+    let later = || ClaimRequest {
+        pending_ttl,
+        ..claim(first.key, random())
+    };
+    let held = |finished| Held {
+        resource: first.resource,
+        fingerprint: PRINT,
+        finished,
+    };
+    assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
+    assert_eq!(claims(limits, app, &[later()]).await, [held(false)]);
+    sleep(pending_ttl + Duration::from_millis(20)).await;
+    let other = ClaimRequest {
+        fingerprint: [1; 32],
+        ..later()
+    };
+    assert_eq!(
+        claims(limits, app, &[other]).await,
+        [held(false)],
+        "another body never takes over"
+    );
+    assert_eq!(
+        claims(limits, app, &[later()]).await,
+        [TakenOver {
+            resource: first.resource
+        }]
+    );
+    assert_eq!(
+        claims(limits, app, &[later()]).await,
+        [held(false)],
+        "pending anew"
+    );
+    settle(limits, app, &first, Some(HOUR)).await;
+    assert_eq!(
+        claims(limits, app, &[later()]).await,
+        [held(true)],
+        "settled under the first id"
+    );
+}
+
+pub(super) async fn claims_are_made_all_or_none(limits: &dyn Limits) {
+    let app = new_app();
+    let (a, b, c) = (
+        claim(key(), random()),
+        claim(key(), random()),
+        claim(key(), random()),
+    );
+    assert_eq!(claims(limits, app, std::slice::from_ref(&b)).await, [Claimed]);
+    let b_again = claim(b.key, random());
+    let answers = claims(limits, app, &[a.clone(), b_again, c.clone()]).await;
+    let held = Held {
+        resource: b.resource,
+        fingerprint: PRINT,
+        finished: false,
+    };
+    assert_eq!(answers, [Skipped, held, Skipped]);
+    let twice = claim(a.key, random());
+    let held = Held {
+        resource: a.resource,
+        fingerprint: PRINT,
+        finished: false,
+    };
+    assert_eq!(
+        claims(limits, app, &[a.clone(), c.clone(), twice]).await,
+        [Skipped, Skipped, held]
+    );
+    let others = [claim(a.key, random()), claim(c.key, random())];
+    assert_eq!(
+        claims(limits, app, &others).await,
+        [Claimed, Claimed],
+        "nothing was made before"
+    );
+}
+
+pub(super) async fn a_finished_claim_ends(limits: &dyn Limits) {
+    let app = new_app();
+    let first = claim(key(), random());
+    assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
+    settle(limits, app, &first, Some(Duration::from_millis(50))).await;
+    sleep(Duration::from_millis(70)).await;
+    assert_eq!(
+        claims(limits, app, &[claim(first.key, random())]).await,
+        [Claimed]
+    );
+}

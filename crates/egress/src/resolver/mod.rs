@@ -1,0 +1,179 @@
+//! From a name to addresses, and whose fault it is when there are none.
+//!
+//! [`SystemResolver`] asks, in this order: what every system knows (`localhost`, RFC 6761), the hosts file as it was
+//! at start, and the name servers of the system's configuration. A machine without working name servers can so
+//! still deliver to `localhost` and to what its hosts file names. There is no fall-back to anybody's public name
+//! servers: what this machine was not told to ask, it does not ask.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
+use std::time::Duration;
+
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
+
+use crate::failure::bounded;
+
+#[cfg(test)]
+mod tests;
+
+/// Time for one question to one name server. With two tries a dead name server takes 2 s of the deadline.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+const QUERY_TRIES: usize = 2;
+/// Answers kept: an A and an AAAA record set for each of 100,000 hosts.
+const CACHE_ANSWERS: u64 = 200_000;
+/// Short-lived answers are kept this long all the same, so that a host with a TTL of 0 is not asked about at every
+/// connect.
+const POSITIVE_TTL_MIN: Duration = Duration::from_secs(5);
+/// A receiver that moves is followed within this time.
+const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60);
+const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(5);
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
+/// Questions under way at a time to one name server; beyond it lookups fail, as our fault.
+const QUERIES_MAX: usize = 2048;
+
+/// The future that [`Resolve::resolve`] gives.
+pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send + 'a>>;
+
+/// Finds the addresses of a host. Answers are judged by the policy afterwards, so an implementation need not.
+pub trait Resolve: Send + Sync + 'static {
+    /// The addresses of this name, best first. Called with names only, never with literal addresses.
+    fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a>;
+}
+
+/// Why there are no addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name does not exist, or exists without addresses: the endpoint's fault.
+    #[error("the name does not exist or has no address")]
+    NoAddress,
+    /// The resolver is away, overloaded or broken: our fault.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The resolver of the system's configuration, with a cache.
+pub struct SystemResolver {
+    hosts: Hosts,
+    upstream: Option<TokioResolver>,
+}
+
+impl SystemResolver {
+    /// Reads the hosts file and the system's resolver configuration. When either cannot be read this is logged and
+    /// done without: names that then cannot be resolved fail as [`ResolveError::Unavailable`].
+    pub fn new() -> Self {
+        let hosts = Hosts::from_system().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no hosts file");
+            Hosts::default()
+        });
+        let upstream = hickory_resolver::system_conf::read_system_conf()
+            .and_then(|(config, options)| upstream(config, options))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
+            })
+            .ok();
+        Self { hosts, upstream }
+    }
+
+    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        if is_localhost(host) {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        // A name that is no name can never exist.
+        let name = Name::from_utf8(host).map_err(|_| ResolveError::NoAddress)?;
+        let written = self.hosts_file_addresses(&name);
+        if !written.is_empty() {
+            return Ok(written);
+        }
+        let Some(upstream) = &self.upstream else {
+            return Err(ResolveError::Unavailable(
+                "no name server is configured".to_owned(),
+            ));
+        };
+        let addresses: Vec<IpAddr> = upstream
+            .lookup_ip(name)
+            .await
+            .map_err(|error| blame(&error))?
+            .iter()
+            .collect();
+        if addresses.is_empty() {
+            Err(ResolveError::NoAddress)
+        } else {
+            Ok(addresses)
+        }
+    }
+
+    fn hosts_file_addresses(&self, name: &Name) -> Vec<IpAddr> {
+        [RecordType::A, RecordType::AAAA]
+            .into_iter()
+            .filter_map(|kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind)))
+            .flat_map(|found| {
+                found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| record.data.ip_addr())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a> {
+        Box::pin(self.lookup(host))
+    }
+}
+
+fn upstream(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
+    options.timeout = QUERY_TIMEOUT;
+    options.attempts = QUERY_TRIES;
+    // A name with a dot is asked for as it is first, however many search domains the system has.
+    options.ndots = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.cache_size = CACHE_ANSWERS;
+    options.positive_min_ttl = Some(POSITIVE_TTL_MIN);
+    options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
+    options.negative_min_ttl = Some(NEGATIVE_TTL_MIN);
+    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+    options.max_active_requests = QUERIES_MAX;
+    options.use_hosts_file = ResolveHosts::Never;
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+}
+
+/// `localhost` and what is below it (RFC 6761, section 6.3), with or without the final dot.
+fn is_localhost(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or(host);
+    last.eq_ignore_ascii_case("localhost")
+}
+
+/// Only an answer that says "there is nothing" is the endpoint's fault.
+fn blame(error: &NetError) -> ResolveError {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(answer))
+            if matches!(
+                answer.response_code,
+                ResponseCode::NXDomain | ResponseCode::NoError
+            ) =>
+        {
+            ResolveError::NoAddress
+        }
+        // The text of the others names the question at most, not the endpoint.
+        NetError::Dns(DnsError::ResponseCode(code)) => {
+            ResolveError::Unavailable(format!("the name server answered {}", bounded(code)))
+        }
+        error => ResolveError::Unavailable(bounded(error)),
+    }
+}

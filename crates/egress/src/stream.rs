@@ -1,0 +1,143 @@
+//! An open connection that knows how many exchanges it has carried, and whether the last was answered.
+//!
+//! The pooled client does not say whether a failed request went over a reused connection, nor whether a byte came
+//! back. Both decide whether it may be sent again, so the stream notes them itself: HTTP/1.1 without pipelining
+//! alternates, so a write after a read begins a new exchange.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// What a connection tells about itself after a request over it failed. A clone shares the state.
+#[derive(Clone, Default)]
+pub(crate) struct Exchanges(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    /// Requests begun.
+    begun: AtomicU32,
+    /// Whether a byte came back since the last request began.
+    answered: AtomicBool,
+}
+
+impl Exchanges {
+    /// Whether the last request went over a connection that had carried another before, and got no byte back.
+    pub(crate) fn is_reused_and_unanswered(&self) -> bool {
+        // Relaxed: the failure that leads here was sent by the connection's task through a channel, which orders.
+        self.0.begun.load(Ordering::Relaxed) > 1 && !self.0.answered.load(Ordering::Relaxed)
+    }
+
+    /// Called before each write, whatever becomes of it: a write that fails was an exchange too.
+    fn wrote(&self) {
+        let is_first = self.0.begun.load(Ordering::Relaxed) == 0;
+        if is_first || self.0.answered.load(Ordering::Relaxed) {
+            self.0.answered.store(false, Ordering::Relaxed);
+            self.0.begun.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) {
+        self.0.answered.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A connection to a receiver.
+pub(crate) struct Stream {
+    transport: Transport,
+    exchanges: Exchanges,
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub(crate) fn plain(tcp: TcpStream) -> Self {
+        Self {
+            transport: Transport::Plain(tcp),
+            exchanges: Exchanges::default(),
+        }
+    }
+
+    pub(crate) fn tls(tls: TlsStream<TcpStream>) -> Self {
+        Self {
+            transport: Transport::Tls(Box::new(tls)),
+            exchanges: Exchanges::default(),
+        }
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new().extra(self.exchanges.clone())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            self.exchanges.read();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.exchanges.wrote();
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.exchanges.wrote();
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(tcp) => tcp.is_write_vectored(),
+            Transport::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

@@ -24,6 +24,9 @@ pub const PROBE_POLL: Duration = Duration::from_secs(1);
 /// Least time that a worker is told to wait for a breaker; the time may be up, but the probe is not a worker's.
 pub const WAIT_MIN: Duration = Duration::from_millis(100);
 
+/// How long the count of failures, or a breaker whose time is up, is remembered when nothing happens.
+pub const MEMORY: Duration = Duration::from_secs(3600);
+
 /// The state; times in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breaker {

@@ -4,15 +4,12 @@
 
 use std::time::Duration;
 
-use crate::breaker::{Ask, Breaker};
+use crate::breaker::{Ask, Breaker, MEMORY};
 use crate::gcra::{Gcra, micros};
 use crate::{
     BACKLOG_TTL, BreakerChange, BreakerSettings, FinishReport, GateRequest, PUSH_BACK_MAX, Release,
     ReleaseRequest, Signal, Verdict,
 };
-
-/// How long the count of failures, or a breaker whose time is up, is remembered when nothing happens.
-pub(crate) const BREAKER_MEMORY: Duration = Duration::from_secs(3600);
 
 /// The state of one endpoint; the default is that of one nothing is known of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,9 +25,9 @@ impl Endpoint {
     pub(crate) fn expires(&self, now: u64) -> u64 {
         let breaker = match self.breaker {
             Breaker::Closed { failures: 0 } => 0,
-            Breaker::Closed { .. } => now + micros(BREAKER_MEMORY),
+            Breaker::Closed { .. } => now + micros(MEMORY),
             Breaker::Open { until: at, .. } | Breaker::HalfOpen { lease_until: at, .. } => {
-                at + micros(BREAKER_MEMORY)
+                at + micros(MEMORY)
             }
         };
         self.tat

@@ -109,7 +109,11 @@ impl Setup {
             quota,
             claims: Vec::new(),
         };
-        self.fallback.admit(&[request]).await.expect("a fallback never fails").remove(0)
+        self.fallback
+            .admit(&[request])
+            .await
+            .expect("a fallback never fails")
+            .remove(0)
     }
 }
 

@@ -1,0 +1,82 @@
+//! Names of keys, and which of them share a node.
+//!
+//! What belongs to an application is tagged `{app}`, what belongs to an endpoint `{endpoint}`, so that one script
+//! call touches one slot of a cluster (the hash tags of the Redis cluster specification).
+
+use postrider_model::{AppId, DeliveryId, EndpointId};
+
+const SLOTS: u16 = 16_384;
+
+/// Makes the keys under one prefix.
+pub(crate) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The channel on which changed applications are told.
+    pub(crate) fn channel(&self) -> String {
+        format!("{}:changed", self.prefix)
+    }
+
+    pub(crate) fn version(&self, app: AppId) -> Vec<u8> {
+        format!("{}:{{{app}}}:v", self.prefix).into_bytes()
+    }
+
+    pub(crate) fn quota(&self, app: AppId) -> Vec<u8> {
+        format!("{}:{{{app}}}:q", self.prefix).into_bytes()
+    }
+
+    pub(crate) fn claim(&self, app: AppId, key: &[u8; 32]) -> Vec<u8> {
+        let mut name = format!("{}:{{{app}}}:c:", self.prefix).into_bytes();
+        name.extend_from_slice(key);
+        name
+    }
+
+    pub(crate) fn endpoint(&self, endpoint: EndpointId) -> Vec<u8> {
+        format!("{}:{{{endpoint}}}:e", self.prefix).into_bytes()
+    }
+
+    pub(crate) fn mark(&self, endpoint: EndpointId, delivery: DeliveryId, run: u32) -> Vec<u8> {
+        let mut name = format!("{}:{{{endpoint}}}:d:", self.prefix).into_bytes();
+        name.extend_from_slice(delivery.as_bytes());
+        if run > 0 {
+            name.extend_from_slice(&run.to_be_bytes());
+        }
+        name
+    }
+}
+
+/// The cluster's slot of a hash tag: CRC-16/XMODEM of its bytes, modulo 16,384.
+pub(crate) fn slot(tag: &str) -> u16 {
+    let mut crc = 0_u16;
+    for byte in tag.bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+        }
+    }
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // The specification's check value is 0x31C3; `foo` is what CLUSTER KEYSLOT answers.
+        assert_eq!(slot("123456789"), 0x31C3 % SLOTS);
+        assert_eq!(slot("foo"), 12_182);
+        assert_eq!(slot(""), 0);
+    }
+}

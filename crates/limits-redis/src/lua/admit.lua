@@ -1,0 +1,65 @@
+-- KEYS: per request the version, the quota and its claims. ARGV: per request the cost of its messages in
+-- microseconds (0: no quota), the tolerance, the number of claims; then per claim resource (16 bytes), fingerprint
+-- (32 bytes), TTL in ms, pending time in microseconds. A claim is kept as state (p pending, f finished), resource,
+-- fingerprint, pending until. Answers per request the version or '', the wait for the quota, and a text per claim:
+-- c (claimed), t and resource (taken over), h, 0 or 1 (finished), resource, fingerprint (held), s (skipped).
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local answer = {}
+local k, a = 1, 1
+
+local function look(old, resource, print)
+  local state, owner, same = string.sub(old, 1, 1), string.sub(old, 2, 17), string.sub(old, 18, 49) == print
+  if state == 'p' and same then
+    if owner == resource then return 'c' end
+    if tonumber(string.sub(old, 50)) <= now then return 't' .. owner end
+  end
+  return 'h' .. (state == 'p' and '0' or '1') .. string.sub(old, 2, 49)
+end
+
+while k <= #KEYS do
+  local quota = KEYS[k + 1]
+  local cost, tolerance, claims = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  table.insert(answer, redis.call('GETEX', KEYS[k], 'PX', VERSION_MS) or '')
+  k, a = k + 2, a + 3
+  local tat, wait = 0, 0
+  if cost > 0 then
+    tat = math.max(tonumber(redis.call('GET', quota) or 0), now) + cost
+    wait = math.max(tat - now - tolerance, 0)
+  end
+  table.insert(answer, wait)
+  local made, looked, own = wait == 0, {}, {}
+  for c = 0, claims - 1 do
+    local key, resource, print = KEYS[k + c], ARGV[a + 4 * c], ARGV[a + 4 * c + 1]
+    local found = 's'
+    if wait == 0 then
+      local old = redis.call('GET', key)
+      if own[key] then
+        found = 'h0' .. own[key]
+      elseif old then
+        found = look(old, resource, print)
+      else
+        found = 'c'
+      end
+      own[key] = own[key] or resource .. print
+      if string.sub(found, 1, 1) == 'h' then made = false end
+    end
+    looked[c] = found
+  end
+  for c = 0, claims - 1 do
+    local found = looked[c]
+    local kind = string.sub(found, 1, 1)
+    if not made and kind ~= 'h' then found = 's' end
+    if made then
+      local resource = kind == 't' and string.sub(found, 2) or ARGV[a + 4 * c]
+      local pending = string.format('%.0f', now + tonumber(ARGV[a + 4 * c + 3]))
+      redis.call('SET', KEYS[k + c], 'p' .. resource .. ARGV[a + 4 * c + 1] .. pending, 'PX', ARGV[a + 4 * c + 2])
+    end
+    table.insert(answer, found)
+  end
+  if made and cost > 0 then
+    redis.call('SET', quota, string.format('%.0f', tat), 'PX', string.format('%.0f', math.ceil((tat - now) / 1000)))
+  end
+  k, a = k + claims, a + 4 * claims
+end
+return answer

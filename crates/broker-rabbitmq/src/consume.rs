@@ -1,0 +1,224 @@
+//! Consuming: one task and one channel per subscription.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Acker, Channel, Consumer};
+use postrider_broker::{Acknowledge, BrokerError, Incoming, Queue, Receipt, Subscription};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Shared;
+use crate::backoff::Backoff;
+use crate::link::{Link, Links, failed};
+
+/// How long a session must last until delays start again from the smallest.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// Starts consuming; a prefetch of 0, which AMQP reads as "no limit", counts as 1.
+pub(crate) fn start(shared: &Arc<Shared>, links: Links, queue: Queue, prefetch: u16) -> Subscription {
+    let prefetch = prefetch.max(1);
+    let (sender, receiver) = mpsc::channel(usize::from(prefetch));
+    let (subscription, cancelled) = Subscription::new(receiver);
+    let task = Task {
+        shared: Arc::clone(shared),
+        links,
+        queue,
+        prefetch,
+        sender,
+        declare_first: false,
+    };
+    shared.tasks.spawn(task.run(cancelled));
+    subscription
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    links: Links,
+    queue: Queue,
+    prefetch: u16,
+    sender: mpsc::Sender<Incoming>,
+    /// The last session failed although the link stood: the queue may be gone.
+    declare_first: bool,
+}
+
+impl Task {
+    /// One session after the other, until the subscription is dropped or the broker closed.
+    async fn run(mut self, mut cancelled: oneshot::Receiver<()>) {
+        let settings = &self.shared.settings;
+        let mut backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
+        let closing = self.shared.closing.clone();
+        loop {
+            let since = Instant::now();
+            tokio::select! {
+                biased;
+                _ = &mut cancelled => return,
+                () = closing.cancelled() => return,
+                () = self.next_session() => {}
+            }
+            if since.elapsed() >= STABLE {
+                backoff.reset();
+            }
+            tokio::select! {
+                biased;
+                _ = &mut cancelled => return,
+                () = closing.cancelled() => return,
+                () = sleep(backoff.next(rand::random())) => {}
+            }
+        }
+    }
+
+    async fn next_session(&mut self) {
+        let link = match self.links.wait_for(Option::is_some).await {
+            Ok(link) => link.clone(),
+            Err(_) => None,
+        };
+        // None: the supervisor is gone, because the broker is being closed.
+        let Some(link) = link else { return };
+        let limit = self.shared.settings.connect_timeout;
+        let opened = tokio::select! {
+            () = link.broken.cancelled() => return,
+            opened = timeout(limit, self.open(&link)) => opened,
+        };
+        let (mut session, mut consumer) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => {
+                let cause = error.source.as_ref().map(ToString::to_string);
+                tracing::warn!(queue = ?self.queue, %error, cause, "cannot consume");
+                self.declare_first = true;
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(queue = ?self.queue, "RabbitMQ does not answer");
+                link.broken.cancel();
+                return;
+            }
+        };
+        self.declare_first = false;
+        tokio::select! {
+            () = link.broken.cancelled() => {}
+            () = self.forward(&session, &mut consumer) => {
+                tracing::warn!(queue = ?self.queue, "RabbitMQ ended a consumer");
+                self.declare_first = true;
+            }
+        }
+        session.end();
+    }
+
+    async fn open(&self, link: &Link) -> Result<(Session, Consumer), BrokerError> {
+        let topology = &self.shared.topology;
+        if self.declare_first {
+            topology.declare(&link.connection).await?;
+        }
+        let name = topology.checked(self.queue)?;
+        let open = async {
+            let channel = link.connection.create_channel().await?;
+            channel
+                .basic_qos(self.prefetch, BasicQosOptions::default())
+                .await?;
+            let consumer = channel
+                .basic_consume(
+                    name.as_str().into(),
+                    "".into(),
+                    BasicConsumeOptions::default(),
+                    FieldTable::default(),
+                )
+                .await?;
+            Ok((channel, consumer))
+        };
+        let (channel, consumer) = open
+            .await
+            .map_err(|error| failed(&format!("cannot consume {name}"), Some(error)))?;
+        let session = Session {
+            channel: Some(channel),
+            live: Arc::new(AtomicBool::new(true)),
+        };
+        Ok((session, consumer))
+    }
+
+    /// Hands frames on until the server ends the consumer (a deleted queue, a moved leader, a closed channel).
+    async fn forward(&self, session: &Session, consumer: &mut Consumer) {
+        while let Some(Ok(delivery)) = consumer.next().await {
+            let incoming = Incoming {
+                delivery_count: delivery_count(&delivery),
+                receipt: Receipt::new(Box::new(Held {
+                    acker: delivery.acker,
+                    live: Arc::clone(&session.live),
+                    limit: self.shared.settings.publish_timeout,
+                })),
+                frame: delivery.data.into(),
+            };
+            // Prefetch bounds what is out, so this waits only behind unread frames of an earlier session.
+            if self.sender.send(incoming).await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+/// A channel with a consumer. Its end, however it comes, gives back what it holds and voids its receipts.
+struct Session {
+    channel: Option<Channel>,
+    live: Arc<AtomicBool>,
+}
+
+impl Session {
+    fn end(&mut self) {
+        self.live.store(false, Ordering::Release);
+        // Dropping the last handle closes the channel.
+        self.channel = None;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Quorum queues count returns in a header.
+fn delivery_count(delivery: &Delivery) -> u32 {
+    let headers = delivery.properties.headers().as_ref();
+    let count = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
+    let count = match count {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::LongUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortUInt(count)) => i64::from(*count),
+        _ => 0,
+    };
+    u32::try_from(count).unwrap_or(if count < 0 { 0 } else { u32::MAX })
+}
+
+struct Held {
+    acker: Acker,
+    live: Arc<AtomicBool>,
+    limit: Duration,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Acknowledge for Held {
+    async fn acknowledge(self: Box<Self>) -> bool {
+        if !self.live.load(Ordering::Acquire) {
+            return false;
+        }
+        let acknowledged = timeout(self.limit, self.acker.ack(BasicAckOptions::default())).await;
+        matches!(acknowledged, Ok(Ok(true)))
+    }
+}

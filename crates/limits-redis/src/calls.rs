@@ -94,7 +94,7 @@ impl Limits for RedisLimits {
         let read = |_, values: &mut IntoIter<Value>| read_verdict(values);
         let verdicts = calls.run(&self.connection, &self.scripts.gate, read);
         let versions = self.versions(batch.iter().map(|request| request.app));
-        let both = async { futures_util::future::try_join(verdicts, versions).await };
+        let both = futures_util::future::try_join(verdicts, versions);
         let (verdicts, versions) = self.call("gate", both).await?;
         let gate = |(request, verdict): (&GateRequest, Verdict)| Gate {
             version: versions.get(&request.app).copied(),

@@ -69,7 +69,7 @@ async fn listen(
                 {
                     Some(app) => tell(changes, app),
                     None => {
-                        tracing::warn!("limits: a message on the channel of changes is not an application")
+                        tracing::warn!("limits: a message on the channel of changes is not an application");
                     }
                 }
             }

@@ -3,6 +3,10 @@
 //! Every map is bounded and swept a little with each write. Time is Tokio's, so tests can pause it. Locks are held
 //! for microseconds and never across an await; an application's lock is taken before its claims' lock.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use postrider_model::{AppId, EndpointId};
@@ -119,7 +123,7 @@ impl InProcess {
         let taken = match taken {
             Ok(taken) => taken,
             Err(wait) => {
-                let quota_wait = Some(std::time::Duration::from_micros(wait));
+                let quota_wait = Some(Duration::from_micros(wait));
                 return Admission {
                     version,
                     quota_wait,
@@ -147,22 +151,26 @@ fn claim_all(
     now: u64,
 ) -> (Vec<ClaimAnswer>, bool) {
     let mut answers: Vec<ClaimAnswer> = Vec::with_capacity(requests.len());
-    let mut own = std::collections::HashMap::with_capacity(requests.len());
+    let mut own = HashMap::with_capacity(requests.len());
     for request in requests {
         let answer = match shard.get(&request.key, now) {
             Some(claim) => look(claim, request, now),
             None => ClaimAnswer::Claimed,
         };
-        answers.push(
-            match own.insert(request.key, (request.resource, request.fingerprint)) {
-                Some((resource, fingerprint)) => ClaimAnswer::Held {
+        answers.push(match own.entry(request.key) {
+            Entry::Occupied(first) => {
+                let (resource, fingerprint) = *first.get();
+                ClaimAnswer::Held {
                     resource,
                     fingerprint,
                     finished: false,
-                },
-                None => answer,
-            },
-        );
+                }
+            }
+            Entry::Vacant(slot) => {
+                slot.insert((request.resource, request.fingerprint));
+                answer
+            }
+        });
     }
     if answers
         .iter()

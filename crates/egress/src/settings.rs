@@ -20,7 +20,8 @@ pub struct Settings {
     pub response_read_max: usize,
     /// Bytes of a response's body that are kept. Default 4 KiB.
     pub response_keep_max: usize,
-    /// Bytes of a response's status line and headers. Default 64 KiB, at least 8 KiB. There are at most 100 headers.
+    /// Bytes of a response's status line and headers. Default 64 KiB, at least 8 KiB. The last read may exceed it,
+    /// so up to twice as much can be in memory. There are at most 100 headers.
     pub response_head_max: usize,
     /// Root certificates to trust beside the system's, as PEM. Default none.
     pub extra_roots_pem: Vec<u8>,

@@ -8,25 +8,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use postrider_egress::{Client, Policy, Request, Resolve, ResolveError, ResolveFuture, Settings, Target};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 /// The deadline of most tests: short, since several of them wait for it to pass.
-pub const DEADLINE: Duration = Duration::from_millis(300);
+pub(crate) const DEADLINE: Duration = Duration::from_millis(300);
 /// When a test that should have ended is given up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The limit of a test receiver over a request.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 
+/// A small successful response.
+pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// A receiver on loopback. Its script is run for each connection with the connection's number, from 0.
-pub struct Receiver {
-    pub address: SocketAddr,
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Receiver {
-    pub async fn start<F, Script>(script: Script) -> Self
+    pub(crate) async fn start<F, Script>(script: Script) -> Self
     where
         Script: Fn(TcpStream, usize) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -44,17 +47,33 @@ impl Receiver {
         Self { address, connections }
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/hook?x=1", self.address)
     }
 }
 
+/// A receiver that answers every first request of a connection with these bytes, then waits for the close.
+pub(crate) async fn answering(answer: impl Into<Vec<u8>>) -> Receiver {
+    let answer = answer.into();
+    Receiver::start(move |mut stream, _| {
+        let answer = answer.clone();
+        async move {
+            if read_request(&mut stream).await.is_some() {
+                // The client may hang up on a long answer.
+                let _ = stream.write_all(&answer).await;
+                closed(&mut stream).await;
+            }
+        }
+    })
+    .await
+}
+
 /// Reads one request with a `Content-Length`; `None` when the client closed before one was complete.
-pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut received = Vec::new();
     loop {
         if let Some(end) = received.windows(4).position(|part| part == b"\r\n\r\n") {
@@ -76,22 +95,22 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Strin
 }
 
 /// Waits until the client has closed the connection.
-pub async fn closed(stream: &mut TcpStream) {
+pub(crate) async fn closed(stream: &mut TcpStream) {
     let mut rest = [0; 1024];
     while matches!(stream.read(&mut rest).await, Ok(1..)) {}
 }
 
 /// A resolver whose answer is a function of how often it was asked.
-pub struct Scripted<F> {
+pub(crate) struct Scripted<F> {
     answer: F,
-    pub asked: AtomicUsize,
+    pub(crate) asked: AtomicUsize,
 }
 
 impl<F> Scripted<F>
 where
     F: Fn(usize) -> Result<Vec<IpAddr>, ResolveError> + Send + Sync + 'static,
 {
-    pub fn new(answer: F) -> Arc<Self> {
+    pub(crate) fn new(answer: F) -> Arc<Self> {
         Arc::new(Self {
             answer,
             asked: AtomicUsize::new(0),
@@ -110,7 +129,7 @@ where
 }
 
 /// A resolver that never answers.
-pub struct Silent;
+pub(crate) struct Silent;
 
 impl Resolve for Silent {
     fn resolve<'a>(&'a self, _: &'a str) -> ResolveFuture<'a> {
@@ -119,19 +138,19 @@ impl Resolve for Silent {
 }
 
 /// Loopback stands for the public internet in these tests.
-pub fn loopback_policy() -> Policy {
+pub(crate) fn loopback_policy() -> Policy {
     Policy::new(vec!["127.0.0.0/8".parse().expect("a network")], false)
 }
 
-pub fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(Settings::default(), loopback_policy()).expect("default settings")
 }
 
-pub fn client_with(resolver: Arc<dyn Resolve>) -> Client {
+pub(crate) fn client_with(resolver: Arc<dyn Resolve>) -> Client {
     Client::with_resolver(Settings::default(), loopback_policy(), resolver).expect("default settings")
 }
 
-pub fn request(url: &str) -> Request {
+pub(crate) fn request(url: &str) -> Request {
     let url = Url::parse(url).expect("a URL");
     let mut headers = HeaderMap::new();
     headers.insert("content-type", "application/json".parse().expect("a value"));

@@ -1,15 +1,12 @@
 //! Kept-alive connections: they are reused, and a request that met a closing one is sent again, once.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support::{OK, Receiver, client, closed, read_request, request};
 use postrider_egress::Failure;
-use support::{Receiver, client, closed, read_request, request};
 use tokio::io::AsyncWriteExt as _;
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Sends that are made until a connection has been reused. The pool takes one back a moment after its response.
 const TRIES: usize = 200;
 

@@ -1,12 +1,10 @@
 //! TLS: who is trusted, and what a failed or hanging handshake is called.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{Receiver, closed, loopback_policy, read_request, request};
 use postrider_egress::{Client, Failure, Phase, Request, Settings};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use support::{Receiver, closed, loopback_policy, read_request, request};
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsAcceptor;
 

@@ -1,1 +1,166 @@
-//! postrider-ledger (being built).
+//! The ledger: it writes down what happened and hands out what waits.
+//!
+//! Cast:
+//! - [`recorder`]: consumes the journal, records facts in batches, acknowledges after the commit. One is active at a
+//!   time (the journal's single active consumer); others stand by.
+//! - [`scheduler`]: claims endpoints whose deliveries are due, asks the limits how much each may get, leases rows and
+//!   publishes them to the `retry` queues. Any number may run.
+//! - [`strays`]: takes back what the broker could not place.
+//! - [`upkeep`]: sweeps, retention, counts for the operator.
+//!
+//! The ledger never stands between a message and its first attempt (`ordered`, paused and backlogged endpoints
+//! excepted). It holds nothing that is not in the broker or in the store: it may die at any point.
+
+mod metrics;
+mod recorder;
+mod scheduler;
+mod strays;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_broker::{Broker, JobPublisher, JournalPublisher};
+use postrider_limits::SharedLimits;
+use postrider_store::SharedStore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use metrics::Metrics;
+
+/// Settings of the ledger.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Shards of the `retry` queues.
+    pub shards: u16,
+    /// Records in a batch, at most.
+    pub batch_max_records: usize,
+    /// Bytes of frames in a batch, at most.
+    pub batch_max_bytes: usize,
+    /// Unacknowledged journal frames, at most.
+    pub journal_prefetch: u16,
+    /// Shortest time between two looks at an endpoint that has more due than it got.
+    pub tick: Duration,
+    /// Longest sleep of an idle scheduler.
+    pub idle: Duration,
+    /// Endpoints claimed at once.
+    pub claim_max: u32,
+    /// Leases out at once for one endpoint.
+    pub out_per_endpoint: u32,
+    /// How long a lease holds: a worker's queue, an attempt's deadline, and a margin.
+    pub lease: Duration,
+    /// Time between sweeps when there is nothing to sweep.
+    pub sweep_every: Duration,
+    /// Rows of a sweep.
+    pub sweep_max: u32,
+    /// Time between looks at retention.
+    pub retain_every: Duration,
+    /// How long payloads are kept.
+    pub payload_retention: Duration,
+    /// How long records are kept.
+    pub log_retention: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            shards: 4,
+            batch_max_records: 2_000,
+            batch_max_bytes: 8 * 1024 * 1024,
+            journal_prefetch: 256,
+            tick: Duration::from_millis(20),
+            idle: Duration::from_millis(200),
+            claim_max: 256,
+            out_per_endpoint: 100,
+            lease: Duration::from_secs(90),
+            sweep_every: Duration::from_secs(1),
+            sweep_max: 1_000,
+            retain_every: Duration::from_secs(300),
+            payload_retention: Duration::from_secs(30 * 24 * 3600),
+            log_retention: Duration::from_secs(90 * 24 * 3600),
+        }
+    }
+}
+
+/// What the ledger leans on.
+#[derive(Clone)]
+pub struct Deps {
+    /// Queues.
+    pub broker: Arc<dyn Broker>,
+    /// To the `retry` queues.
+    pub jobs: JobPublisher,
+    /// To the journal.
+    pub journal: JournalPublisher,
+    /// Rows.
+    pub store: SharedStore,
+    /// Rates, breakers, versions.
+    pub limits: SharedLimits,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl std::fmt::Debug for Deps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deps")
+    }
+}
+
+/// Shared by the ledger's tasks.
+struct Context {
+    settings: Settings,
+    deps: Deps,
+    /// Wakes this process's scheduler when the recorder wrote something that may be due.
+    wake: tokio::sync::Notify,
+    stop: CancellationToken,
+}
+
+/// Runs the ledger until `stop`; what is under way is finished or left to a successor.
+pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
+    let context = Arc::new(Context {
+        settings,
+        deps,
+        wake: tokio::sync::Notify::new(),
+        stop,
+    });
+    let tasks = TaskTracker::new();
+    tasks.spawn(recorder::run(context.clone()));
+    tasks.spawn(scheduler::run(context.clone()));
+    tasks.spawn(strays::run(context.clone()));
+    tasks.spawn(upkeep::run(context.clone()));
+    tasks.close();
+    tasks.wait().await;
+}
+
+impl Context {
+    /// Sleeps, or returns true when the ledger stops.
+    async fn stopped_within(&self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.stop.cancelled()).await.is_ok()
+    }
+
+    /// Waits until the store answers; false when the ledger stops first.
+    async fn store_is_back(&self) -> bool {
+        let mut delay = Duration::from_millis(100);
+        loop {
+            if self.stopped_within(delay).await {
+                return false;
+            }
+            match self.deps.store.ping().await {
+                Ok(()) => return true,
+                Err(error) => tracing::warn!(error = %error_chain(&error), "the store is still away"),
+            }
+            delay = (delay * 2).min(Duration::from_secs(2));
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}

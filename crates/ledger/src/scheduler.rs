@@ -1,0 +1,189 @@
+//! The scheduler: what waits and is due goes back to the broker, at the pace that its endpoint can take.
+//!
+//! One round: claim endpoints (longest due first, so that no endpoint starves another), ask the limits once for all of
+//! them (rate tokens, breaker, probe lease), lease rows, publish. A lease raises the row's run and moves its due time
+//! to the end of the lease, so whatever happens to the job, the row is due again by itself; only the recorder removes
+//! it. What could not be published is given back at once.
+//!
+//! Several schedulers are kept apart by the store's claims. None of this is needed for safety: a row leased twice has
+//! two runs, and only the later one counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_broker::{Health, PublishError, Queue};
+use postrider_limits::{Rate, Release, ReleaseRequest};
+use postrider_model::{DeliveryId, Job};
+use postrider_store::{DueEndpoint, Grant, StoreError};
+
+use crate::{Context, error_chain};
+
+/// A claimed endpoint is hidden from other schedulers for so long: far longer than a round, short enough that an
+/// endpoint claimed by a process that died is soon looked at again.
+const HOLD: Duration = Duration::from_secs(5);
+/// Most due rows counted per endpoint.
+const COUNT_MAX: u32 = 1_000;
+/// How soon a job that could not be published is due again.
+const GIVE_BACK: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(context: Arc<Context>) {
+    while !context.stop.is_cancelled() {
+        if !broker_is_up(&context).await {
+            return;
+        }
+        match round(&context).await {
+            Ok(0) => rest(&context).await,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "the scheduler cannot reach the store");
+                if !context.store_is_back().await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the broker takes frames; false when the ledger stops first.
+async fn broker_is_up(context: &Context) -> bool {
+    let mut health = context.deps.broker.health();
+    tokio::select! {
+        () = context.stop.cancelled() => false,
+        up = health.wait_for(|health| *health == Health::Up) => up.is_ok(),
+    }
+}
+
+/// Sleeps until something is due, the recorder wrote something, or the longest idle time has passed.
+async fn rest(context: &Context) {
+    let settings = &context.settings;
+    let sleep = match (
+        context.deps.store.next_due().await,
+        context.deps.store.now().await,
+    ) {
+        (Ok(Some(due)), Ok(now)) => due.since(now).clamp(settings.tick, settings.idle),
+        _ => settings.idle,
+    };
+    tokio::select! {
+        () = context.stop.cancelled() => {}
+        () = tokio::time::sleep(sleep) => {}
+        () = context.wake.notified() => {
+            // The recorder writes many times a second under load; a look at the store each tick is enough.
+            tokio::time::sleep(settings.tick).await;
+        }
+    }
+}
+
+/// One round; returns how many endpoints had something due.
+async fn round(context: &Context) -> Result<usize, StoreError> {
+    let Context { settings, deps, .. } = context;
+    let due = deps.store.claim_due(settings.claim_max, COUNT_MAX, HOLD).await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let now = deps.store.now().await?;
+    if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
+        deps.metrics.lateness(now.since(oldest));
+    }
+    let grants = decide(context, &due).await;
+    let leased = deps.store.lease(&grants, settings.lease).await?;
+    postrider_failpoint::hit("scheduler.after_lease");
+    let jobs: Vec<Job> = leased.into_iter().map(|leased| leased.job).collect();
+    deps.metrics.released(jobs.len());
+    publish(context, jobs).await;
+    postrider_failpoint::hit("scheduler.after_publish");
+    Ok(due.len())
+}
+
+/// Asks the limits for every claimed endpoint at once.
+async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<Grant> {
+    let settings = &context.settings;
+    let mut asked = Vec::with_capacity(due.len());
+    let mut requests = Vec::with_capacity(due.len());
+    for (index, endpoint) in due.iter().enumerate() {
+        let room = settings.out_per_endpoint.saturating_sub(endpoint.out);
+        let wanted = endpoint.due.min(room);
+        if wanted > 0 {
+            asked.push(index);
+            requests.push(ReleaseRequest {
+                app: endpoint.app,
+                endpoint: endpoint.endpoint,
+                rate: endpoint.throttle_rate.map(Rate::smooth),
+                wanted,
+                more: endpoint.due > wanted,
+            });
+        }
+    }
+    let releases = match context.deps.limits.release(&requests).await {
+        Ok(releases) => releases,
+        Err(error) => {
+            tracing::warn!(error = %error_chain(&error), "the limits are away; nothing is released for a second");
+            vec![Release::Wait(Duration::from_secs(1)); requests.len()]
+        }
+    };
+    let mut grants: Vec<Grant> = due
+        .iter()
+        .map(|endpoint| nothing(endpoint, settings.tick * 5))
+        .collect();
+    for (index, release) in asked.into_iter().zip(releases) {
+        grants[index] = grant(&due[index], release, settings.tick);
+    }
+    grants
+}
+
+fn nothing(endpoint: &DueEndpoint, not_before: Duration) -> Grant {
+    Grant {
+        endpoint: endpoint.endpoint,
+        count: 0,
+        probe: false,
+        has_token: false,
+        ordered: endpoint.ordered,
+        not_before,
+    }
+}
+
+fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> Grant {
+    match release {
+        Release::Granted { count, next } => Grant {
+            count,
+            has_token: endpoint.throttle_rate.is_some(),
+            ..nothing(endpoint, next.max(tick))
+        },
+        Release::Probe => Grant {
+            count: 1,
+            probe: true,
+            ..nothing(endpoint, Duration::from_secs(1))
+        },
+        Release::Wait(time) => nothing(endpoint, time.max(tick)),
+    }
+}
+
+/// Publishes leased jobs, shard by shard; an `ordered` run stays together. What fails is given back.
+async fn publish(context: &Context, jobs: Vec<Job>) {
+    let mut shards: HashMap<u16, Vec<Job>> = HashMap::new();
+    for job in jobs {
+        shards
+            .entry(job.endpoint.shard(context.settings.shards))
+            .or_default()
+            .push(job);
+    }
+    let publishes = shards.into_iter().map(|(shard, jobs)| async move {
+        let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
+        (leases, context.deps.jobs.publish(Queue::Retry(shard), jobs).await)
+    });
+    for (leases, result) in futures_util::future::join_all(publishes).await {
+        if let Err(error) = result {
+            give_back(context, &leases, &error).await;
+        }
+    }
+}
+
+async fn give_back(context: &Context, leases: &[(DeliveryId, u32)], error: &PublishError) {
+    if !matches!(error, PublishError::Full) {
+        tracing::warn!(error = %error_chain(error), deliveries = leases.len(), "released deliveries were not published");
+    }
+    if let Err(error) = context.deps.store.give_back(leases, GIVE_BACK).await {
+        // Their leases expire by themselves.
+        tracing::warn!(error = %error_chain(&error), "leases were not given back");
+    }
+}

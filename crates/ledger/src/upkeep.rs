@@ -1,0 +1,89 @@
+//! Housekeeping: sweeps of what waits for endpoints that are gone, background tasks, retention, and the counts that
+//! operators watch. Each step is one bounded chunk; several ledgers may do it at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_store::StoreError;
+use tokio::time::Instant;
+
+use crate::{Context, error_chain};
+
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(context: Arc<Context>) {
+    let mut next_retain = Instant::now();
+    let mut next_count = Instant::now();
+    loop {
+        let busy = match sweep(&context).await {
+            Ok(busy) => busy,
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "a sweep failed");
+                false
+            }
+        };
+        if Instant::now() >= next_count {
+            count(&context).await;
+            next_count = Instant::now() + COUNT_EVERY;
+        }
+        if Instant::now() >= next_retain {
+            let more = retain(&context).await;
+            next_retain = Instant::now()
+                + if more {
+                    Duration::ZERO
+                } else {
+                    context.settings.retain_every
+                };
+        }
+        let pause = if busy {
+            context.settings.tick
+        } else {
+            context.settings.sweep_every
+        };
+        if context.stopped_within(pause).await {
+            return;
+        }
+    }
+}
+
+async fn sweep(context: &Context) -> Result<bool, StoreError> {
+    let report = context.deps.store.sweep(context.settings.sweep_max).await?;
+    if report.orphans > 0 {
+        tracing::error!(
+            deliveries = report.orphans,
+            "deliveries wait for a message that was never recorded"
+        );
+    }
+    if report.recovered > 0 {
+        context.wake.notify_one();
+    }
+    Ok(report.cancelled + report.recovered > 0)
+}
+
+async fn count(context: &Context) {
+    match context.deps.store.waiting_counts().await {
+        Ok((counts, oldest)) => context.deps.metrics.waiting(&counts, oldest),
+        Err(error) => tracing::warn!(error = %error_chain(&error), "what waits cannot be counted"),
+    }
+}
+
+/// True while there is more to remove.
+async fn retain(context: &Context) -> bool {
+    let settings = &context.settings;
+    let chunk = context
+        .deps
+        .store
+        .retain(
+            settings.payload_retention,
+            settings.log_retention,
+            settings.sweep_max,
+        )
+        .await;
+    match chunk {
+        Ok(report) => report.payloads + report.messages + report.cancelled > 0,
+        Err(error) => {
+            tracing::warn!(error = %error_chain(&error), "retention failed");
+            false
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How many attempts an endpoint takes at once: additive increase, multiplicative decrease.
+//!
+//! An endpoint starts at [`START`] and, until its first sign of overload, gains one for every success; afterwards one
+//! for every window of successes. A timeout, a 429 or a 503 halves it, at most once a window, down to one.
+
+use std::time::{Duration, Instant};
+
+const START: f64 = 4.0;
+/// A pace that has learnt nothing for so long is forgotten.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+/// Weight of the newest latency in the moving average.
+const NEWEST: f64 = 0.2;
+
+/// What an attempt says about its endpoint's pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was taken.
+    Fine,
+    /// Too much: a timeout, a 429 or a 503.
+    Overload,
+    /// Nothing: other failures, and ours.
+    Neutral,
+}
+
+#[derive(Debug)]
+pub(super) struct Pace {
+    limit: f64,
+    max: f64,
+    starting: bool,
+    latency: Option<Duration>,
+    halved_at: Option<Instant>,
+    learnt_at: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new(max: usize) -> Self {
+        let max = f64::from(u32::try_from(max).unwrap_or(u32::MAX)).max(1.0);
+        Self {
+            limit: START.min(max),
+            max,
+            starting: true,
+            latency: None,
+            halved_at: None,
+            learnt_at: None,
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "1 <= limit <= max, which is a u32"
+    )]
+    pub(super) fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// The moving average; zero until an attempt ended.
+    pub(super) fn latency(&self) -> Duration {
+        self.latency.unwrap_or_default()
+    }
+
+    pub(super) fn is_slow(&self, bound: Duration) -> bool {
+        self.latency() >= bound
+    }
+
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.learnt_at
+            .is_none_or(|at| now.saturating_duration_since(at) > STALE_AFTER)
+    }
+
+    /// An attempt has run for at least `bound` and goes on.
+    pub(super) fn saw_slow(&mut self, bound: Duration) {
+        self.latency = Some(self.latency().max(bound));
+    }
+
+    pub(super) fn learn(&mut self, verdict: Verdict, took: Duration, now: Instant) {
+        self.learnt_at = Some(now);
+        self.latency = Some(
+            self.latency
+                .map_or(took, |before| before.mul_f64(1.0 - NEWEST) + took.mul_f64(NEWEST)),
+        );
+        match verdict {
+            Verdict::Fine => {
+                let step = if self.starting { 1.0 } else { 1.0 / self.limit };
+                self.limit = (self.limit + step).min(self.max);
+            }
+            Verdict::Overload => {
+                self.starting = false;
+                let settled = self
+                    .halved_at
+                    .is_none_or(|at| now.saturating_duration_since(at) > self.latency());
+                if settled {
+                    self.limit = (self.limit / 2.0).max(1.0);
+                    self.halved_at = Some(now);
+                }
+            }
+            Verdict::Neutral => {}
+        }
+    }
+}

@@ -1,0 +1,185 @@
+use postrider_model::UnixMillis;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+
+const SETTINGS: BoardSettings = BoardSettings {
+    slots: 64,
+    host_slots: 16,
+    endpoint_slots: 8,
+    slow_after: Duration::from_secs(1),
+    queue_max_wait: Duration::from_secs(1),
+    queued_max: 10_000,
+};
+
+struct World {
+    rng: rand::rngs::StdRng,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            rng: rand::rngs::StdRng::seed_from_u64(5),
+            now: Instant::now(),
+        }
+    }
+    fn app(&mut self) -> AppId {
+        AppId::generate(UnixMillis(1), &mut self.rng)
+    }
+    fn endpoint(&mut self) -> EndpointId {
+        EndpointId::generate(UnixMillis(1), &mut self.rng)
+    }
+}
+
+#[test]
+fn applications_take_turns_however_much_one_of_them_queues() {
+    let mut world = World::new();
+    let mut board = Board::new(BoardSettings { slots: 1, ..SETTINGS });
+    let (flood, quiet) = (world.app(), world.app());
+    let (flooded, calm) = (world.endpoint(), world.endpoint());
+    for n in 0..100 {
+        board.push(flood, flooded, 1, n, world.now).unwrap();
+    }
+    for n in 1000..1003 {
+        board.push(quiet, calm, 2, n, world.now).unwrap();
+    }
+    let mut order = vec![];
+    for _ in 0..6 {
+        let started = board.start(world.now).unwrap();
+        order.push(started.unit);
+        board.done(&started.slot, Verdict::Neutral, world.now);
+    }
+    assert_eq!(order, [0, 1000, 1, 1001, 2, 1002]);
+}
+
+#[test]
+fn an_endpoint_has_no_more_in_flight_than_its_pace() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, endpoint) = (world.app(), world.endpoint());
+    for n in 0..20 {
+        board.push(app, endpoint, 1, n, world.now).unwrap();
+    }
+    let mut slots = vec![];
+    while let Some(started) = board.start(world.now) {
+        slots.push(started.slot);
+    }
+    assert_eq!(slots.len(), 4);
+    board.done(&slots[0], Verdict::Fine, world.now);
+    let again: Vec<_> = std::iter::from_fn(|| board.start(world.now)).collect();
+    assert_eq!(again.len(), 2, "the freed slot and one gained by the success");
+}
+
+#[test]
+fn overload_halves_once_a_window_and_never_below_one() {
+    let mut pace = Pace::new(256);
+    let start = Instant::now();
+    for n in 1..=40 {
+        pace.learn(
+            Verdict::Overload,
+            Duration::from_millis(10),
+            start + Duration::from_secs(n),
+        );
+    }
+    assert_eq!(pace.limit(), 1);
+    let mut pace = Pace::new(256);
+    pace.learn(Verdict::Overload, Duration::from_millis(10), start);
+    pace.learn(Verdict::Overload, Duration::from_millis(10), start);
+    assert_eq!(pace.limit(), 2);
+}
+
+#[test]
+fn a_hung_endpoint_is_refused_what_it_cannot_take_within_the_bound() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, endpoint) = (world.app(), world.endpoint());
+    for n in 0..4 {
+        board.push(app, endpoint, 1, n, world.now).unwrap();
+        board.start(world.now).unwrap();
+    }
+    board.push(app, endpoint, 1, 4, world.now).unwrap();
+    let later = world.now + Duration::from_millis(1500);
+    assert!(board.push(app, endpoint, 1, 5, later).is_err());
+    assert_eq!(board.take_stuck(later), [4]);
+    assert_eq!(board.queued(), 0);
+}
+
+#[test]
+fn slow_endpoints_share_a_quarter_of_a_host_and_leave_the_rest() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let app = world.app();
+    let mut slow_started = 0;
+    for _ in 0..8 {
+        let endpoint = world.endpoint();
+        board.push(app, endpoint, 1, 0, world.now).unwrap();
+        let mut first = board.start(world.now).unwrap().slot;
+        board.mark_slow(&mut first);
+        board.done(&first, Verdict::Neutral, world.now + Duration::from_secs(2));
+        board.push(app, endpoint, 1, 1, world.now).unwrap();
+        slow_started += usize::from(board.start(world.now).is_some());
+    }
+    assert_eq!(slow_started, 4, "a quarter of 16");
+    let healthy = world.endpoint();
+    board.push(app, healthy, 1, 2, world.now).unwrap();
+    assert_eq!(board.start(world.now).map(|started| started.unit), Some(2));
+}
+
+#[test]
+fn nothing_is_lost_or_started_twice_under_random_use() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let apps: Vec<AppId> = (0..5).map(|_| world.app()).collect();
+    let endpoints: Vec<(AppId, EndpointId)> = (0..40).map(|n| (apps[n % 5], world.endpoint())).collect();
+    let mut flying: Vec<Started<u32>> = vec![];
+    let (mut pushed, mut seen) = (0_u32, std::collections::HashSet::new());
+    for _ in 0..20_000 {
+        world.now += Duration::from_millis(world.rng.random_range(0..40));
+        match world.rng.random_range(0..3) {
+            0 => {
+                let (app, endpoint) = endpoints[world.rng.random_range(0..40)];
+                let refused = board
+                    .push(app, endpoint, u64::from(pushed % 3), pushed, world.now)
+                    .err();
+                if let Some((unit, _)) = refused {
+                    assert!(seen.insert(unit));
+                }
+                pushed += 1;
+            }
+            1 => flying.extend(board.start(world.now)),
+            _ if !flying.is_empty() => {
+                let index = world.rng.random_range(0..flying.len());
+                let mut started = flying.swap_remove(index);
+                if world.rng.random_bool(0.2) {
+                    board.mark_slow(&mut started.slot);
+                }
+                let verdict = if world.rng.random_bool(0.3) {
+                    Verdict::Overload
+                } else {
+                    Verdict::Fine
+                };
+                board.done(&started.slot, verdict, world.now);
+                assert!(seen.insert(started.unit));
+            }
+            _ => {}
+        }
+        assert!(board.in_flight() <= SETTINGS.slots);
+        if world.rng.random_bool(0.01) {
+            for unit in board.take_stuck(world.now) {
+                assert!(seen.insert(unit));
+            }
+        }
+    }
+    loop {
+        while let Some(started) = board.start(world.now) {
+            flying.push(started);
+        }
+        let Some(started) = flying.pop() else { break };
+        board.done(&started.slot, Verdict::Fine, world.now);
+        assert!(seen.insert(started.unit));
+    }
+    assert_eq!(board.queued(), 0, "nothing is stuck once all is idle");
+    assert_eq!(seen.len(), pushed as usize);
+    assert_eq!((board.in_flight(), board.slow), (0, 0));
+}

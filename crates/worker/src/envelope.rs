@@ -1,0 +1,88 @@
+//! Envelopes held by this worker. A frame is acknowledged once each of its deliveries has a confirmed outcome, and not
+//! before: a worker that dies gives back all that it had not finished.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use postrider_broker::Receipt;
+use postrider_model::DeliveryId;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// One delivery's part in its frame. Settle it after the outcome's confirm; dropped unsettled, the frame is never
+/// acknowledged and comes back.
+#[derive(Debug)]
+pub(crate) struct Share(Arc<Envelope>);
+
+#[derive(Debug)]
+struct Envelope {
+    receipt: Mutex<Option<Receipt>>,
+    left: AtomicUsize,
+    /// Room in this process for the frame's jobs and bytes, given back with the frame.
+    _room: Vec<OwnedSemaphorePermit>,
+}
+
+/// Shares of a frame of `count` deliveries (at least 1).
+pub(crate) fn shares(receipt: Receipt, count: usize, room: Vec<OwnedSemaphorePermit>) -> Vec<Share> {
+    let envelope = Arc::new(Envelope {
+        receipt: Mutex::new(Some(receipt)),
+        left: AtomicUsize::new(count),
+        _room: room,
+    });
+    std::iter::repeat_with(|| Share(envelope.clone()))
+        .take(count)
+        .collect()
+}
+
+impl Share {
+    /// Counts this delivery as done; the last one acknowledges the frame.
+    pub(crate) async fn settle(self) {
+        if self.0.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let receipt = self.0.receipt.lock().take();
+            if let Some(receipt) = receipt {
+                // False means that the frame's connection is gone: it comes back, and the done marks answer for it.
+                let _ = receipt.acknowledge().await;
+            }
+        }
+    }
+}
+
+/// The deliveries at work in this process, so that one that comes back while it is being tried (its connection to the
+/// broker broke) is not tried beside itself: its new share joins the old ones.
+#[derive(Debug, Default)]
+pub(crate) struct Active(Mutex<HashMap<(DeliveryId, u32), Vec<Share>>>);
+
+impl Active {
+    /// True when the delivery's run is new here. Otherwise the share waits for the outcome under way.
+    pub(crate) fn begin(&self, key: (DeliveryId, u32), share: Share) -> bool {
+        match self.0.lock().entry(key) {
+            std::collections::hash_map::Entry::Occupied(mut entry) => {
+                entry.get_mut().push(share);
+                false
+            }
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(vec![share]);
+                true
+            }
+        }
+    }
+
+    /// Takes the shares so that a slow attempt can leave its envelope; the delivery stays active.
+    pub(crate) fn leave(&self, key: (DeliveryId, u32)) -> Vec<Share> {
+        self.0
+            .lock()
+            .get_mut(&key)
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Ends the delivery's run here.
+    pub(crate) fn end(&self, key: (DeliveryId, u32)) -> Vec<Share> {
+        self.0.lock().remove(&key).unwrap_or_default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}

@@ -1,0 +1,163 @@
+//! Outcomes out: the done mark and the breaker's signal to the limits, the outcome to the journal, both at once; then
+//! the delivery's shares are settled. The limits fail open; the journal is tried until it takes the outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_limits::{BreakerChange, FinishReport, Signal};
+use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::attempt::{Step, Unit};
+use crate::error_chain;
+use crate::run::{Context, ReportSender};
+
+/// Reports waiting for a trip to the limits.
+const REPORTS_MAX: usize = 8_192;
+/// Reports of one trip.
+const REPORTS_PER_TRIP: usize = 256;
+
+/// A report and who waits for it.
+pub(crate) type Report = (FinishReport, oneshot::Sender<()>);
+
+/// Sends reports to the limits, many in one trip.
+pub(crate) struct Reports(ReportSender);
+
+pub(crate) fn reports() -> (Reports, mpsc::Receiver<Report>) {
+    let (sender, receiver) = mpsc::channel(REPORTS_MAX);
+    (Reports(sender), receiver)
+}
+
+/// One trip at a time; what gathers meanwhile goes with the next.
+pub(crate) async fn send_reports(context: Arc<Context>, mut queue: mpsc::Receiver<Report>) {
+    let mut waiting = Vec::with_capacity(REPORTS_PER_TRIP);
+    while queue.recv_many(&mut waiting, REPORTS_PER_TRIP).await > 0 {
+        let (batch, callers): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+        match context.deps.limits.finish(&batch).await {
+            Ok(changes) => {
+                for (report, change) in batch.iter().zip(changes) {
+                    announce(&context, report, change);
+                }
+            }
+            Err(error) => {
+                context.deps.metrics.limits_failure();
+                tracing::warn!(error = %error_chain(&error), "done marks were not written");
+            }
+        }
+        for caller in callers {
+            let _ = caller.send(());
+        }
+    }
+}
+
+fn announce(context: &Context, report: &FinishReport, change: BreakerChange) {
+    match change {
+        BreakerChange::None => {}
+        BreakerChange::Opened(time) => {
+            context.deps.metrics.breaker_opened();
+            tracing::warn!(endpoint.id = %report.endpoint, open_s = time.as_secs(), "a breaker opened");
+        }
+        BreakerChange::Closed => tracing::info!(endpoint.id = %report.endpoint, "a breaker closed"),
+    }
+}
+
+impl Reports {
+    async fn send(&self, report: FinishReport) {
+        let (done, wait) = oneshot::channel();
+        if self.0.send((report, done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+/// Ends a delivery's run here with an outcome that an attempt made.
+pub(crate) async fn tried(context: &Arc<Context>, job: &Job, outcome: Outcome, signal: Signal) {
+    let mark = outcome
+        .attempt
+        .is_some()
+        .then(|| postrider_wire::encode_outcome(&outcome));
+    let report = FinishReport {
+        app: outcome.app,
+        endpoint: outcome.endpoint,
+        delivery: outcome.delivery,
+        run: outcome.run,
+        probe: job.probe,
+        mark,
+        signal,
+    };
+    tokio::join!(context.reports.send(report), journal(context, outcome));
+    postrider_failpoint::hit("worker.after_outcome");
+    settle(context, job).await;
+}
+
+/// Ends a delivery's run here without an attempt.
+pub(crate) async fn untried(context: &Arc<Context>, job: &Job, next: Next) {
+    let outcome = Outcome {
+        delivery: job.delivery,
+        message: job.message.id,
+        endpoint: job.endpoint,
+        app: job.message.app,
+        run: job.run,
+        attempts: job.attempts,
+        trigger: job.trigger,
+        at: UnixMillis::now(),
+        attempt: None,
+        next,
+    };
+    if let Next::Deferred { reason, .. } = next {
+        context.deps.metrics.deferred(reason);
+        if matches!(reason, DeferReason::Rate | DeferReason::Queue) {
+            let report = FinishReport {
+                app: outcome.app,
+                endpoint: outcome.endpoint,
+                delivery: outcome.delivery,
+                run: outcome.run,
+                probe: false,
+                mark: None,
+                signal: Signal::Backlogged,
+            };
+            context.reports.send(report).await;
+        }
+    }
+    journal(context, outcome).await;
+    settle(context, job).await;
+}
+
+/// Journals the outcome that a done mark held.
+pub(crate) async fn again(context: &Arc<Context>, job: &Job, outcome: Outcome) {
+    journal(context, outcome).await;
+    settle(context, job).await;
+}
+
+/// Defers what is left of a unit.
+pub(crate) async fn defer_unit(context: &Arc<Context>, unit: Unit, reason: DeferReason, delay: Duration) {
+    for step in unit.into_steps() {
+        match step {
+            Step::Try(work) => untried(context, &work.job, Next::Deferred { reason, delay }).await,
+            Step::Marked(outcome, job) => again(context, &job, *outcome).await,
+        }
+    }
+}
+
+async fn settle(context: &Context, job: &Job) {
+    for share in context.active.end((job.delivery, job.run)) {
+        share.settle().await;
+    }
+}
+
+/// Publishes an outcome until the journal takes it. There is no bound: giving up would lose it, the delivery's slot
+/// stays taken meanwhile, and no attempt starts while the broker is down.
+async fn journal(context: &Context, outcome: Outcome) {
+    let record = Record::Outcome(Box::new(outcome));
+    let mut delay = Duration::from_millis(50);
+    loop {
+        match context.deps.journal.publish(vec![record.clone()]).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(error = %error_chain(&error), "an outcome was not taken; trying again");
+            }
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(5));
+    }
+}

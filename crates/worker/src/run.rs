@@ -1,0 +1,199 @@
+//! The worker's life: it consumes until told to stop, then drains.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use postrider_broker::{Health, Queue};
+use postrider_limits::EVERY_APP;
+use postrider_model::DeferReason;
+use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::attempt::Unit;
+use crate::board::{Board, BoardSettings};
+use crate::config::ConfigCache;
+use crate::envelope::Active;
+use crate::finish::{self, Reports};
+use crate::{Deps, Settings, intake};
+
+/// How often what is stuck on the board is looked for.
+const SWEEP_EVERY: Duration = Duration::from_millis(200);
+/// Unit of the byte semaphore.
+pub(crate) const ROOM_UNIT: usize = 1024;
+
+/// Shared by the worker's tasks.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) deps: Deps,
+    pub(crate) config: Arc<ConfigCache>,
+    pub(crate) board: Mutex<Board<Unit>>,
+    pub(crate) active: Active,
+    pub(crate) reports: Reports,
+    /// Attempts and dispatches under way.
+    pub(crate) tasks: TaskTracker,
+    /// Room for jobs, and for bytes in units of [`ROOM_UNIT`].
+    pub(crate) room_jobs: Arc<Semaphore>,
+    pub(crate) room_bytes: Arc<Semaphore>,
+    stopping: AtomicBool,
+    broker_up: AtomicBool,
+}
+
+/// Runs the worker until `stop`, then drains within the drain timeout: nothing new is taken, what has not started is
+/// deferred, what is in flight is finished. What is still out after that comes back from the broker or the store.
+pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
+    let (reports, report_queue) = finish::reports();
+    let context = Arc::new(Context {
+        config: Arc::new(ConfigCache::new(
+            deps.store.clone(),
+            deps.limits.clone(),
+            deps.policy.clone(),
+        )),
+        board: Mutex::new(Board::new(BoardSettings {
+            slots: settings.slots,
+            host_slots: settings.host_slots,
+            endpoint_slots: settings.endpoint_slots,
+            slow_after: settings.slow_after,
+            queue_max_wait: settings.queue_max_wait,
+            queued_max: settings.held_jobs_max,
+        })),
+        active: Active::default(),
+        reports,
+        tasks: TaskTracker::new(),
+        room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
+        room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
+        stopping: AtomicBool::new(false),
+        broker_up: AtomicBool::new(*deps.broker.health().borrow() == Health::Up),
+        settings,
+        deps,
+    });
+    let helpers = TaskTracker::new();
+    let ended = CancellationToken::new();
+    helpers.spawn(finish::send_reports(context.clone(), report_queue));
+    helpers.spawn(
+        ended
+            .clone()
+            .run_until_cancelled_owned(watch_broker(context.clone())),
+    );
+    helpers.spawn(
+        ended
+            .clone()
+            .run_until_cancelled_owned(watch_invalidations(context.clone())),
+    );
+    helpers.spawn(ended.clone().run_until_cancelled_owned(sweep(context.clone())));
+
+    let intakes = TaskTracker::new();
+    let released = CancellationToken::new();
+    for shard in 0..context.settings.shards {
+        for queue in [Queue::Deliver(shard), Queue::Retry(shard)] {
+            intakes.spawn(intake::run(
+                context.clone(),
+                queue,
+                stop.clone(),
+                released.clone(),
+            ));
+        }
+    }
+    stop.cancelled().await;
+    drain(&context).await;
+    released.cancel();
+    ended.cancel();
+    intakes.close();
+    intakes.wait().await;
+}
+
+async fn drain(context: &Arc<Context>) {
+    context.stopping.store(true, Ordering::Release);
+    context.defer_all_waiting();
+    context.tasks.close();
+    let drained = tokio::time::timeout(context.settings.drain_timeout, context.tasks.wait()).await;
+    if drained.is_err() {
+        tracing::warn!(
+            deliveries = context.active.len(),
+            "the drain timeout passed; what is out comes back later"
+        );
+    }
+}
+
+async fn watch_broker(context: Arc<Context>) {
+    let mut health = context.deps.broker.health();
+    loop {
+        let up = *health.borrow_and_update() == Health::Up;
+        context.broker_up.store(up, Ordering::Release);
+        if up {
+            context.pump();
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_invalidations(context: Arc<Context>) {
+    let mut changes = context.deps.limits.invalidations();
+    loop {
+        match changes.recv().await {
+            Ok(EVERY_APP) => context.config.invalidate_all(),
+            Ok(app) => context.config.invalidate(app).await,
+            Err(broadcast::error::RecvError::Lagged(_)) => context.config.invalidate_all(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn sweep(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        if context.is_stopping() {
+            context.defer_all_waiting();
+        }
+        let stuck = context.board.lock().take_stuck(Instant::now());
+        for unit in stuck {
+            context.defer_unit(unit, DeferReason::Queue, context.settings.queue_max_wait);
+        }
+        let (in_flight, queued) = {
+            let board = context.board.lock();
+            (board.in_flight(), board.queued())
+        };
+        context.deps.metrics.load(in_flight, queued);
+        context.pump();
+    }
+}
+
+impl Context {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Starts every unit whose turn it is.
+    pub(crate) fn pump(self: &Arc<Self>) {
+        loop {
+            if !self.broker_up.load(Ordering::Acquire) {
+                return;
+            }
+            let Some(started) = self.board.lock().start(Instant::now()) else {
+                return;
+            };
+            self.tasks.spawn(crate::attempt::run(self.clone(), started));
+        }
+    }
+
+    /// Defers a unit that will not be tried here, in a task of its own.
+    pub(crate) fn defer_unit(self: &Arc<Self>, unit: Unit, reason: DeferReason, delay: Duration) {
+        let context = self.clone();
+        self.tasks
+            .spawn(async move { finish::defer_unit(&context, unit, reason, delay).await });
+    }
+
+    fn defer_all_waiting(self: &Arc<Self>) {
+        let waiting = self.board.lock().take_all();
+        for unit in waiting {
+            self.defer_unit(unit, DeferReason::Drain, Duration::ZERO);
+        }
+    }
+}
+
+/// The bounded channel of reports to the limits.
+pub(crate) type ReportSender = mpsc::Sender<finish::Report>;

@@ -11,7 +11,6 @@
 //! The ledger never stands between a message and its first attempt (`ordered`, paused and backlogged endpoints
 //! excepted). It holds nothing that is not in the broker or in the store: it may die at any point.
 
-mod metrics;
 mod recorder;
 mod scheduler;
 mod strays;
@@ -23,10 +22,9 @@ use std::time::Duration;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_limits::SharedLimits;
 use postrider_store::SharedStore;
+use postrider_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-pub use metrics::Metrics;
 
 /// Settings of the ledger.
 #[derive(Clone, Debug)]
@@ -96,7 +94,7 @@ pub struct Deps {
     /// Rates, breakers, versions.
     pub limits: SharedLimits,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Deps {

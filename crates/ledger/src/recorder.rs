@@ -125,7 +125,8 @@ async fn write(context: &Context, batch: Batch) -> Result<(), StoreAway> {
     context
         .deps
         .metrics
-        .batch(batch.records.len(), started.elapsed(), lag);
+        .recorder_batch(batch.records.len(), started.elapsed());
+    context.deps.metrics.journal_lag(lag);
     for receipt in batch.receipts {
         // False means that the frame comes back: it will be recorded again, which changes nothing.
         let _ = receipt.acknowledge().await;
@@ -175,7 +176,12 @@ async fn park_record(context: &Context, record: &Record, error: &StoreError) -> 
 
 /// What a recorded batch means for others.
 async fn after(context: &Context, records: &[Record], report: RecordReport) -> Result<(), StoreAway> {
-    context.deps.metrics.stale(report.stale);
+    if report.stale > 0 {
+        tracing::debug!(
+            outcomes = report.stale,
+            "outcomes of a run that was no longer current"
+        );
+    }
     for (app, version) in report.reconfigured {
         publish_version(context, app, version).await;
     }

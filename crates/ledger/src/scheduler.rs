@@ -83,13 +83,13 @@ async fn round(context: &Context) -> Result<usize, StoreError> {
     }
     let now = deps.store.now().await?;
     if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
-        deps.metrics.lateness(now.since(oldest));
+        deps.metrics.scheduler_lateness(now.since(oldest));
     }
     let grants = decide(context, &due).await;
     let leased = deps.store.lease(&grants, settings.lease).await?;
     postrider_failpoint::hit("scheduler.after_lease");
     let jobs: Vec<Job> = leased.into_iter().map(|leased| leased.job).collect();
-    deps.metrics.released(jobs.len());
+    deps.metrics.scheduler_released(jobs.len());
     publish(context, jobs).await;
     postrider_failpoint::hit("scheduler.after_publish");
     Ok(due.len())

@@ -62,7 +62,10 @@ async fn sweep(context: &Context) -> Result<bool, StoreError> {
 
 async fn count(context: &Context) {
     match context.deps.store.waiting_counts().await {
-        Ok((counts, oldest)) => context.deps.metrics.waiting(&counts, oldest),
+        Ok((counts, oldest)) => {
+            let counts = counts.iter().map(|count| (count.reason.as_str(), count.count));
+            context.deps.metrics.waiting(counts, oldest);
+        }
         Err(error) => tracing::warn!(error = %error_chain(&error), "what waits cannot be counted"),
     }
 }

@@ -93,7 +93,7 @@ async fn gates(context: &Context, jobs: &[Job], snapshots: &Snapshots) -> Vec<Ga
         Ok(_) => open_gates(jobs.len()),
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "the limits are away; deliveries go on without them");
-            context.deps.metrics.limits_failure();
+            context.deps.metrics.limits_fallback("gate");
             open_gates(jobs.len())
         }
     }

@@ -40,7 +40,7 @@ pub(crate) async fn send_reports(context: Arc<Context>, mut queue: mpsc::Receive
                 }
             }
             Err(error) => {
-                context.deps.metrics.limits_failure();
+                context.deps.metrics.limits_fallback("finish");
                 tracing::warn!(error = %error_chain(&error), "done marks were not written");
             }
         }
@@ -105,7 +105,7 @@ pub(crate) async fn untried(context: &Arc<Context>, job: &Job, next: Next) {
         next,
     };
     if let Next::Deferred { reason, .. } = next {
-        context.deps.metrics.deferred(reason);
+        context.deps.metrics.deferred(reason.as_str());
         if matches!(reason, DeferReason::Rate | DeferReason::Queue) {
             let report = FinishReport {
                 app: outcome.app,

@@ -21,7 +21,6 @@ mod dispatch;
 mod envelope;
 mod finish;
 mod intake;
-mod metrics;
 mod run;
 
 use std::sync::Arc;
@@ -31,8 +30,8 @@ use postrider_broker::{Broker, JournalPublisher};
 use postrider_limits::SharedLimits;
 use postrider_model::RetrySchedule;
 use postrider_store::SharedStore;
+use postrider_telemetry::Metrics;
 
-pub use metrics::Metrics;
 pub use run::run;
 
 /// Settings of the worker.
@@ -99,7 +98,7 @@ pub struct Deps {
     /// Which addresses may be reached.
     pub policy: postrider_egress::Policy,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Deps {

@@ -157,7 +157,7 @@ async fn sweep(context: Arc<Context>) {
             let board = context.board.lock();
             (board.in_flight(), board.queued())
         };
-        context.deps.metrics.load(in_flight, queued);
+        context.deps.metrics.worker_load(in_flight, queued);
         context.pump();
     }
 }

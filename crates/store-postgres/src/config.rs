@@ -1,0 +1,109 @@
+//! Configuration. Every write bumps its application's version in the same transaction; the application's row is
+//! locked first, so that versions and changes come in the same order.
+
+pub(crate) mod apps;
+pub(crate) mod endpoints;
+mod event_types;
+mod keys;
+
+use async_trait::async_trait;
+use postrider_model::{AppId, AppSnapshot, Application, Endpoint, EndpointId, EventType, KeyId, UnixMillis};
+use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError, StoredKey};
+
+use crate::PostgresStore;
+
+#[async_trait]
+impl ConfigStore for PostgresStore {
+    async fn create_app(&self, app: &Application) -> Result<u64, StoreError> {
+        self.writing(apps::create(self, app)).await
+    }
+
+    async fn update_app(&self, app: &Application) -> Result<Option<u64>, StoreError> {
+        self.writing(apps::update(self, app)).await
+    }
+
+    async fn delete_app(&self, id: AppId, at: UnixMillis) -> Result<Option<u64>, StoreError> {
+        self.writing(apps::delete(self, id, at)).await
+    }
+
+    async fn app(&self, app: &AppRef) -> Result<Option<Application>, StoreError> {
+        self.reading(async {
+            let mut connection = self.read.acquire().await?;
+            Ok(apps::load(&mut connection, app).await?.map(|(app, _)| app))
+        })
+        .await
+    }
+
+    async fn apps(&self, page: &Page<AppId>) -> Result<Vec<Application>, StoreError> {
+        self.reading(apps::list(self, page)).await
+    }
+
+    async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError> {
+        self.reading(apps::snapshot(self, app)).await
+    }
+
+    async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
+        self.writing(endpoints::create(self, endpoint)).await
+    }
+
+    async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
+        self.writing(endpoints::update(self, endpoint)).await
+    }
+
+    async fn delete_endpoint(
+        &self,
+        app: AppId,
+        id: EndpointId,
+        at: UnixMillis,
+    ) -> Result<Option<u64>, StoreError> {
+        self.writing(endpoints::delete(self, app, id, at)).await
+    }
+
+    async fn endpoint(&self, app: AppId, endpoint: &EndpointRef) -> Result<Option<Endpoint>, StoreError> {
+        self.reading(endpoints::load(self, app, endpoint)).await
+    }
+
+    async fn endpoints(&self, app: AppId, page: &Page<EndpointId>) -> Result<Vec<Endpoint>, StoreError> {
+        self.reading(endpoints::list(self, app, page)).await
+    }
+
+    async fn create_event_type(&self, event_type: &EventType) -> Result<(), StoreError> {
+        self.writing(event_types::create(self, event_type)).await
+    }
+
+    async fn put_event_type(&self, event_type: &EventType) -> Result<bool, StoreError> {
+        self.writing(event_types::put(self, event_type)).await
+    }
+
+    async fn delete_event_type(&self, name: &str, expunge: bool, at: UnixMillis) -> Result<bool, StoreError> {
+        self.writing(event_types::delete(self, name, expunge, at)).await
+    }
+
+    async fn event_type(&self, name: &str) -> Result<Option<EventType>, StoreError> {
+        self.reading(event_types::load(self, name)).await
+    }
+
+    async fn event_types(
+        &self,
+        page: &Page<String>,
+        archived_too: bool,
+    ) -> Result<Vec<EventType>, StoreError> {
+        self.reading(event_types::list(self, page, archived_too)).await
+    }
+
+    async fn create_key(&self, key: &NewKey) -> Result<(), StoreError> {
+        self.writing(keys::create(self, key)).await
+    }
+
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<StoredKey>, StoreError> {
+        self.reading(keys::by_hash(self, hash)).await
+    }
+
+    async fn keys(&self) -> Result<Vec<StoredKey>, StoreError> {
+        self.reading(keys::list(self)).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError> {
+        self.writing(keys::revoke(self, id, at)).await
+    }
+}

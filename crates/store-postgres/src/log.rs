@@ -1,0 +1,176 @@
+//! What the API reads. Every list is a range of an index by keyset; filters that no index serves are bounded by the
+//! limit of a read.
+
+mod attempts;
+pub(crate) mod deliveries;
+pub(crate) mod messages;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_model::{AppId, AttemptId, Claim, EndpointId, MessageId, UnixMillis};
+use postrider_store::{
+    AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
+    MessageRow, Page, StoreError, TimeRange,
+};
+use sqlx::Row;
+use std::collections::HashMap;
+
+use crate::PostgresStore;
+use crate::error::{Work, corrupt};
+
+#[async_trait]
+impl LogStore for PostgresStore {
+    async fn message(
+        &self,
+        app: AppId,
+        id: MessageId,
+        with_payload: bool,
+    ) -> Result<Option<MessageRow>, StoreError> {
+        self.reading(messages::by_id(self, app, id, with_payload)).await
+    }
+
+    async fn message_by_event_id(
+        &self,
+        app: AppId,
+        event_id: &str,
+        with_payload: bool,
+    ) -> Result<Option<MessageRow>, StoreError> {
+        self.reading(messages::by_event_id(self, app, event_id, with_payload))
+            .await
+    }
+
+    async fn messages(
+        &self,
+        app: AppId,
+        filter: &MessageFilter,
+        page: &Page<MessageId>,
+    ) -> Result<Vec<MessageRow>, StoreError> {
+        self.reading(messages::list(self, app, filter, page)).await
+    }
+
+    async fn expunge_payload(&self, app: AppId, id: MessageId) -> Result<bool, StoreError> {
+        self.writing(messages::expunge(self, app, id)).await
+    }
+
+    async fn deliveries_of_endpoint(
+        &self,
+        app: AppId,
+        endpoint: EndpointId,
+        filter: &DeliveryFilter,
+        page: &Page<MessageId>,
+        with_payload: bool,
+    ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError> {
+        self.reading(deliveries::of_endpoint(
+            self,
+            app,
+            endpoint,
+            filter,
+            page,
+            with_payload,
+        ))
+        .await
+    }
+
+    async fn deliveries_of_message(
+        &self,
+        app: AppId,
+        message: MessageId,
+        page: &Page<EndpointId>,
+    ) -> Result<Vec<DeliveryRow>, StoreError> {
+        self.reading(deliveries::of_message(self, app, message, page))
+            .await
+    }
+
+    async fn attempts(
+        &self,
+        app: AppId,
+        filter: &AttemptFilter,
+        page: &Page<AttemptId>,
+    ) -> Result<Vec<AttemptRow>, StoreError> {
+        self.reading(attempts::list(self, app, filter, page)).await
+    }
+
+    async fn attempt(
+        &self,
+        app: AppId,
+        message: MessageId,
+        id: AttemptId,
+    ) -> Result<Option<AttemptRow>, StoreError> {
+        self.reading(attempts::by_id(self, app, message, id)).await
+    }
+
+    async fn expunge_attempt(
+        &self,
+        app: AppId,
+        message: MessageId,
+        id: AttemptId,
+    ) -> Result<bool, StoreError> {
+        self.writing(attempts::expunge(self, app, message, id)).await
+    }
+
+    async fn endpoint_counts(
+        &self,
+        endpoint: EndpointId,
+        range: TimeRange,
+    ) -> Result<EndpointCounts, StoreError> {
+        self.reading(counts(self, endpoint, range)).await
+    }
+
+    async fn claims(&self, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
+        self.reading(claims(self, keys)).await
+    }
+
+    async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError> {
+        self.reading(messages::payload(self, id)).await
+    }
+}
+
+async fn counts(store: &PostgresStore, endpoint: EndpointId, range: TimeRange) -> Work<EndpointCounts> {
+    let row = sqlx::query(
+        "SELECT coalesce(sum(delivered), 0)::bigint AS success, coalesce(sum(pending), 0)::bigint AS pending, \
+         coalesce(sum(exhausted), 0)::bigint AS fail, coalesce(sum(retrying), 0)::bigint AS sending, \
+         coalesce(sum(cancelled), 0)::bigint AS canceled \
+         FROM counters WHERE endpoint = $1 AND bucket > $2 AND bucket < $3",
+    )
+    .bind(endpoint.as_uuid())
+    .bind(range.after.map_or(i64::MIN, |after| {
+        after.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS)
+    }))
+    .bind(range.before.unwrap_or(UnixMillis::NEVER).0)
+    .fetch_one(&store.read)
+    .await?;
+    Ok(EndpointCounts {
+        success: row.try_get("success")?,
+        pending: row.try_get("pending")?,
+        fail: row.try_get("fail")?,
+        sending: row.try_get("sending")?,
+        canceled: row.try_get("canceled")?,
+    })
+}
+
+async fn claims(store: &PostgresStore, keys: &[[u8; 32]]) -> Work<Vec<Option<Claim>>> {
+    let wanted: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
+    let rows = sqlx::query(
+        "SELECT key, resource, fingerprint, expires_at FROM claims WHERE key = ANY($1) AND expires_at > now_ms()",
+    )
+    .bind(wanted)
+    .fetch_all(&store.read)
+    .await?;
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let claim = Claim {
+            key: sized(row.try_get("key")?)?,
+            resource: sized(row.try_get("resource")?)?,
+            fingerprint: sized(row.try_get("fingerprint")?)?,
+            expires_at: UnixMillis(row.try_get("expires_at")?),
+        };
+        found.insert(claim.key, claim);
+    }
+    Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+}
+
+fn sized<const N: usize>(bytes: &[u8]) -> Work<[u8; N]> {
+    bytes
+        .try_into()
+        .map_err(|_| corrupt(format!("a claim's field is not {N} bytes")))
+}

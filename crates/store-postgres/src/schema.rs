@@ -1,0 +1,227 @@
+//! The schema: forward-only migrations, and a partition of each log table for each day.
+//!
+//! A day's partitions are made beforehand by `migrate` and `retain` (yesterday to the day after tomorrow), and on
+//! demand when a record of another day comes. There is no default partition: it would have to be searched each time
+//! that a day is added. Making one locks its table against other schema changes only.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_model::UnixMillis;
+use postrider_store::StoreError;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
+
+use crate::error::{Fail, Work, code};
+use crate::row::floor;
+use crate::{PostgresStore, within};
+
+/// Each migration, from version 1 on. Only ever append.
+const MIGRATIONS: [&str; VERSION as usize] = [include_str!("../migrations/0001_initial.sql")];
+
+/// The version that this program needs.
+pub(crate) const VERSION: u32 = 1;
+
+/// Longest migration.
+const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Names of this program's advisory locks: schema changes, partitions, retention.
+const MIGRATE_LOCK: i64 = 0x706f_7374_7269_0001;
+const PARTITION_LOCK: i64 = 0x706f_7374_7269_0002;
+pub(crate) const RETAIN_LOCK: i64 = 0x706f_7374_7269_0003;
+
+/// Milliseconds of a day.
+pub(crate) const DAY_MS: i64 = 86_400_000;
+
+/// Days before and after the store's today whose records are taken: a wrong clock must not make tables without end.
+const DAYS_BACK: i64 = 3_650;
+const DAYS_AHEAD: i64 = 30;
+
+/// The log's tables with what their partitions are made with. Deliveries are updated, so their pages have room.
+pub(crate) const LOG_TABLES: [(&str, &str); 4] = [
+    ("messages", ""),
+    ("bodies", ""),
+    ("deliveries", " WITH (fillfactor = 85)"),
+    ("attempts", ""),
+];
+
+impl PostgresStore {
+    pub(crate) async fn migrate_schema(&self) -> Result<(u32, u32), StoreError> {
+        within(MIGRATE_LIMIT, async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            // Held by the session: it ends with the connection, however this ends.
+            sqlx::query("SELECT pg_advisory_lock($1)")
+                .bind(MIGRATE_LOCK)
+                .execute(&mut connection)
+                .await?;
+            let found = version(&mut connection).await?;
+            if found > VERSION {
+                return Err(Fail::Store(StoreError::Schema {
+                    found,
+                    wanted: VERSION,
+                }));
+            }
+            for (index, statements) in MIGRATIONS.into_iter().enumerate().skip(to_index(found)) {
+                let mut tx = connection.begin().await?;
+                sqlx::raw_sql(
+                    "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, applied_at \
+                     timestamptz NOT NULL DEFAULT now())",
+                )
+                .execute(&mut *tx)
+                .await?;
+                sqlx::raw_sql(statements).execute(&mut *tx).await?;
+                sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+                    .bind(i32::try_from(index + 1).unwrap_or(i32::MAX))
+                    .execute(&mut *tx)
+                    .await?;
+                tx.commit().await?;
+            }
+            connection.close().await?;
+            self.prepare_days().await?;
+            Ok((found, VERSION))
+        })
+        .await
+    }
+
+    pub(crate) async fn verify_schema(&self) -> Work<()> {
+        let mut connection = self.read.acquire().await?;
+        let found = version(&mut connection).await?;
+        if found == VERSION {
+            return Ok(());
+        }
+        Err(Fail::Store(StoreError::Schema {
+            found,
+            wanted: VERSION,
+        }))
+    }
+
+    /// Makes the partitions of yesterday to the day after tomorrow.
+    pub(crate) async fn prepare_days(&self) -> Work<()> {
+        let today = self.clock().await?.0.div_euclid(DAY_MS);
+        self.days
+            .make(&self.write, (today - 1..=today + 2).collect())
+            .await
+    }
+
+    /// Makes the partitions of the days of a batch.
+    pub(crate) async fn ensure_days(&self, days: HashSet<i64>) -> Work<()> {
+        let missing = self.days.unknown(days);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let today = self.clock().await?.0.div_euclid(DAY_MS);
+        if let Some(day) = missing
+            .iter()
+            .find(|day| !(today - DAYS_BACK..=today + DAYS_AHEAD).contains(day))
+        {
+            return Err(Fail::Store(StoreError::Rejected(Box::new(FarDay(*day - today)))));
+        }
+        self.days.make(&self.write, missing).await
+    }
+
+    pub(crate) async fn clock(&self) -> Work<UnixMillis> {
+        let now: i64 = sqlx::query_scalar("SELECT now_ms()")
+            .fetch_one(&self.write)
+            .await?;
+        Ok(UnixMillis(now))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the id of a record is {0} days away from the store's clock")]
+struct FarDay(i64);
+
+fn to_index(version: u32) -> usize {
+    usize::try_from(version).unwrap_or(usize::MAX)
+}
+
+/// The schema's version; 0 for an empty database.
+async fn version(connection: &mut PgConnection) -> Work<u32> {
+    let found = sqlx::query_scalar::<_, Option<i32>>("SELECT max(version) FROM schema_version")
+        .fetch_one(connection)
+        .await;
+    match found {
+        Ok(version) => Ok(version
+            .and_then(|version| u32::try_from(version).ok())
+            .unwrap_or(0)),
+        Err(error) if code(&error).as_deref() == Some("42P01") => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The days that are known to have partitions.
+#[derive(Debug, Default)]
+pub(crate) struct Days(Mutex<HashSet<i64>>);
+
+impl Days {
+    fn unknown(&self, days: HashSet<i64>) -> Vec<i64> {
+        let known = self.0.lock();
+        let mut missing: Vec<i64> = days.into_iter().filter(|day| !known.contains(day)).collect();
+        missing.sort_unstable();
+        missing
+    }
+
+    /// Forgets what is known: retention somewhere dropped a partition.
+    pub(crate) fn forget(&self) {
+        self.0.lock().clear();
+    }
+
+    async fn make(&self, pool: &PgPool, days: Vec<i64>) -> Work<()> {
+        for day in days {
+            let mut tx = pool.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(PARTITION_LOCK)
+                .execute(&mut *tx)
+                .await?;
+            for (table, with) in LOG_TABLES {
+                make_partition(&mut tx, table, with, day).await?;
+            }
+            tx.commit().await?;
+            let mut known = self.0.lock();
+            // One entry a day for years: the bound is there for clocks that run wild.
+            if known.len() > 10_000 {
+                known.clear();
+            }
+            known.insert(day);
+        }
+        Ok(())
+    }
+}
+
+async fn make_partition(connection: &mut PgConnection, table: &str, with: &str, day: i64) -> Work<()> {
+    let row = sqlx::query(
+        "SELECT p.name, to_regclass(p.name) IS NOT NULL AS made, \
+         EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = to_regclass(p.name) AND NOT i.inhdetachpending) \
+         AS attached \
+         FROM (SELECT $1 || '_' || to_char(date '1970-01-01' + $2::integer, 'YYYYMMDD') AS name) p",
+    )
+    .bind(table)
+    .bind(day)
+    .fetch_one(&mut *connection)
+    .await?;
+    let (name, made, attached): (String, bool, bool) = (
+        row.try_get("name")?,
+        row.try_get("made")?,
+        row.try_get("attached")?,
+    );
+    if attached {
+        return Ok(());
+    }
+    if made {
+        // Retention took it off and has not dropped it yet.
+        return Err(Fail::NoPartition);
+    }
+    let (low, high) = (
+        floor(UnixMillis(day * DAY_MS)),
+        floor(UnixMillis((day + 1) * DAY_MS)),
+    );
+    // Made apart and attached: `CREATE TABLE … PARTITION OF` would lock readers and writers out.
+    let statements = format!(
+        "CREATE TABLE {name} (LIKE {table} INCLUDING ALL){with}; \
+         ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(connection)
+        .await?;
+    Ok(())
+}

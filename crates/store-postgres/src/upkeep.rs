@@ -1,0 +1,120 @@
+//! Schema, sweeps, retention, background tasks, parked records.
+
+pub(crate) mod cancel;
+mod retain;
+mod sweep;
+mod tasks;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_model::{TaskId, UnixMillis};
+use postrider_store::{ParkedRow, RetentionReport, StoreError, SweepReport, TaskRow, UpkeepStore};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::PostgresStore;
+use crate::error::Work;
+use crate::row::clean;
+
+/// Most bytes of a parked frame that are kept.
+const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+#[async_trait]
+impl UpkeepStore for PostgresStore {
+    async fn migrate(&self) -> Result<(u32, u32), StoreError> {
+        self.migrate_schema().await
+    }
+
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        self.reading(self.verify_schema()).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.reading(async {
+            sqlx::query("SELECT 1").execute(&self.read).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError> {
+        let limit = i64::from(limit.max(1));
+        let cancelled = self.writing(sweep::cancel_disabled(self, limit)).await?;
+        let recovered = self.writing(tasks::advance(self, limit)).await?;
+        let orphans = self.reading(sweep::orphans(self)).await?;
+        Ok(SweepReport {
+            cancelled,
+            recovered,
+            orphans,
+        })
+    }
+
+    async fn retain(
+        &self,
+        payloads: Duration,
+        log: Duration,
+        limit: u32,
+    ) -> Result<RetentionReport, StoreError> {
+        self.writing(retain::retain(self, payloads, log, i64::from(limit.max(1))))
+            .await
+    }
+
+    async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
+        self.writing(tasks::create(self, task)).await
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+        self.reading(tasks::load(self, id)).await
+    }
+
+    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError> {
+        self.writing(async {
+            sqlx::query("INSERT INTO parked (kind, reason, bytes, at) VALUES ($1, $2, $3, now_ms())")
+                .bind(clean(kind))
+                .bind(clean(reason))
+                .bind(&bytes[..bytes.len().min(PARKED_BYTES_MAX)])
+                .execute(&self.write)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {
+        self.reading(async {
+            let rows = sqlx::query("SELECT * FROM parked ORDER BY id DESC LIMIT $1")
+                .bind(i64::from(limit))
+                .fetch_all(&self.read)
+                .await?;
+            rows.iter().map(decode).collect()
+        })
+        .await
+    }
+
+    async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
+        self.writing(async {
+            let row = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING *")
+                .bind(id)
+                .fetch_optional(&self.write)
+                .await?;
+            row.as_ref().map(decode).transpose()
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        tokio::join!(self.read.close(), self.write.close());
+    }
+}
+
+fn decode(row: &PgRow) -> Work<ParkedRow> {
+    Ok(ParkedRow {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        reason: row.try_get("reason")?,
+        bytes: Bytes::from(row.try_get::<Vec<u8>, _>("bytes")?),
+        at: UnixMillis(row.try_get("at")?),
+    })
+}

@@ -1,0 +1,119 @@
+//! Cancelling what waits for disabled and deleted endpoints, and counting what waits for no message.
+//!
+//! A change that disables or deletes flags the endpoint's backlog row, and so does whoever finds one disabled later;
+//! the flag goes when nothing waits any more.
+
+use postrider_model::{CancelReason, UnixMillis};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::cancel::{self, Doomed};
+use crate::PostgresStore;
+use crate::error::Work;
+use crate::row::floor;
+use crate::waiting::look;
+
+/// Endpoints that one chunk looks at.
+const ENDPOINTS: i64 = 100;
+
+/// How long a row may wait for its message before it counts as an orphan.
+const ORPHAN_AFTER_MS: i64 = 300_000;
+
+pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<u64> {
+    let mut tx = store.write.begin().await?;
+    let flagged: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT endpoint FROM backlog WHERE sweep ORDER BY endpoint LIMIT $1 FOR UPDATE SKIP LOCKED",
+    )
+    .bind(ENDPOINTS)
+    .fetch_all(&mut *tx)
+    .await?;
+    if flagged.is_empty() {
+        return Ok(0);
+    }
+    let rows = sqlx::query(
+        "SELECT u.endpoint, e.id IS NULL OR e.deleted_at IS NOT NULL AS deleted, coalesce(e.disabled, false) \
+         AS disabled, coalesce(a.deleted_at IS NOT NULL, false) AS app_deleted \
+         FROM unnest($1::uuid[]) AS u(endpoint) LEFT JOIN endpoints e ON e.id = u.endpoint \
+         LEFT JOIN applications a ON a.id = e.app",
+    )
+    .bind(&flagged)
+    .fetch_all(&mut *tx)
+    .await?;
+    let (mut cancelled, mut left) = (0, limit);
+    for row in &rows {
+        if left <= 0 {
+            break;
+        }
+        let endpoint: Uuid = row.try_get("endpoint")?;
+        let Some(reason) = reason(row)? else {
+            unflag(&mut tx, endpoint, true).await?;
+            continue;
+        };
+        let doomed = take(&mut tx, endpoint, left).await?;
+        if doomed.is_empty() {
+            unflag(&mut tx, endpoint, false).await?;
+        }
+        left = left.saturating_sub(i64::try_from(doomed.len()).unwrap_or(i64::MAX));
+        cancelled += cancel::apply(&mut tx, &doomed, reason).await?;
+    }
+    tx.commit().await?;
+    Ok(cancelled)
+}
+
+/// Why an endpoint's deliveries are cancelled; `None` when it was enabled again.
+fn reason(row: &PgRow) -> Work<Option<CancelReason>> {
+    if row.try_get("app_deleted")? {
+        return Ok(Some(CancelReason::ApplicationDeleted));
+    }
+    if row.try_get("deleted")? {
+        return Ok(Some(CancelReason::EndpointDeleted));
+    }
+    let disabled: bool = row.try_get("disabled")?;
+    Ok(disabled.then_some(CancelReason::EndpointDisabled))
+}
+
+async fn take(connection: &mut PgConnection, endpoint: Uuid, limit: i64) -> Work<Vec<Doomed>> {
+    let rows = sqlx::query(
+        "SELECT delivery, endpoint, message FROM waiting WHERE endpoint = $1 ORDER BY seq, due_at LIMIT $2 \
+         FOR UPDATE SKIP LOCKED",
+    )
+    .bind(endpoint)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(Doomed::decode).collect()
+}
+
+/// Takes the flag off, unless rows are left that others hold right now.
+async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) -> Work<()> {
+    sqlx::query(
+        "UPDATE backlog SET sweep = false, next_due = CASE WHEN $2 THEN now_ms() ELSE next_due END \
+         WHERE endpoint = $1 AND ($2 OR NOT EXISTS (SELECT 1 FROM waiting w WHERE w.endpoint = $1))",
+    )
+    .bind(endpoint)
+    .bind(enabled)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Rows that are due and lack their message for long, among the 1,000 endpoints that are next and the first 100 of
+/// each: an alarm, not a census.
+pub(super) async fn orphans(store: &PostgresStore) -> Work<u64> {
+    let mut connection = store.read.acquire().await?;
+    let now = look::now(&mut connection).await?;
+    let before = UnixMillis(now.0 - ORPHAN_AFTER_MS);
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT endpoint FROM backlog WHERE next_due < $1 ORDER BY next_due LIMIT 1000) b \
+         CROSS JOIN LATERAL (SELECT message FROM waiting w WHERE w.endpoint = b.endpoint AND w.due_at < $2 \
+         AND w.message < $3 ORDER BY w.seq, w.due_at LIMIT 100) w \
+         WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message)",
+    )
+    .bind(UnixMillis::NEVER.0)
+    .bind(before.0)
+    .bind(floor(before))
+    .fetch_one(&mut *connection)
+    .await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}

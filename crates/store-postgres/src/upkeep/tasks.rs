@@ -1,0 +1,320 @@
+//! Background tasks: deliver again what failed (recover) or never came (replay). One chunk a call, from the cursor;
+//! several ledgers share them by the lock on the task's row.
+
+use std::collections::HashMap;
+
+use postrider_model::{
+    AppId, DeferReason, DeliveryId, DeliveryState, Endpoint, EndpointId, MessageId, TaskId, Trigger,
+    UnixMillis,
+};
+use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts, WaitingPut};
+use postrider_store::{TaskKind, TaskRow, TaskState};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::PostgresStore;
+use crate::config::endpoints;
+use crate::error::{Work, corrupt};
+use crate::log::deliveries::to_state;
+use crate::record::write::{self, column};
+use crate::row::{floor, next, same_millisecond};
+use crate::waiting::look;
+
+pub(super) async fn create(store: &PostgresStore, task: &TaskRow) -> Work<()> {
+    sqlx::query(
+        "INSERT INTO tasks (id, kind, app, endpoint, since, until, cursor, state, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(task.id.as_uuid())
+    .bind(i16::from(task.kind as u8))
+    .bind(task.app.as_uuid())
+    .bind(task.endpoint.as_uuid())
+    .bind(task.since.0)
+    .bind(task.until.0)
+    .bind(task.cursor.map(|cursor| cursor.as_uuid()))
+    .bind(i16::from(task.state as u8))
+    .bind(task.updated_at.0)
+    .execute(&store.write)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn load(store: &PostgresStore, id: TaskId) -> Work<Option<TaskRow>> {
+    let row = sqlx::query("SELECT * FROM tasks WHERE id = $1")
+        .bind(id.as_uuid())
+        .fetch_optional(&store.read)
+        .await?;
+    row.as_ref().map(decode).transpose()
+}
+
+/// Moves the task that has rested longest on by a chunk; returns the deliveries made. A chunk that finds nothing to
+/// deliver is followed by the next one, so that 0 means that no task has work left for now.
+pub(super) async fn advance(store: &PostgresStore, limit: i64) -> Work<u64> {
+    const CHUNKS: u32 = 20;
+    for _ in 0..CHUNKS {
+        match chunk(store, limit).await? {
+            Some(0) => {}
+            Some(made) => return Ok(made),
+            None => return Ok(0),
+        }
+    }
+    Ok(0)
+}
+
+async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
+    let mut tx = store.write.begin().await?;
+    let row =
+        sqlx::query("SELECT * FROM tasks WHERE state = 0 ORDER BY updated_at LIMIT 1 FOR UPDATE SKIP LOCKED")
+            .fetch_optional(&mut *tx)
+            .await?;
+    let Some(task) = row.as_ref().map(decode).transpose()? else {
+        return Ok(None);
+    };
+    let endpoint = endpoints::all(store, &mut tx, task.app)
+        .await?
+        .into_iter()
+        .find(|endpoint| endpoint.id == task.endpoint);
+    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.disabled) else {
+        rest(&mut tx, &task, TaskState::Failed, task.cursor).await?;
+        tx.commit().await?;
+        return Ok(Some(0));
+    };
+    let found = match task.kind {
+        TaskKind::Recover => failed(&mut tx, &task, limit).await?,
+        TaskKind::Replay => missed(&mut tx, &task, &endpoint, limit).await?,
+    };
+    let made = deliver_again(&mut tx, &task, &endpoint, &found.messages).await?;
+    let state = if found.is_last {
+        TaskState::Finished
+    } else {
+        TaskState::Running
+    };
+    rest(&mut tx, &task, state, found.cursor.or(task.cursor)).await?;
+    tx.commit().await?;
+    Ok(Some(made))
+}
+
+async fn rest(
+    connection: &mut PgConnection,
+    task: &TaskRow,
+    state: TaskState,
+    cursor: Option<MessageId>,
+) -> Work<()> {
+    sqlx::query("UPDATE tasks SET state = $2, cursor = $3, updated_at = now_ms() WHERE id = $1")
+        .bind(task.id.as_uuid())
+        .bind(i16::from(state as u8))
+        .bind(cursor.map(|cursor| cursor.as_uuid()))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A chunk of a task.
+struct Found {
+    /// Messages to deliver again.
+    messages: Vec<MessageId>,
+    /// The last message looked at.
+    cursor: Option<MessageId>,
+    is_last: bool,
+}
+
+fn bounds(task: &TaskRow) -> (Uuid, Uuid) {
+    let low = task
+        .cursor
+        .map_or_else(|| floor(task.since), |cursor| next(cursor.as_uuid()));
+    (low, floor(task.until))
+}
+
+/// Messages with an exhausted delivery and none that was delivered or is on its way.
+async fn failed(connection: &mut PgConnection, task: &TaskRow, limit: i64) -> Work<Found> {
+    let (low, high) = bounds(task);
+    // All deliveries of a message are looked at together, so messages are counted, not deliveries.
+    let rows = sqlx::query(
+        "SELECT message, array_agg(state) AS states FROM deliveries WHERE endpoint = $1 AND message >= $2 \
+         AND message < $3 AND id >= $4 AND id < $5 GROUP BY message ORDER BY message LIMIT $6",
+    )
+    .bind(task.endpoint.as_uuid())
+    .bind(low)
+    .bind(high)
+    .bind(same_millisecond(low).0)
+    .bind(same_millisecond(high).1)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let mut messages = Vec::new();
+    for row in &rows {
+        let states = row
+            .try_get::<Vec<i16>, _>("states")?
+            .into_iter()
+            .map(to_state)
+            .collect::<Work<Vec<_>>>()?;
+        let done_or_going = states
+            .iter()
+            .any(|state| !matches!(state, DeliveryState::Exhausted | DeliveryState::Cancelled));
+        if states.contains(&DeliveryState::Exhausted) && !done_or_going {
+            messages.push(MessageId::from_uuid(row.try_get("message")?));
+        }
+    }
+    found(&rows, messages, limit)
+}
+
+/// Messages that the endpoint subscribes to, without a delivery that arrived or is on its way.
+async fn missed(
+    connection: &mut PgConnection,
+    task: &TaskRow,
+    endpoint: &Endpoint,
+    limit: i64,
+) -> Work<Found> {
+    let (low, high) = bounds(task);
+    let rows = sqlx::query(
+        "SELECT m.id AS message, m.event_type, m.channels::text AS channels, EXISTS (SELECT 1 FROM deliveries d \
+         WHERE d.endpoint = $2 AND d.message = m.id AND d.state IN (0, 1, 3)) AS has_it \
+         FROM messages m WHERE m.app = $1 AND m.id >= $3 AND m.id < $4 ORDER BY m.id LIMIT $5",
+    )
+    .bind(task.app.as_uuid())
+    .bind(task.endpoint.as_uuid())
+    .bind(low)
+    .bind(high)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let mut messages = Vec::new();
+    for row in &rows {
+        let channels: Vec<String> = match row.try_get::<Option<&str>, _>("channels")? {
+            Some(text) => serde_json::from_str(text).map_err(|_| corrupt("channels are not a list"))?,
+            None => Vec::new(),
+        };
+        if !row.try_get::<bool, _>("has_it")? && endpoint.subscribes_to(row.try_get("event_type")?, &channels)
+        {
+            messages.push(MessageId::from_uuid(row.try_get("message")?));
+        }
+    }
+    found(&rows, messages, limit)
+}
+
+fn found(rows: &[PgRow], messages: Vec<MessageId>, limit: i64) -> Work<Found> {
+    let cursor = rows
+        .last()
+        .map(|row| row.try_get("message"))
+        .transpose()?
+        .map(MessageId::from_uuid);
+    Ok(Found {
+        messages,
+        cursor,
+        is_last: i64::try_from(rows.len()).is_ok_and(|rows| rows < limit),
+    })
+}
+
+/// Makes a manual delivery of each message, due at once; one that this task made before is passed over.
+async fn deliver_again(
+    connection: &mut PgConnection,
+    task: &TaskRow,
+    endpoint: &Endpoint,
+    messages: &[MessageId],
+) -> Work<u64> {
+    if messages.is_empty() {
+        return Ok(0);
+    }
+    let by_delivery: HashMap<Uuid, MessageId> = messages
+        .iter()
+        .map(|message| {
+            let id = DeliveryId::derive_again(*message, task.endpoint, task.id.as_bytes());
+            (id.as_uuid(), *message)
+        })
+        .collect();
+    let pairs: Vec<(Uuid, MessageId)> = by_delivery.iter().map(|(id, message)| (*id, *message)).collect();
+    let mut made: Vec<Uuid> = sqlx::query_scalar(
+        "INSERT INTO deliveries (id, message, endpoint, app, attempts, state, trigger) \
+         SELECT u.id, u.message, $3, $4, 0, $5, $6 FROM unnest($1::uuid[], $2::uuid[]) AS u(id, message) \
+         ON CONFLICT DO NOTHING RETURNING id",
+    )
+    .bind(column(&pairs, |pair| pair.0))
+    .bind(column(&pairs, |pair| pair.1.as_uuid()))
+    .bind(task.endpoint.as_uuid())
+    .bind(task.app.as_uuid())
+    .bind(i16::from(DeliveryState::Pending as u8))
+    .bind(i16::from(Trigger::Manual as u8))
+    .fetch_all(&mut *connection)
+    .await?;
+    made.sort_unstable();
+    let count = i64::try_from(made.len()).unwrap_or(i64::MAX);
+    let mut seq = if endpoint.ordered {
+        let last: i64 = sqlx::query_scalar("UPDATE sequence SET last_seq = last_seq + $1 RETURNING last_seq")
+            .bind(count)
+            .fetch_one(&mut *connection)
+            .await?;
+        Some(last - count)
+    } else {
+        None
+    };
+    let now = look::now(connection).await?;
+    let mut counters: HashMap<(EndpointId, i64), StateCounts> = HashMap::new();
+    let mut puts = Vec::with_capacity(made.len());
+    for id in &made {
+        let Some(message) = by_delivery.get(id) else {
+            continue;
+        };
+        let bucket = message.created_at().0.div_euclid(COUNTER_BUCKET_MS) * COUNTER_BUCKET_MS;
+        counters
+            .entry((task.endpoint, bucket))
+            .or_default()
+            .add(DeliveryState::Pending, 1);
+        puts.push(WaitingPut {
+            delivery: DeliveryId::from_uuid(*id),
+            endpoint: task.endpoint,
+            app: task.app,
+            message: *message,
+            trigger: Trigger::Manual,
+            due_at: now,
+            reason: DeferReason::Manual,
+            run: 0,
+            attempts: 0,
+            leased: false,
+            leased_at: None,
+            seq: seq.as_mut().map_or(0, |seq| {
+                *seq += 1;
+                *seq
+            }),
+        });
+    }
+    write::put_waiting(connection, &column(&puts, |put| put)).await?;
+    // A paused endpoint is found to be so when it is claimed.
+    sqlx::query(
+        "INSERT INTO backlog (endpoint, app, next_due) VALUES ($1, $2, $3) \
+         ON CONFLICT (endpoint) DO UPDATE SET next_due = least(backlog.next_due, EXCLUDED.next_due)",
+    )
+    .bind(task.endpoint.as_uuid())
+    .bind(task.app.as_uuid())
+    .bind(now.0)
+    .execute(&mut *connection)
+    .await?;
+    write::counters(connection, &counters).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+fn decode(row: &PgRow) -> Work<TaskRow> {
+    let (kind, state): (i16, i16) = (row.try_get("kind")?, row.try_get("state")?);
+    Ok(TaskRow {
+        id: TaskId::from_uuid(row.try_get("id")?),
+        kind: match kind {
+            1 => TaskKind::Recover,
+            2 => TaskKind::Replay,
+            _ => return Err(corrupt(format!("{kind} is not a kind of task"))),
+        },
+        app: AppId::from_uuid(row.try_get("app")?),
+        endpoint: EndpointId::from_uuid(row.try_get("endpoint")?),
+        since: UnixMillis(row.try_get("since")?),
+        until: UnixMillis(row.try_get("until")?),
+        cursor: row
+            .try_get::<Option<Uuid>, _>("cursor")?
+            .map(MessageId::from_uuid),
+        state: match state {
+            0 => TaskState::Running,
+            1 => TaskState::Finished,
+            2 => TaskState::Failed,
+            _ => return Err(corrupt(format!("{state} is not a state of a task"))),
+        },
+        updated_at: UnixMillis(row.try_get("updated_at")?),
+    })
+}

@@ -1,0 +1,66 @@
+//! When an endpoint is next looked at.
+
+use postrider_model::UnixMillis;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::error::Work;
+
+/// An endpoint whose backlog row is set anew. The caller has locked it.
+pub(crate) struct Look {
+    pub(crate) endpoint: Uuid,
+    /// Not looked at before this.
+    pub(crate) not_before: UnixMillis,
+}
+
+/// Sets the next look at endpoints to the earliest due time of their rows, or to never when there are none or the
+/// endpoint is held.
+///
+/// Rows outside a sequence come first in their order of due time; of a sequence the head says when it goes on, but
+/// not before the leases that are out have ended. An endpoint that was `ordered` once may have rows of a sequence
+/// still: the first thousand stand for all.
+pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<()> {
+    if looks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE backlog b SET next_due = CASE WHEN next.due_at IS NULL THEN $3 \
+         ELSE greatest(next.due_at, next.not_before) END \
+         FROM (SELECT u.endpoint, u.not_before, CASE \
+           WHEN e.disabled OR e.paused OR e.deleted_at IS NOT NULL THEN NULL \
+           WHEN e.ordered THEN (SELECT greatest(head.due_at, (SELECT max(l.due_at) FROM waiting l \
+             WHERE l.endpoint = u.endpoint AND l.leased AND l.due_at > $4)) FROM (SELECT w.due_at FROM waiting w \
+             WHERE w.endpoint = u.endpoint ORDER BY w.seq, w.due_at LIMIT 1) head) \
+           ELSE least((SELECT w.due_at FROM waiting w WHERE w.endpoint = u.endpoint AND w.seq = 0 \
+             ORDER BY w.due_at LIMIT 1), (SELECT min(s.due_at) FROM (SELECT w.due_at FROM waiting w \
+             WHERE w.endpoint = u.endpoint AND w.seq > 0 ORDER BY w.seq, w.due_at LIMIT 1000) s)) \
+           END AS due_at \
+           FROM unnest($1::uuid[], $2::bigint[]) AS u(endpoint, not_before) \
+           LEFT JOIN endpoints e ON e.id = u.endpoint) next \
+         WHERE b.endpoint = next.endpoint",
+    )
+    .bind(looks.iter().map(|look| look.endpoint).collect::<Vec<_>>())
+    .bind(looks.iter().map(|look| look.not_before.0).collect::<Vec<_>>())
+    .bind(UnixMillis::NEVER.0)
+    .bind(now(connection).await?.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The store's clock, inside a transaction.
+pub(crate) async fn now(connection: &mut PgConnection) -> Work<UnixMillis> {
+    let now = sqlx::query_scalar("SELECT now_ms()")
+        .fetch_one(connection)
+        .await?;
+    Ok(UnixMillis(now))
+}
+
+/// Locks the backlog rows of endpoints, in the order of their ids.
+pub(crate) async fn lock(connection: &mut PgConnection, endpoints: &[Uuid]) -> Work<()> {
+    sqlx::query("SELECT 1 FROM backlog WHERE endpoint = ANY($1) ORDER BY endpoint FOR UPDATE")
+        .bind(endpoints)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Migrations, and a server that goes away and comes back.
+
+use std::time::Duration;
+
+use postrider_model::{Disposition, UnixMillis};
+use postrider_store::{AppRef, ConfigStore, LogStore, RecordStore, StoreError, UpkeepStore};
+use postrider_store_postgres::{PostgresStore, Settings};
+use postrider_testkit::services::{PostgresDatabase, PostgresServer};
+use postrider_testkit::wait::{Poll, wait_for};
+
+use crate::world::{World, keyring, open};
+
+#[tokio::test]
+async fn migrating_twice_or_by_several_at_once_is_safe() {
+    let database = PostgresDatabase::create().await.unwrap();
+    let keyring = keyring();
+    let stores: Vec<_> = (0..4).map(|_| open(database.url(), &keyring)).collect();
+    let before = stores[0].check_schema().await;
+    assert!(
+        matches!(before, Err(StoreError::Schema { found: 0, wanted: 1 })),
+        "{before:?}"
+    );
+    let (a, b, c, d) = tokio::join!(
+        stores[0].migrate(),
+        stores[1].migrate(),
+        stores[2].migrate(),
+        stores[3].migrate()
+    );
+    let mut from: Vec<u32> = [a, b, c, d].map(|done| done.unwrap().0).to_vec();
+    from.sort_unstable();
+    assert_eq!(from, [0, 1, 1, 1]);
+    stores[0].check_schema().await.unwrap();
+    assert_eq!(stores[0].migrate().await.unwrap(), (1, 1));
+}
+
+#[tokio::test]
+async fn another_version_is_refused() {
+    let world = World::new().await;
+    assert_eq!(
+        world
+            .number("WITH new AS (INSERT INTO schema_version (version) VALUES (99) RETURNING version) SELECT version::bigint FROM new")
+            .await,
+        99
+    );
+    let found = world.store.check_schema().await;
+    assert!(
+        matches!(found, Err(StoreError::Schema { found: 99, wanted: 1 })),
+        "{found:?}"
+    );
+    assert!(matches!(
+        world.store.migrate().await,
+        Err(StoreError::Schema { found: 99, .. })
+    ));
+}
+
+#[tokio::test]
+async fn the_store_heals_after_its_server_restarts() {
+    let mut server = PostgresServer::start().await.unwrap();
+    let database = PostgresDatabase::create_in(&server.url()).await.unwrap();
+    let mut settings = Settings::new(database.url().into(), keyring());
+    settings.acquire_timeout = Duration::from_millis(500);
+    let store = PostgresStore::connect(settings).unwrap();
+    store.migrate().await.unwrap();
+    let (app, _) = crate::world::configure(&store).await;
+
+    server.kill9();
+    let away = store.ping().await;
+    assert!(matches!(&away, Err(error) if error.is_transient()), "{away:?}");
+    let away = store.snapshot(&AppRef::Id(app)).await;
+    assert!(matches!(&away, Err(error) if error.is_transient()), "{away:?}");
+
+    server.start_again().await.unwrap();
+    wait_for(
+        "the store to answer again",
+        Duration::from_secs(30),
+        async || match store.snapshot(&AppRef::Id(app)).await {
+            Ok(Some(_)) => Poll::Ready(()),
+            other => Poll::NotYet(format!("{other:?}")),
+        },
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_store_can_be_made_while_the_server_is_away() {
+    let mut settings = Settings::new("postgres://nobody@127.0.0.1:1/none".into(), keyring());
+    settings.acquire_timeout = Duration::from_millis(200);
+    let store = PostgresStore::connect(settings).unwrap();
+    let away = store.ping().await;
+    assert!(matches!(&away, Err(error) if error.is_transient()), "{away:?}");
+}
+
+#[tokio::test]
+async fn text_with_nul_is_stored_and_bytes_are_kept() {
+    let world = World::new().await;
+    let mut message = (*world.message(UnixMillis::now())).clone();
+    message.event_type = "a\0b".into();
+    message.event_id = Some("\0".into());
+    message.payload = bytes::Bytes::from_static(b"\0\xff\xfe");
+    let message = std::sync::Arc::new(message);
+    let report = world
+        .store
+        .record(&[world.accepted(&message, Disposition::Queued)])
+        .await
+        .unwrap();
+    assert_eq!(report.messages, 1);
+    let found = world
+        .store
+        .message(world.app, message.id, true)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.message.event_type, "a\u{fffd}b");
+    assert_eq!(found.message.payload, message.payload);
+    let same = world
+        .store
+        .message_by_event_id(world.app, "\0", false)
+        .await
+        .unwrap();
+    assert_eq!(same.map(|found| found.message.id), Some(message.id));
+}
+
+#[tokio::test]
+async fn secrets_and_payloads_are_sealed_at_rest() {
+    let world = World::new().await;
+    let message = world.message(UnixMillis::now());
+    world
+        .store
+        .record(&[world.accepted(&message, Disposition::Queued)])
+        .await
+        .unwrap();
+    let plain = world
+        .number(
+            "SELECT (SELECT count(*) FROM bodies WHERE position('amount'::bytea IN sealed) > 0) \
+             + (SELECT count(*) FROM endpoints WHERE position('hunter2'::bytea IN headers) > 0 \
+             OR position('whsec'::bytea IN secrets) > 0)",
+        )
+        .await;
+    assert_eq!(plain, 0);
+    let snapshot = world
+        .store
+        .snapshot(&AppRef::Id(world.app))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(snapshot.endpoints[0].secrets.len(), 1);
+    let other = open(world.database.url(), &keyring());
+    let unreadable = other.message(world.app, message.id, true).await;
+    assert!(
+        matches!(unreadable, Err(StoreError::Corrupt(_))),
+        "{unreadable:?}"
+    );
+}

@@ -30,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_broker::{Broker, BrokerError, Health, PublishError, Queue, Subscription};
+use postrider_telemetry::Metrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// What all tasks of one broker share.
 struct Shared {
     settings: Settings,
+    metrics: Option<Arc<Metrics>>,
     uri: lapin::uri::AMQPUri,
     topology: Topology,
     closing: CancellationToken,
@@ -61,15 +63,16 @@ pub struct Rabbit {
 
 impl Rabbit {
     /// Starts to connect, in the background, and returns at once; [`Broker::health`] tells when it is up. Must be called
-    /// inside a Tokio runtime.
+    /// inside a Tokio runtime. `metrics` counts connections that had to be made again.
     ///
     /// # Errors
     /// The settings make no sense: the URL cannot be read, or the prefix or the number of shards is out of bounds.
-    pub fn connect(settings: Settings) -> Result<Arc<Self>, BrokerError> {
+    pub fn connect(settings: Settings, metrics: Option<Arc<Metrics>>) -> Result<Arc<Self>, BrokerError> {
         let uri = settings.uri()?;
         let topology = Topology::new(&settings)?;
         let shared = Arc::new(Shared {
             settings,
+            metrics,
             uri,
             topology,
             closing: CancellationToken::new(),

@@ -6,6 +6,7 @@ use lapin::options::ConfirmSelectOptions;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, Connection, ConnectionProperties};
 use postrider_broker::BrokerError;
+use postrider_telemetry::labels::Service;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,13 @@ impl Purpose {
         match self {
             Self::Publish => "publish",
             Self::Consume => "consume",
+        }
+    }
+
+    pub(crate) const fn service(self) -> Service {
+        match self {
+            Self::Publish => Service::BrokerPublish,
+            Self::Consume => Service::BrokerConsume,
         }
     }
 }

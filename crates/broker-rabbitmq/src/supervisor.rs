@@ -104,7 +104,12 @@ impl Supervisor {
         link.broken.cancel();
         match end {
             End::Closing => tracing::info!(purpose = self.purpose.as_str(), "leaving RabbitMQ"),
-            End::Broken => tracing::warn!(purpose = self.purpose.as_str(), "lost the link to RabbitMQ"),
+            End::Broken => {
+                tracing::warn!(purpose = self.purpose.as_str(), "lost the link to RabbitMQ");
+                if let Some(metrics) = &self.shared.metrics {
+                    metrics.reconnected(self.purpose.service());
+                }
+            }
         }
         // It may be gone, blocked or frozen; dropping the last handle ends it then.
         let _ = timeout(GOODBYE, link.connection.close(200, "OK".into())).await;

@@ -60,7 +60,7 @@ async fn a_broker_that_is_away_at_start_is_met_later() {
         url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
         ..settings(String::new(), "absent")
     };
-    let broker = Rabbit::connect(absent).unwrap();
+    let broker = Rabbit::connect(absent, None).unwrap();
     assert_eq!(*broker.health().borrow(), Health::Down);
     let refused = broker.publish(Queue::Journal, frame_of(1)).await;
     assert_eq!(refused, Err(PublishError::Down));
@@ -269,5 +269,79 @@ async fn a_frame_above_the_limit_is_refused_and_harms_nobody() {
     let refused = broker.publish(Queue::Journal, vec![0; 1001].into()).await;
     assert_eq!(refused, Err(PublishError::Refused));
     assert_eq!(broker.publish(Queue::Journal, vec![0; 1000].into()).await, Ok(()));
+    broker.close().await;
+}
+
+/// A server with a certificate of an authority that only the settings know.
+async fn tls_server() -> (RabbitServer, tempfile::TempDir, u16, String) {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("cert.pem"), &cert).unwrap();
+    std::fs::write(path("key.pem"), key).unwrap();
+    let port = free_port().unwrap();
+    let conf = format!(
+        "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {cert}\nssl_options.certfile = {cert}\n\
+         ssl_options.keyfile = {key}\nssl_options.verify = verify_none\n",
+        cert = path("cert.pem"),
+        key = path("key.pem"),
+    );
+    let server = RabbitServer::start_with(&conf).await.unwrap();
+    (server, dir, port, cert)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_trusts_the_given_authority_and_no_stranger() {
+    let (_server, _dir, port, authority) = tls_server().await;
+    let url = format!("amqps://guest:guest@localhost:{port}/%2f");
+    let broker = up(Settings {
+        ca_pem: Some(authority),
+        ..settings(url.clone(), "tls")
+    })
+    .await;
+    publish(&broker, Queue::Journal, 1..2).await;
+    broker.close().await;
+
+    let stranger = Rabbit::connect(settings(url, "tls_stranger"), None).unwrap();
+    let mut health = stranger.health();
+    let up = timeout(
+        Duration::from_secs(2),
+        health.wait_for(|health| *health == Health::Up),
+    )
+    .await;
+    assert!(up.is_err(), "a certificate of an unknown authority is not taken");
+    stranger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_frame_is_reported_and_publishing_recovers() {
+    let server = server().await;
+    let broker = up(settings(server.url(), "refused")).await;
+    server
+        .ctl(&[
+            "set_policy",
+            "tiny",
+            "journal$",
+            r#"{"max-length": 1}"#,
+            "--apply-to",
+            "queues",
+        ])
+        .await
+        .unwrap();
+    let refused = timeout(PATIENCE, async {
+        loop {
+            match broker.publish(Queue::Journal, frame_of(1)).await {
+                Err(PublishError::Refused) => return,
+                Ok(()) => {}
+                Err(other) => panic!("the first failure is the refusal, not {other}"),
+            }
+        }
+    });
+    assert!(refused.await.is_ok(), "a full queue refuses");
+    server.ctl(&["clear_policy", "tiny"]).await.unwrap();
+    publish_at_last(&broker, Queue::Journal, 2).await;
+    let mut consumer = subscribe(&broker, Queue::Journal, 5).await;
+    assert!(find(&mut consumer, 2).await.receipt.acknowledge().await);
     broker.close().await;
 }

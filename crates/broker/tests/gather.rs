@@ -297,6 +297,30 @@ async fn a_full_lane_refuses_and_recovers() {
 }
 
 #[tokio::test]
+async fn frames_and_failures_are_counted() {
+    let broker = Held::new();
+    let metrics = postrider_telemetry::Metrics::new();
+    let publisher = JobPublisher::with_metrics(
+        Arc::clone(&broker) as Arc<dyn Broker>,
+        one_at_a_time(),
+        1,
+        Arc::clone(&metrics),
+    );
+    for result in [Ok(()), Err(PublishError::Blocked)] {
+        let call = call(&publisher, small(0)).await;
+        broker.next_jobs().await.1.send(result).unwrap();
+        assert_eq!(call.await.unwrap(), result);
+    }
+    let text = metrics.render();
+    for line in [
+        "postrider_envelope_deliveries_count 1",
+        "postrider_publish_failures_total{reason=\"blocked\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_queue_without_jobs_is_refused() {
     let (_, publisher) = with(GatherSettings::default());
     for queue in [Queue::Journal, Queue::Stray, Queue::Deliver(1)] {

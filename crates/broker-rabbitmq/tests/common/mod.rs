@@ -22,7 +22,7 @@ pub(crate) fn settings(url: String, prefix: &str) -> Settings {
 
 /// A broker that takes frames.
 pub(crate) async fn up(settings: Settings) -> Arc<dyn Broker> {
-    let rabbit = Rabbit::connect(settings).expect("good settings");
+    let rabbit = Rabbit::connect(settings, None).expect("good settings");
     becomes(rabbit.as_ref(), Health::Up).await;
     rabbit
 }

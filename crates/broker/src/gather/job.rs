@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use postrider_model::{EndpointId, Job, MessageId};
+use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_jobs};
 
 use super::GatherSettings;
-use super::lane::{Chunk, Lane};
+use super::lane::{Chunk, Lane, Outlet};
 use crate::{Broker, PublishError, Queue};
 
 /// Publishes jobs to the `deliver` and `retry` queues of every shard. Cheap to clone; clones share their lanes.
@@ -24,9 +25,33 @@ struct Lanes {
 impl JobPublisher {
     /// A publisher with a lane for each queue of `shards` shards.
     pub fn new(broker: Arc<dyn Broker>, settings: GatherSettings, shards: u16) -> Self {
-        let lanes = move |queue: fn(u16) -> Queue| {
+        let outlet = Outlet {
+            broker,
+            settings,
+            metrics: None,
+        };
+        Self::through(&outlet, shards)
+    }
+
+    /// As [`JobPublisher::new`], counting frames and failures.
+    pub fn with_metrics(
+        broker: Arc<dyn Broker>,
+        settings: GatherSettings,
+        shards: u16,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let outlet = Outlet {
+            broker,
+            settings,
+            metrics: Some(metrics),
+        };
+        Self::through(&outlet, shards)
+    }
+
+    fn through(outlet: &Outlet, shards: u16) -> Self {
+        let lanes = |queue: fn(u16) -> Queue| {
             (0..shards)
-                .map(|shard| Lane::new(Arc::clone(&broker), queue(shard), settings, encode_jobs))
+                .map(|shard| Lane::new(outlet.clone(), queue(shard), encode_jobs))
                 .collect()
         };
         Self {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use postrider_model::Record;
+use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_journal};
 
 use super::GatherSettings;
-use super::lane::{Chunk, Lane};
+use super::lane::{Chunk, Lane, Outlet};
 use crate::{Broker, PublishError, Queue};
 
 /// Publishes records to the journal. Cheap to clone; clones share one lane.
@@ -18,8 +19,25 @@ pub struct JournalPublisher {
 impl JournalPublisher {
     /// A publisher with its own lane.
     pub fn new(broker: Arc<dyn Broker>, settings: GatherSettings) -> Self {
+        Self::through(Outlet {
+            broker,
+            settings,
+            metrics: None,
+        })
+    }
+
+    /// As [`JournalPublisher::new`], counting frames and failures.
+    pub fn with_metrics(broker: Arc<dyn Broker>, settings: GatherSettings, metrics: Arc<Metrics>) -> Self {
+        Self::through(Outlet {
+            broker,
+            settings,
+            metrics: Some(metrics),
+        })
+    }
+
+    fn through(outlet: Outlet) -> Self {
         Self {
-            lane: Lane::new(broker, Queue::Journal, settings, encode_journal),
+            lane: Lane::new(outlet, Queue::Journal, encode_journal),
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use postrider_telemetry::Metrics;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::GatherSettings;
 use crate::{Broker, PublishError, Queue};
@@ -37,10 +39,17 @@ struct State<T> {
     bytes: usize,
 }
 
+/// What a lane publishes through.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) settings: GatherSettings,
+    pub(super) metrics: Option<Arc<Metrics>>,
+}
+
 pub(super) struct Lane<T> {
-    broker: Arc<dyn Broker>,
+    outlet: Outlet,
     queue: Queue,
-    settings: GatherSettings,
     encode: fn(&[T]) -> Bytes,
     state: Mutex<State<T>>,
 }
@@ -51,16 +60,10 @@ struct Frame<T> {
 }
 
 impl<T: Send + 'static> Lane<T> {
-    pub(super) fn new(
-        broker: Arc<dyn Broker>,
-        queue: Queue,
-        settings: GatherSettings,
-        encode: fn(&[T]) -> Bytes,
-    ) -> Arc<Self> {
+    pub(super) fn new(outlet: Outlet, queue: Queue, encode: fn(&[T]) -> Bytes) -> Arc<Self> {
         Arc::new(Self {
-            broker,
+            outlet,
             queue,
-            settings,
             encode,
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
@@ -72,7 +75,7 @@ impl<T: Send + 'static> Lane<T> {
     }
 
     pub(super) fn settings(&self) -> GatherSettings {
-        self.settings
+        self.outlet.settings
     }
 
     /// Publishes the chunks of one call; the first failure is the call's.
@@ -93,8 +96,13 @@ impl<T: Send + 'static> Lane<T> {
         let bytes: usize = chunks.iter().map(|chunk| chunk.bytes).sum();
         let mut confirms = Vec::with_capacity(chunks.len());
         let mut state = self.state.lock();
-        if state.items + items > self.settings.queue_items || state.bytes + bytes > self.settings.queue_bytes
+        if state.items + items > self.outlet.settings.queue_items
+            || state.bytes + bytes > self.outlet.settings.queue_bytes
         {
+            drop(state);
+            if let Some(metrics) = &self.outlet.metrics {
+                metrics.publish_failed(label(PublishError::Full));
+            }
             return Err(PublishError::Full);
         }
         state.items += items;
@@ -104,7 +112,7 @@ impl<T: Send + 'static> Lane<T> {
             state.waiting.push_back(Waiting { chunk, done });
             confirms.push(confirmed);
         }
-        let free = self.settings.window.max(1).saturating_sub(state.in_flight);
+        let free = self.outlet.settings.window.max(1).saturating_sub(state.in_flight);
         let wanted = free.min(state.waiting.len());
         state.in_flight += wanted;
         drop(state);
@@ -128,13 +136,25 @@ impl<T: Send + 'static> Lane<T> {
             };
             let encoded = (self.encode)(&frame.content.items);
             drop(frame.content);
-            let result = self.broker.publish(self.queue, encoded).await;
+            let result = self.send(encoded, held.items).await;
             drop(held);
             for done in frame.done {
                 // The caller may be gone: its frame is out all the same.
                 let _ = done.send(result);
             }
         }
+    }
+
+    async fn send(&self, frame: Bytes, items: usize) -> Result<(), PublishError> {
+        let started = Instant::now();
+        let result = self.outlet.broker.publish(self.queue, frame).await;
+        if let Some(metrics) = &self.outlet.metrics {
+            match result {
+                Ok(()) => metrics.published(items, started.elapsed()),
+                Err(error) => metrics.publish_failed(label(error)),
+            }
+        }
+        result
     }
 
     /// Takes what fits into a frame. When nothing waits it gives the window's place back under the same lock, so that
@@ -153,7 +173,7 @@ impl<T: Send + 'static> Lane<T> {
         while let Some(next) = state.waiting.front()
             && frame
                 .content
-                .fits(next.chunk.items.len(), next.chunk.bytes, &self.settings)
+                .fits(next.chunk.items.len(), next.chunk.bytes, &self.outlet.settings)
         {
             let Some(next) = state.waiting.pop_front() else {
                 break;
@@ -192,5 +212,17 @@ impl<T> Drop for Held<'_, T> {
         let mut state = self.lane.state.lock();
         state.items -= self.items;
         state.bytes -= self.bytes;
+    }
+}
+
+/// The failure's word in metrics.
+const fn label(error: PublishError) -> &'static str {
+    match error {
+        PublishError::Down => "down",
+        PublishError::Blocked => "blocked",
+        PublishError::Timeout(_) => "timeout",
+        PublishError::Refused => "refused",
+        PublishError::Full => "full",
+        PublishError::Lost => "lost",
     }
 }

@@ -274,20 +274,20 @@ async fn a_frame_above_the_limit_is_refused_and_harms_nobody() {
 
 /// A server with a certificate of an authority that only the settings know.
 async fn tls_server() -> (RabbitServer, tempfile::TempDir, u16, String) {
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
     let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let path = |name: &str| dir.path().join(name).display().to_string();
-    std::fs::write(path("cert.pem"), &cert).unwrap();
-    std::fs::write(path("key.pem"), key).unwrap();
-    let port = free_port().unwrap();
+    std::fs::write(path("cert.pem"), &cert).expect("a file");
+    std::fs::write(path("key.pem"), key).expect("a file");
+    let port = free_port().expect("a port");
     let conf = format!(
         "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {cert}\nssl_options.certfile = {cert}\n\
          ssl_options.keyfile = {key}\nssl_options.verify = verify_none\n",
         cert = path("cert.pem"),
         key = path("key.pem"),
     );
-    let server = RabbitServer::start_with(&conf).await.unwrap();
+    let server = RabbitServer::start_with(&conf).await.expect("a server");
     (server, dir, port, cert)
 }
 

@@ -5,6 +5,7 @@
 
 mod endpoints;
 pub(crate) mod load;
+mod messages;
 pub(crate) mod write;
 
 use std::collections::{HashMap, HashSet};
@@ -65,7 +66,7 @@ async fn attempt(
     wake_late(batch, &loaded.known, loaded.now, &mut changes);
     let mut report = RecordReport {
         stale: changes.stale,
-        messages: write::messages(&mut tx, &changes.messages, sealed).await?,
+        messages: messages::write(&mut tx, &changes.messages, sealed).await?,
         ..RecordReport::default()
     };
     write::deliveries(&mut tx, &changes, &loaded.known).await?;

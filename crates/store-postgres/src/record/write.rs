@@ -1,121 +1,15 @@
 //! The rows of a batch, each table written once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 
-use postrider_model::{Claim, EndpointId, Message, MessageId, UnixMillis};
+use postrider_model::{Claim, EndpointId, UnixMillis};
 use postrider_store::fold::{AttemptPut, Changes, DeliveryPut, Known, StateCounts, WaitingPut};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::load::by_day;
 use crate::error::{Fail, Work};
-use crate::row::{clean, clean_opt, millis};
-use crate::schema::DAY_MS;
-
-/// Most bytes of bodies in one statement: Postgres takes at most 1 GiB, memory should not either.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Inserts messages that are new, and their bodies; returns how many. The body of a message that is there already
-/// may be expunged or expired, and stays so.
-pub(super) async fn messages(
-    connection: &mut PgConnection,
-    messages: &[Arc<Message>],
-    sealed: &HashMap<MessageId, Vec<u8>>,
-) -> Work<usize> {
-    if messages.is_empty() {
-        return Ok(0);
-    }
-    let channels: Vec<Option<String>> = messages
-        .iter()
-        .map(|message| {
-            let channels = crate::row::clean_all(&message.channels);
-            (!channels.is_empty()).then(|| serde_json::to_string(&channels).unwrap_or_default())
-        })
-        .collect();
-    let new: Vec<Uuid> = sqlx::query_scalar(
-        "INSERT INTO messages (id, app, accepted_at, retention_days, event_type, content_type, event_id, channels, \
-         traceparent) SELECT id, app, accepted_at, retention_days, event_type, content_type, event_id, \
-         channels::jsonb, traceparent FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::integer[], $5::text[], \
-         $6::text[], $7::text[], $8::text[], $9::text[]) AS m(id, app, accepted_at, retention_days, event_type, \
-         content_type, event_id, channels, traceparent) ON CONFLICT DO NOTHING RETURNING id",
-    )
-    .bind(column(messages, |message| message.id.as_uuid()))
-    .bind(column(messages, |message| message.app.as_uuid()))
-    .bind(column(messages, |message| message.accepted_at.0))
-    .bind(column(messages, |message| message.payload_retention_days.map(i32::from)))
-    .bind(column(messages, |message| clean(&message.event_type)))
-    .bind(column(messages, |message| clean(&message.content_type)))
-    .bind(column(messages, |message| clean_opt(message.event_id.as_ref())))
-    .bind(channels)
-    .bind(column(messages, |message| clean_opt(message.traceparent.as_ref())))
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut fresh: HashSet<Uuid> = new.iter().copied().collect();
-    let (mut usual, mut kept) = (Vec::new(), Vec::new());
-    for message in messages {
-        let Some(body) = sealed.get(&message.id) else {
-            continue;
-        };
-        if fresh.remove(&message.id.as_uuid()) {
-            match message.payload_retention_days {
-                None => usual.push((message.id.as_uuid(), body.as_slice())),
-                Some(days) => {
-                    let expires_at = message.id.created_at().0.saturating_add(i64::from(days) * DAY_MS);
-                    kept.push((message.id.as_uuid(), expires_at, body.as_slice()));
-                }
-            }
-        }
-    }
-    bodies(connection, &usual).await?;
-    kept_bodies(connection, &kept).await?;
-    Ok(new.len())
-}
-
-async fn bodies(connection: &mut PgConnection, bodies: &[(Uuid, &[u8])]) -> Work<()> {
-    for part in parts(bodies, |body| body.1.len()) {
-        sqlx::query(
-            "INSERT INTO bodies (id, sealed) SELECT * FROM unnest($1::uuid[], $2::bytea[]) ON CONFLICT DO NOTHING",
-        )
-        .bind(column(part, |body| body.0))
-        .bind(column(part, |body| body.1))
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-async fn kept_bodies(connection: &mut PgConnection, bodies: &[(Uuid, i64, &[u8])]) -> Work<()> {
-    for part in parts(bodies, |body| body.2.len()) {
-        sqlx::query(
-            "INSERT INTO bodies_kept (id, expires_at, sealed) \
-             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) ON CONFLICT DO NOTHING",
-        )
-        .bind(column(part, |body| body.0))
-        .bind(column(part, |body| body.1))
-        .bind(column(part, |body| body.2))
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-/// Consecutive rows of at most [`BODY_BYTES_MAX`] together; a larger one alone.
-fn parts<T>(rows: &[T], size: impl Fn(&T) -> usize) -> Vec<&[T]> {
-    let mut parts = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (index, row) in rows.iter().enumerate() {
-        if index > start && bytes + size(row) > BODY_BYTES_MAX {
-            parts.push(&rows[start..index]);
-            (start, bytes) = (index, 0);
-        }
-        bytes += size(row);
-    }
-    if start < rows.len() {
-        parts.push(&rows[start..]);
-    }
-    parts
-}
+use crate::row::{clean, millis};
 
 /// Writes deliveries; starts again when one does not stand as it was read.
 pub(super) async fn deliveries(connection: &mut PgConnection, changes: &Changes, known: &Known) -> Work<()> {

@@ -7,6 +7,7 @@ use postrider_model::{DeferReason, DeliveryState, Disposition, Next, Record, Uni
 use postrider_store::{
     ConfigStore, Grant, LogStore, Page, RecordStore, StoreError, TimeRange, UpkeepStore, WaitingStore,
 };
+use postrider_testkit::wait::{Poll, wait_for};
 
 use crate::world::{World, endpoint};
 
@@ -231,4 +232,80 @@ async fn sweeps_cancel_what_waits_for_a_disabled_endpoint() {
             .all(|(row, _)| row.state == DeliveryState::Cancelled)
     );
     assert_eq!(world.number("SELECT count(*) FROM backlog WHERE sweep").await, 0);
+}
+
+#[tokio::test]
+async fn a_run_does_not_start_behind_a_head_that_somebody_holds() {
+    let mut world = World::new().await;
+    let mut fifo = endpoint(world.app);
+    fifo.ordered = true;
+    world.store.create_endpoint(&fifo).await.unwrap().unwrap();
+    world.endpoint = fifo.id;
+    let messages: Vec<_> = (0..3).map(|_| world.message(UnixMillis::now())).collect();
+    for message in &messages {
+        world
+            .store
+            .record(&[world.accepted(message, Disposition::Ordered)])
+            .await
+            .unwrap();
+    }
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    let mut recorder = pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM waiting ORDER BY seq LIMIT 1 FOR UPDATE")
+        .execute(&mut *recorder)
+        .await
+        .unwrap();
+    let behind = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    assert!(behind.is_empty(), "{behind:?}");
+    recorder.rollback().await.unwrap();
+    let run = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    let sent: Vec<_> = run.iter().map(|leased| leased.job.message.id).collect();
+    let accepted: Vec<_> = messages.iter().map(|message| message.id).collect();
+    assert_eq!(sent, accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_wake_is_lost_between_recorder_and_scheduler() {
+    const MESSAGES: usize = 150;
+    let world = World::new().await;
+    let (recorder, scheduler) = (world.again(), world.again());
+    let batches: Vec<Record> = (0..MESSAGES)
+        .map(|_| {
+            let message = world.message(UnixMillis::now());
+            world.accepted(&message, Disposition::Waiting(DeferReason::Backlog))
+        })
+        .collect();
+    let recording = tokio::spawn(async move {
+        for record in batches {
+            recorder.record(&[record]).await.unwrap();
+        }
+    });
+    let grant = grant(&world, 10, false);
+    let mut leased = 0;
+    while !recording.is_finished() {
+        if !scheduler
+            .claim_due(10, 10, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            leased += scheduler.lease(&[grant], LEASE).await.unwrap().len();
+        }
+    }
+    recording.await.unwrap();
+    wait_for("what waits to be leased", Duration::from_secs(20), async || {
+        if !scheduler.claim_due(10, 10, Duration::ZERO).await?.is_empty() {
+            leased += scheduler.lease(&[grant], LEASE).await?.len();
+        }
+        Ok(if leased == MESSAGES {
+            Poll::Ready(())
+        } else {
+            Poll::NotYet(format!(
+                "{leased} leased, next due {:?}",
+                scheduler.next_due().await?
+            ))
+        })
+    })
+    .await
+    .unwrap();
 }

@@ -1,7 +1,10 @@
 //! What only the Postgres adapter promises: partitions by day, concurrent migrations and schedulers, and that it
 //! outlives its server. Each test has a database of its own.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod contention;
 mod partitions;
 mod schema;
+mod tasks;
 mod world;

@@ -74,8 +74,8 @@ async fn the_store_heals_after_its_server_restarts() {
         "the store to answer again",
         Duration::from_secs(30),
         async || match store.snapshot(&AppRef::Id(app)).await {
-            Ok(Some(_)) => Poll::Ready(()),
-            other => Poll::NotYet(format!("{other:?}")),
+            Ok(Some(_)) => Ok(Poll::Ready(())),
+            other => Ok(Poll::NotYet(format!("{other:?}"))),
         },
     )
     .await

@@ -1,0 +1,173 @@
+//! Background tasks, shared leases and the counts of what waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_model::{
+    DeferReason, DeliveryId, DeliveryState, Disposition, Message, Next, TaskId, Trigger, UnixMillis,
+};
+use postrider_store::{
+    Grant, LogStore, Page, RecordStore, TaskKind, TaskRow, TaskState, UpkeepStore, WaitingStore,
+};
+
+use crate::world::{DAY, World};
+
+const GONE: Next = Next::Exhausted { gone: false };
+
+fn task(world: &World, kind: TaskKind) -> TaskRow {
+    let now = UnixMillis::now();
+    TaskRow {
+        id: TaskId::generate(now, &mut rand::rng()),
+        kind,
+        app: world.app,
+        endpoint: world.endpoint,
+        since: now.minus(2 * DAY),
+        until: now.plus(DAY),
+        cursor: None,
+        state: TaskState::Running,
+        updated_at: now,
+    }
+}
+
+/// Messages whose deliveries ended with these outcomes, a millisecond apart.
+async fn ended(world: &World, outcomes: &[Next]) -> Vec<Arc<Message>> {
+    let start = UnixMillis::now().minus(DAY);
+    let mut messages = Vec::new();
+    let mut batch = Vec::new();
+    for (n, next) in outcomes.iter().enumerate() {
+        let at = start.plus(Duration::from_millis(u64::try_from(n).unwrap()));
+        let message = world.message(at);
+        batch.push(world.accepted(&message, Disposition::Queued));
+        batch.push(world.outcome(&message, 0, 1, *next));
+        messages.push(message);
+    }
+    world.store.record(&batch).await.unwrap();
+    messages
+}
+
+#[tokio::test]
+async fn recovery_by_two_ledgers_makes_each_delivery_once() {
+    let world = World::new().await;
+    let outcomes: Vec<Next> = (0..60)
+        .map(|n| if n % 3 == 0 { Next::Delivered } else { GONE })
+        .collect();
+    let messages = ended(&world, &outcomes).await;
+    let task = task(&world, TaskKind::Recover);
+    world.store.create_task(&task).await.unwrap();
+    let other = world.again();
+    let mut made = 0;
+    loop {
+        let (one, two) = tokio::join!(world.store.sweep(7), other.sweep(7));
+        let step = one.unwrap().recovered + two.unwrap().recovered;
+        made += step;
+        let state = world.store.task(task.id).await.unwrap().unwrap().state;
+        if state == TaskState::Finished {
+            break;
+        }
+        assert!(made <= 40, "more deliveries than failed");
+    }
+    assert_eq!(made, 40);
+    let page = Page {
+        after: None,
+        backwards: false,
+        descending: false,
+        limit: 10,
+    };
+    let rows = world
+        .store
+        .deliveries_of_message(world.app, messages[1].id, &page)
+        .await
+        .unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(
+        (rows[0].state, rows[0].trigger),
+        (DeliveryState::Exhausted, Trigger::Scheduled)
+    );
+    assert_eq!(
+        (rows[1].id, rows[1].state, rows[1].trigger),
+        (
+            DeliveryId::derive_again(messages[1].id, world.endpoint, task.id.as_bytes()),
+            DeliveryState::Pending,
+            Trigger::Manual
+        )
+    );
+    assert!(matches!(rows[1].waiting, Some((_, DeferReason::Manual))));
+    let due = world.store.claim_due(10, 100, Duration::ZERO).await.unwrap();
+    assert_eq!(due[0].due, 40);
+    // A second recovery finds them on their way already.
+    let again = self::task(&world, TaskKind::Recover);
+    world.store.create_task(&again).await.unwrap();
+    assert_eq!(world.store.sweep(100).await.unwrap().recovered, 0);
+    assert_eq!(
+        world.store.task(again.id).await.unwrap().unwrap().state,
+        TaskState::Finished
+    );
+}
+
+#[tokio::test]
+async fn replay_delivers_what_never_arrived() {
+    let world = World::new().await;
+    ended(&world, &[Next::Delivered, GONE]).await;
+    // A message of the time before the endpoint: it has no delivery at all.
+    let early = world.message(UnixMillis::now().minus(DAY));
+    let mut alone = world.accepted(&early, Disposition::Queued);
+    if let postrider_model::Record::Accepted(accepted) = &mut alone {
+        accepted.deliveries.clear();
+    }
+    world.store.record(&[alone]).await.unwrap();
+    let task = task(&world, TaskKind::Replay);
+    world.store.create_task(&task).await.unwrap();
+    assert_eq!(world.store.sweep(100).await.unwrap().recovered, 2);
+    let grant = Grant {
+        endpoint: world.endpoint,
+        count: 10,
+        probe: false,
+        has_token: true,
+        ordered: false,
+        not_before: Duration::ZERO,
+    };
+    let jobs = world.store.lease(&[grant], DAY).await.unwrap();
+    assert_eq!(jobs.len(), 2);
+    assert!(jobs.iter().all(|leased| leased.job.has_token
+        && leased.job.trigger == Trigger::Manual
+        && leased.job.message.payload == early.payload));
+}
+
+#[tokio::test]
+async fn a_task_whose_endpoint_is_gone_fails() {
+    let world = World::new().await;
+    let mut lost = task(&world, TaskKind::Recover);
+    lost.endpoint = postrider_model::EndpointId::generate(UnixMillis::now(), &mut rand::rng());
+    world.store.create_task(&lost).await.unwrap();
+    world.store.sweep(10).await.unwrap();
+    assert_eq!(
+        world.store.task(lost.id).await.unwrap().unwrap().state,
+        TaskState::Failed
+    );
+}
+
+#[tokio::test]
+async fn counts_of_many_rows_are_estimated() {
+    let world = World::new().await;
+    world
+        .number(
+            "WITH new AS (INSERT INTO waiting (delivery, endpoint, app, message, due_at, seq, run, attempts, reason, \
+             trigger, leased) SELECT gen_random_uuid(), e.id, e.app, gen_random_uuid(), 0, 0, 0, 0, \
+             CASE WHEN n % 4 = 0 THEN 1 ELSE 4 END, 0, false FROM endpoints e, generate_series(1, 160000) n \
+             RETURNING 1) SELECT count(*) FROM new",
+        )
+        .await;
+    let few = world.store.waiting_counts().await.unwrap().0;
+    assert_eq!(few.len(), 2);
+    assert_eq!(
+        (few[0].reason, few[1].reason),
+        (DeferReason::Retry, DeferReason::Paused)
+    );
+    let total = few[0].count + few[1].count;
+    // Before the table was ever analysed the estimate is a lower bound.
+    assert!((90_000..=250_000).contains(&total), "{few:?}");
+    assert!(
+        few[1].count > 2 * few[0].count && few[1].count < 4 * few[0].count,
+        "{few:?}"
+    );
+}

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn parts_hold_all_rows_in_order_and_no_more_than_the_limit() {
-        let third = BODY_BYTES_MAX / 3;
+        let third = BODY_BYTES_MAX / 3 + 1;
         let sizes = [1, third, third, third, BODY_BYTES_MAX * 2, 5, 6];
         let parts = parts(&sizes, |size| *size);
         assert_eq!(

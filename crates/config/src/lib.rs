@@ -7,7 +7,7 @@
 //! Guarantees:
 //! - An unknown key is refused, with the place that it came from and the nearest known key.
 //! - Every key has a documentation, a default and a limit, because a field cannot be declared without them (the
-//!   `settings!` macro of `setting`); [`reference`] prints them.
+//!   `settings!` macro of `setting`); [`reference()`] prints them.
 //! - No error, `Debug` or listing of this crate shows a secret or the password in a URL.
 
 mod load;

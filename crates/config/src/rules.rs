@@ -87,7 +87,6 @@ impl Config {
             ingest,
             delivery,
             retention,
-            scheduler,
             broker,
             ..
         } = self;
@@ -110,11 +109,6 @@ impl Config {
             "delivery.breaker_open",
             "delivery.breaker_open_max",
             delivery.breaker_open <= delivery.breaker_open_max,
-        );
-        at_most(
-            "delivery.timeout",
-            "scheduler.lease",
-            delivery.timeout <= scheduler.lease,
         );
         at_most(
             "retention.payload_days",

@@ -73,7 +73,7 @@ impl Parts {
         let is_https = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
 
-        let addresses = within(Phase::Dns, deadline, self.addresses(host)).await?;
+        let addresses = within(Phase::Dns, deadline, self.addresses(host, port)).await?;
         let tcp = in_phase(Phase::Connect, connect(&addresses, port, deadline)).await?;
         // A request is written in one piece; waiting for more would only delay it. Without it, it still works.
         if let Err(error) = tcp.set_nodelay(true) {
@@ -86,9 +86,9 @@ impl Parts {
     }
 
     /// The addresses of a host that the policy passes, in the order of trying.
-    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Failure> {
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<IpAddr>, Failure> {
         if let Ok(literal) = host.parse::<IpAddr>() {
-            self.policy.check_address(literal)?;
+            self.policy.check_socket(literal, Some(port))?;
             return Ok(vec![literal]);
         }
         let resolved = self.resolver.resolve(host).await.map_err(|error| match error {
@@ -98,7 +98,7 @@ impl Parts {
         let mut blocked = None;
         let mut permitted = Vec::with_capacity(resolved.len().min(ADDRESSES_MAX));
         for address in alternating(&resolved) {
-            match self.policy.check_address(address) {
+            match self.policy.check_socket(address, Some(port)) {
                 Ok(()) => permitted.push(address),
                 Err(reason) => blocked = blocked.or(Some(reason)),
             }

@@ -40,7 +40,7 @@ pub(crate) async fn send_reports(context: Arc<Context>, mut queue: mpsc::Receive
                 }
             }
             Err(error) => {
-                context.deps.metrics.limits_fallback("finish");
+                context.deps.metrics.limits_fallback("report");
                 tracing::warn!(error = %error_chain(&error), "done marks were not written");
             }
         }

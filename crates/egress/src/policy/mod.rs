@@ -6,7 +6,7 @@
 
 mod ranges;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use url::{Host, Url};
@@ -19,6 +19,7 @@ pub const URL_CHARS_MAX: usize = 2048;
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     allow: Vec<IpNet>,
+    allow_sockets: Vec<SocketAddr>,
     https_only: bool,
 }
 
@@ -60,7 +61,18 @@ pub enum BlockedReason {
 impl Policy {
     /// A policy that exempts these networks from the guard. `https_only` refuses `http` URLs, also for them.
     pub fn new(allow: Vec<IpNet>, https_only: bool) -> Self {
-        Self { allow, https_only }
+        Self {
+            allow,
+            allow_sockets: Vec::new(),
+            https_only,
+        }
+    }
+
+    /// Exempts one address with one port as well: the quick start's sink, and nothing else on that machine.
+    #[must_use]
+    pub fn with_socket(mut self, socket: SocketAddr) -> Self {
+        self.allow_sockets.push(socket);
+        self
     }
 
     /// The networks that are exempt.
@@ -94,8 +106,8 @@ impl Policy {
             None => Err(BlockedReason::NoHost),
             Some(Host::Domain("")) => Err(BlockedReason::NoHost),
             Some(Host::Domain(_)) => Ok(()),
-            Some(Host::Ipv4(address)) => self.check_address(address.into()),
-            Some(Host::Ipv6(address)) => self.check_address(address.into()),
+            Some(Host::Ipv4(address)) => self.check_socket(address.into(), url.port_or_known_default()),
+            Some(Host::Ipv6(address)) => self.check_socket(address.into(), url.port_or_known_default()),
         }
     }
 
@@ -107,6 +119,18 @@ impl Policy {
             "http" => Ok(()),
             _ => Err(BlockedReason::Scheme),
         }
+    }
+
+    /// Checks one address with the port that is to be connected to.
+    ///
+    /// # Errors
+    /// As [`Policy::check_address`].
+    pub fn check_socket(&self, address: IpAddr, port: Option<u16>) -> Result<(), BlockedReason> {
+        let exempt = self
+            .allow_sockets
+            .iter()
+            .any(|socket| socket.ip() == address.to_canonical() && Some(socket.port()) == port);
+        if exempt { Ok(()) } else { self.check_address(address) }
     }
 
     /// Checks one address.

@@ -28,7 +28,7 @@ impl Folder<'_> {
             }
             Next::Deferred { reason, delay } => self.reschedule(outcome, current.waiting, delay, reason),
             Next::InFlight { delay } => {
-                self.reschedule(outcome, current.waiting, delay, DeferReason::InFlight)
+                self.reschedule(outcome, current.waiting, delay, DeferReason::InFlight);
             }
         }
     }

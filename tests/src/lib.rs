@@ -1,1 +1,0 @@
-//! End-to-end and fault tests (being built).

@@ -1,0 +1,12 @@
+//! Postrider as its users run it: whole processes, real services, real clients, and faults.
+//!
+//! Each test builds a [`stack::Stack`], drives it through its HTTP API with [`api::Api`], receives with the testkit's
+//! receiver, and lets an oracle judge. `faults::` tests run one at a time.
+
+mod api;
+mod stack;
+
+mod delivery;
+mod sdk;
+
+mod faults;

@@ -1,0 +1,60 @@
+//! The public SDKs are clients of Postrider, on both set-ups; what they receive verifies with the public verifiers.
+
+use anyhow::{Context, Result, ensure};
+use postrider_testkit::services::target_dir;
+use tokio::process::Command;
+
+use crate::stack::{Shape, Stack};
+
+const DRIVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sdk");
+
+/// Runs a driver against the stack; it says by itself what did not hold.
+async fn drive(stack: &Stack, command: &mut Command) -> Result<()> {
+    let output = command
+        .arg(stack.gateways[0].url())
+        .arg(stack.key())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("the SDK's driver cannot be run; `cargo xtask test` installs the SDKs")?;
+    ensure!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+        stack.gateways[0].log()
+    );
+    Ok(())
+}
+
+fn python() -> Command {
+    let mut command = Command::new(target_dir().join("sdk-python/bin/python"));
+    command.arg(format!("{DRIVERS}/drive.py"));
+    command
+}
+
+fn javascript() -> Command {
+    let mut command = Command::new("node");
+    command.arg(target_dir().join("sdk-js/drive.mjs"));
+    command
+}
+
+#[tokio::test]
+async fn the_python_sdk_drives_the_embedded_set_up() -> Result<()> {
+    drive(&Stack::embedded().await?, &mut python()).await
+}
+
+#[tokio::test]
+async fn the_python_sdk_drives_the_scaled_out_set_up() -> Result<()> {
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut python()).await
+}
+
+#[tokio::test]
+async fn the_javascript_sdk_drives_the_embedded_set_up() -> Result<()> {
+    drive(&Stack::embedded().await?, &mut javascript()).await
+}
+
+#[tokio::test]
+async fn the_javascript_sdk_drives_the_scaled_out_set_up() -> Result<()> {
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut javascript()).await
+}

@@ -1,0 +1,22 @@
+//! `postrider check-config`.
+
+use postrider_config::{Loaded, Roles};
+
+/// Prints each value with its source, then says whether it can work.
+#[expect(clippy::print_stdout, reason = "the command's output")]
+pub(crate) fn run(loaded: &Loaded, roles: Roles) -> anyhow::Result<()> {
+    let values = loaded.effective();
+    let width = values.iter().map(|value| value.key.len()).max().unwrap_or_default();
+    for value in &values {
+        println!("{:width$} = {}  # {}", value.key, value.value, value.origin);
+    }
+    loaded.config.validate(roles)?;
+    println!("\n# This configuration can work.");
+    Ok(())
+}
+
+/// Prints the reference of all keys.
+#[expect(clippy::print_stdout, reason = "the command's output")]
+pub(crate) fn print_reference() {
+    print!("{}", postrider_config::reference());
+}

@@ -1,0 +1,125 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use postrider_config::{Config, Loaded, Overrides, Roles};
+
+/// Webhook delivery: events in, signed HTTP POSTs out, at least once, with a record of every attempt.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  postrider serve                         everything in one process, on an embedded store
+  postrider sink                          a receiver that verifies and prints what it gets
+  postrider check-config                  what is configured, and where each value comes from
+
+Scaled out, with POSTRIDER_BROKER__URL, POSTRIDER_REDIS__URL, POSTRIDER_STORE__URL, POSTRIDER_AUTH__ADMIN_KEY and
+POSTRIDER_SECRETS__KEY set in every process:
+  postrider migrate
+  postrider serve --role gateway
+  postrider serve --role worker
+  postrider serve --role ledger";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run Postrider: all of it, or the roles that are named.
+    Serve(ServeArgs),
+    /// Bring the store's schema up to date. Safe to run again and while others run.
+    Migrate(ConfigArgs),
+    /// Make, list and revoke API keys.
+    Key {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(subcommand)]
+        command: crate::keys::Command,
+    },
+    /// Print the effective configuration with the source of each value. Secrets are hidden.
+    CheckConfig(CheckArgs),
+    /// Ask a running process whether it is ready; exit 0 when it is. Made for container health checks.
+    Healthcheck(crate::healthcheck::Options),
+    /// Run a receiver that verifies signatures and prints what it gets.
+    Sink(crate::sink::Options),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArgs {
+    /// TOML file. Environment variables and options win over it.
+    #[arg(long, value_name = "FILE", env = "POSTRIDER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Directory of the embedded store and of its keys.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Roles of this process: gateway, worker, ledger; several with commas or by repeating the option. All when absent.
+    #[arg(long = "role", value_name = "ROLES", env = "POSTRIDER_ROLE")]
+    roles: Vec<Roles>,
+    /// Address of the HTTP API and of the health checks.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Check for a process of these roles. All when absent.
+    #[arg(long = "role", value_name = "ROLES", env = "POSTRIDER_ROLE")]
+    roles: Vec<Roles>,
+    /// Print every key with its meaning, default and limits instead, as Markdown.
+    #[arg(long)]
+    reference: bool,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(args) => {
+                let loaded = args.config.load(args.listen)?;
+                crate::serve::run(loaded.config, roles(args.roles)).await
+            }
+            Command::Migrate(args) => crate::migrate::run(args.load(None)?.config).await,
+            Command::Key { config, command } => crate::keys::run(config.load(None)?.config, command).await,
+            Command::CheckConfig(args) if args.reference => {
+                crate::check_config::print_reference();
+                Ok(())
+            }
+            Command::CheckConfig(args) => crate::check_config::run(&args.config.load(None)?, roles(args.roles)),
+            Command::Healthcheck(options) => crate::healthcheck::run(options).await,
+            Command::Sink(options) => crate::sink::run(options).await,
+        }
+    }
+}
+
+fn roles(named: Vec<Roles>) -> Roles {
+    if named.is_empty() { Roles::default() } else { Roles::union(named) }
+}
+
+impl ConfigArgs {
+    /// Reads the configuration; what the command line says wins.
+    fn load(&self, listen: Option<SocketAddr>) -> anyhow::Result<Loaded> {
+        let mut overrides = Overrides::default();
+        if let Some(listen) = listen {
+            overrides = overrides.set("listen", listen.to_string(), "--listen");
+        }
+        if let Some(data_dir) = &self.data_dir {
+            let data_dir = data_dir.to_str().context("--data-dir is not valid UTF-8")?;
+            overrides = overrides.set("data_dir", data_dir, "--data-dir");
+        }
+        Ok(Config::load(self.config.as_deref(), overrides)?)
+    }
+}

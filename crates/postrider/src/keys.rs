@@ -1,0 +1,68 @@
+//! `postrider key`: API keys by the command line, straight on the store.
+
+use clap::Subcommand;
+use postrider_config::Config;
+use postrider_model::{KeyId, UnixMillis};
+use postrider_secrets::{ApiKey, Scope};
+use postrider_store::{ConfigStore as _, NewKey, SharedStore};
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a key and print it. It cannot be shown again.
+    Create {
+        /// admin: everything; ingest: send messages; app:ID: one application's endpoints, messages and attempts.
+        #[arg(long)]
+        scope: Scope,
+        /// For people: who has it.
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// List all keys, newest first.
+    List,
+    /// Revoke a key; it stops working within ten seconds.
+    Revoke {
+        /// Its id, from `key list`.
+        id: KeyId,
+    },
+}
+
+/// Runs the command.
+pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
+    let store = crate::parts::store(&config).await?;
+    store.check_schema().await?;
+    match command {
+        Command::Create { scope, name } => {
+            let key = create(&store, &scope, &name).await?;
+            say(key.expose());
+        }
+        Command::List => {
+            for stored in store.keys().await? {
+                let state = if stored.revoked_at.is_some() { "revoked" } else { "live" };
+                say(&format!("{}  {state:7}  {}  {}", stored.key.id, stored.key.scope, stored.key.name));
+            }
+        }
+        Command::Revoke { id } => {
+            anyhow::ensure!(store.revoke_key(id, UnixMillis::now()).await?, "there is no live key {id}");
+            say("revoked");
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// Makes and stores a key.
+pub(crate) async fn create(store: &SharedStore, scope: &Scope, name: &str) -> anyhow::Result<ApiKey> {
+    let key = ApiKey::generate()?;
+    let now = UnixMillis::now();
+    let id = KeyId::generate(now, &mut rand::rng());
+    let new =
+        NewKey { id, hash: key.hash().0, scope: scope.to_string(), name: name.to_owned(), created_at: now };
+    store.create_key(&new).await?;
+    Ok(key)
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn say(line: &str) {
+    println!("{line}");
+}

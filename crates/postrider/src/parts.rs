@@ -1,0 +1,185 @@
+//! The parts that the roles lean on, made from the configuration: the store, the broker, the limits, the client.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use postrider_broker::{Broker, GatherSettings, InProcess, InProcessSettings, JobPublisher, JournalPublisher};
+use postrider_broker_rabbitmq::Rabbit;
+use postrider_config::{Config, StoreTarget};
+use postrider_egress::Policy;
+use postrider_limits::{BreakerSettings, Fallback, SharedLimits};
+use postrider_limits_redis::RedisLimits;
+use postrider_secrets::Keyring;
+use postrider_store::SharedStore;
+use postrider_store_postgres::PostgresStore;
+use postrider_store_sqlite::SqliteStore;
+use postrider_telemetry::Metrics;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// Processes that share a limit while Redis is away, for the local share of it. Too many is slow, too few is rude.
+const EXPECTED_PROCESSES: u32 = 4;
+
+/// Everything that the roles share.
+pub(crate) struct Parts {
+    pub(crate) store: SharedStore,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) jobs: JobPublisher,
+    pub(crate) journal: JournalPublisher,
+    pub(crate) limits: SharedLimits,
+    pub(crate) policy: Policy,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Makes the parts. Services that are away are connected to in the background.
+pub(crate) async fn parts(config: &Config, store: SharedStore, metrics: Arc<Metrics>) -> anyhow::Result<Parts> {
+    let broker = broker(config, &metrics)?;
+    let gather = GatherSettings {
+        max_items: config.broker.envelope_max_deliveries,
+        max_bytes: config.broker.envelope_max_bytes.as_usize(),
+        ..GatherSettings::default()
+    };
+    let jobs = JobPublisher::with_metrics(broker.clone(), gather, config.broker.shards, metrics.clone());
+    let journal = JournalPublisher::with_metrics(broker.clone(), gather, metrics.clone());
+    let limits = limits(config, &metrics).await?;
+    Ok(Parts { store, broker, jobs, journal, limits, policy: policy(config), metrics })
+}
+
+/// The store: Postgres by its URL, SQLite in the data directory otherwise. Not migrated.
+pub(crate) async fn store(config: &Config) -> anyhow::Result<SharedStore> {
+    let keyring = Arc::new(keyring(config)?);
+    let disable_after = config.delivery.disable_after.get();
+    match config.store_target() {
+        StoreTarget::Postgres(url) => {
+            let url = SecretString::from(url.expose().to_owned());
+            let settings = postrider_store_postgres::Settings {
+                read_connections: config.store.read_connections,
+                write_connections: config.store.write_connections,
+                disable_after,
+                ..postrider_store_postgres::Settings::new(url, keyring)
+            };
+            Ok(PostgresStore::connect(settings).context("the store cannot be used")?)
+        }
+        StoreTarget::Sqlite(path) => {
+            make_private_directory(path.parent().unwrap_or(Path::new(".")))?;
+            let settings =
+                postrider_store_sqlite::Settings { disable_after, ..postrider_store_sqlite::Settings::new(keyring) };
+            let store = SqliteStore::open(&path, settings)
+                .with_context(|| format!("the embedded store {} cannot be opened", path.display()))?;
+            Ok(store)
+        }
+    }
+}
+
+/// The key of encryption at rest: from the environment, or made in the data directory at the first start.
+fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+    match &config.secrets.key {
+        Some(text) => Ok(Keyring::parse(text.expose_secret())?),
+        None => {
+            make_private_directory(&config.data_dir)?;
+            Ok(Keyring::load_or_create(&config.data_dir.join("secrets.key"))?)
+        }
+    }
+}
+
+fn make_private_directory(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("the directory {} cannot be made; choose another with --data-dir", path.display()))
+}
+
+fn broker(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Broker>> {
+    let settings = &config.broker;
+    let Some(url) = &settings.url else {
+        return Ok(InProcess::new(InProcessSettings { shards: settings.shards, ..InProcessSettings::default() }));
+    };
+    let ca_pem = match &settings.ca_file {
+        Some(path) => {
+            Some(std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?)
+        }
+        None => None,
+    };
+    let rabbit = Rabbit::connect(
+        postrider_broker_rabbitmq::Settings {
+            url: url.expose().to_owned(),
+            ca_pem,
+            prefix: settings.prefix.clone(),
+            shards: settings.shards,
+            publish_timeout: settings.publish_timeout.get(),
+            publish_window: settings.publish_window,
+            connect_timeout: settings.connect_timeout.get(),
+            reconnect_max: settings.reconnect_max_delay.get(),
+            ..postrider_broker_rabbitmq::Settings::default()
+        },
+        Some(metrics.clone()),
+    )
+    .context("broker.url cannot be used")?;
+    Ok(rabbit)
+}
+
+async fn limits(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<SharedLimits> {
+    let breaker = BreakerSettings {
+        failures: config.delivery.breaker_failures,
+        open_for: config.delivery.breaker_open.get(),
+        open_for_max: config.delivery.breaker_open_max.get(),
+    };
+    let local = postrider_limits::InProcess::new(breaker);
+    let Some(url) = &config.redis.url else { return Ok(Arc::new(local)) };
+    let shared = RedisLimits::connect(postrider_limits_redis::Settings {
+        prefix: config.redis.prefix.clone(),
+        timeout: config.redis.timeout.get(),
+        breaker,
+        ..postrider_limits_redis::Settings::new(url.expose().to_owned())
+    })
+    .await
+    .context("redis.url cannot be used")?;
+    let observed = metrics.clone();
+    let fallback =
+        Arc::new(Fallback::new(shared, local, EXPECTED_PROCESSES, move |what| observed.limits_fallback(what)));
+    watch_degradation(&fallback, metrics);
+    Ok(fallback)
+}
+
+/// Keeps the gauge of "limits are local now" up to date while anybody uses them.
+fn watch_degradation(fallback: &Arc<Fallback>, metrics: &Arc<Metrics>) {
+    let fallback = Arc::downgrade(fallback);
+    let metrics = metrics.clone();
+    tokio::spawn(async move {
+        while let Some(fallback) = fallback.upgrade() {
+            metrics.limits_degraded(fallback.degraded());
+            drop(fallback);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+}
+
+fn policy(config: &Config) -> Policy {
+    let policy = Policy::new(config.egress.allow.0.clone(), config.egress.https_only);
+    match crate::quickstart::sink_exemption(config) {
+        Some(sink) => policy.with_socket(sink),
+        None => policy,
+    }
+}
+
+/// The guarded client of the worker.
+pub(crate) fn client(config: &Config, policy: &Policy) -> anyhow::Result<postrider_egress::Client> {
+    let extra_roots_pem = match &config.egress.extra_roots {
+        Some(path) => std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?,
+        None => Vec::new(),
+    };
+    let settings = postrider_egress::Settings {
+        connect_timeout: config.egress.connect_timeout.get(),
+        idle_per_host_max: config.egress.pool_idle_per_host,
+        idle_timeout: config.egress.idle_timeout.get(),
+        extra_roots_pem,
+        ..postrider_egress::Settings::default()
+    };
+    postrider_egress::Client::new(settings, policy.clone()).context("the HTTP client cannot be made")
+}

@@ -41,8 +41,14 @@ impl ApiServer {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}; choose another address with --listen"))?;
-        let tls = tls.map(|(certificate, key)| acceptor(certificate, key)).transpose()?;
-        Ok(Self { listener, tls, connections_max })
+        let tls = tls
+            .map(|(certificate, key)| acceptor(certificate, key))
+            .transpose()?;
+        Ok(Self {
+            listener,
+            tls,
+            connections_max,
+        })
     }
 
     /// The address that it got.
@@ -60,7 +66,9 @@ impl ApiServer {
                 let permit = room.clone().acquire_owned().await;
                 (permit, self.listener.accept().await)
             };
-            let Some((permit, accepted)) = stop.run_until_cancelled(next).await else { break };
+            let Some((permit, accepted)) = stop.run_until_cancelled(next).await else {
+                break;
+            };
             match accepted {
                 Ok((stream, _)) => {
                     let (tls, router) = (self.tls.clone(), router.clone());
@@ -100,9 +108,16 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, watc
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, watcher: Watcher) {
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: Watcher,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection.into_owned()).await {
@@ -113,7 +128,12 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
 fn acceptor(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("server.tls_cert: {} holds no certificate chain", certificate.display()))?;
+        .with_context(|| {
+            format!(
+                "server.tls_cert: {} holds no certificate chain",
+                certificate.display()
+            )
+        })?;
     let key = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("server.tls_key: {} holds no private key", key.display()))?;
     let mut config = rustls::ServerConfig::builder()

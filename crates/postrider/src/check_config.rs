@@ -6,7 +6,11 @@ use postrider_config::{Loaded, Roles};
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub(crate) fn run(loaded: &Loaded, roles: Roles) -> anyhow::Result<()> {
     let values = loaded.effective();
-    let width = values.iter().map(|value| value.key.len()).max().unwrap_or_default();
+    let width = values
+        .iter()
+        .map(|value| value.key.len())
+        .max()
+        .unwrap_or_default();
     for value in &values {
         println!("{:width$} = {}  # {}", value.key, value.value, value.origin);
     }

@@ -98,7 +98,9 @@ impl Cli {
                 crate::check_config::print_reference();
                 Ok(())
             }
-            Command::CheckConfig(args) => crate::check_config::run(&args.config.load(None)?, roles(args.roles)),
+            Command::CheckConfig(args) => {
+                crate::check_config::run(&args.config.load(None)?, roles(args.roles))
+            }
             Command::Healthcheck(options) => crate::healthcheck::run(options).await,
             Command::Sink(options) => crate::sink::run(options).await,
         }
@@ -106,7 +108,11 @@ impl Cli {
 }
 
 fn roles(named: Vec<Roles>) -> Roles {
-    if named.is_empty() { Roles::default() } else { Roles::union(named) }
+    if named.is_empty() {
+        Roles::default()
+    } else {
+        Roles::union(named)
+    }
 }
 
 impl ConfigArgs {

@@ -31,8 +31,16 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .no_proxy()
         .build()?;
     let url = format!("http://{address}/health/ready");
-    let response = client.get(&url).send().await.with_context(|| format!("no answer from {url}"))?;
+    let response = client
+        .get(&url)
+        .send()
+        .await
+        .with_context(|| format!("no answer from {url}"))?;
     let status = response.status();
-    ensure!(status.is_success(), "not ready: {status} {}", response.text().await.unwrap_or_default());
+    ensure!(
+        status.is_success(),
+        "not ready: {status} {}",
+        response.text().await.unwrap_or_default()
+    );
     Ok(())
 }

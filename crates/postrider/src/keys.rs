@@ -38,12 +38,22 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         }
         Command::List => {
             for stored in store.keys().await? {
-                let state = if stored.revoked_at.is_some() { "revoked" } else { "live" };
-                say(&format!("{}  {state:7}  {}  {}", stored.key.id, stored.key.scope, stored.key.name));
+                let state = if stored.revoked_at.is_some() {
+                    "revoked"
+                } else {
+                    "live"
+                };
+                say(&format!(
+                    "{}  {state:7}  {}  {}",
+                    stored.key.id, stored.key.scope, stored.key.name
+                ));
             }
         }
         Command::Revoke { id } => {
-            anyhow::ensure!(store.revoke_key(id, UnixMillis::now()).await?, "there is no live key {id}");
+            anyhow::ensure!(
+                store.revoke_key(id, UnixMillis::now()).await?,
+                "there is no live key {id}"
+            );
             say("revoked");
         }
     }
@@ -56,8 +66,13 @@ pub(crate) async fn create(store: &SharedStore, scope: &Scope, name: &str) -> an
     let key = ApiKey::generate()?;
     let now = UnixMillis::now();
     let id = KeyId::generate(now, &mut rand::rng());
-    let new =
-        NewKey { id, hash: key.hash().0, scope: scope.to_string(), name: name.to_owned(), created_at: now };
+    let new = NewKey {
+        id,
+        hash: key.hash().0,
+        scope: scope.to_string(),
+        name: name.to_owned(),
+        created_at: now,
+    };
     store.create_key(&new).await?;
     Ok(key)
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postrider_broker::{Broker, GatherSettings, InProcess, InProcessSettings, JobPublisher, JournalPublisher};
+use postrider_broker::{
+    Broker, GatherSettings, InProcess, InProcessSettings, JobPublisher, JournalPublisher,
+};
 use postrider_broker_rabbitmq::Rabbit;
 use postrider_config::{Config, StoreTarget};
 use postrider_egress::Policy;
@@ -33,7 +35,11 @@ pub(crate) struct Parts {
 }
 
 /// Makes the parts. Services that are away are connected to in the background.
-pub(crate) async fn parts(config: &Config, store: SharedStore, metrics: Arc<Metrics>) -> anyhow::Result<Parts> {
+pub(crate) async fn parts(
+    config: &Config,
+    store: SharedStore,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Parts> {
     let broker = broker(config, &metrics)?;
     let gather = GatherSettings {
         max_items: config.broker.envelope_max_deliveries,
@@ -43,7 +49,15 @@ pub(crate) async fn parts(config: &Config, store: SharedStore, metrics: Arc<Metr
     let jobs = JobPublisher::with_metrics(broker.clone(), gather, config.broker.shards, metrics.clone());
     let journal = JournalPublisher::with_metrics(broker.clone(), gather, metrics.clone());
     let limits = limits(config, &metrics).await?;
-    Ok(Parts { store, broker, jobs, journal, limits, policy: policy(config), metrics })
+    Ok(Parts {
+        store,
+        broker,
+        jobs,
+        journal,
+        limits,
+        policy: policy(config),
+        metrics,
+    })
 }
 
 /// The store: Postgres by its URL, SQLite in the data directory otherwise. Not migrated.
@@ -63,8 +77,10 @@ pub(crate) async fn store(config: &Config) -> anyhow::Result<SharedStore> {
         }
         StoreTarget::Sqlite(path) => {
             make_private_directory(path.parent().unwrap_or(Path::new(".")))?;
-            let settings =
-                postrider_store_sqlite::Settings { disable_after, ..postrider_store_sqlite::Settings::new(keyring) };
+            let settings = postrider_store_sqlite::Settings {
+                disable_after,
+                ..postrider_store_sqlite::Settings::new(keyring)
+            };
             let store = SqliteStore::open(&path, settings)
                 .with_context(|| format!("the embedded store {} cannot be opened", path.display()))?;
             Ok(store)
@@ -92,18 +108,26 @@ fn make_private_directory(path: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("the directory {} cannot be made; choose another with --data-dir", path.display()))
+        .with_context(|| {
+            format!(
+                "the directory {} cannot be made; choose another with --data-dir",
+                path.display()
+            )
+        })
 }
 
 fn broker(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Broker>> {
     let settings = &config.broker;
     let Some(url) = &settings.url else {
-        return Ok(InProcess::new(InProcessSettings { shards: settings.shards, ..InProcessSettings::default() }));
+        return Ok(InProcess::new(InProcessSettings {
+            shards: settings.shards,
+            ..InProcessSettings::default()
+        }));
     };
     let ca_pem = match &settings.ca_file {
-        Some(path) => {
-            Some(std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?)
-        }
+        Some(path) => Some(
+            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?,
+        ),
         None => None,
     };
     let rabbit = Rabbit::connect(
@@ -131,7 +155,9 @@ async fn limits(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Share
         open_for_max: config.delivery.breaker_open_max.get(),
     };
     let local = postrider_limits::InProcess::new(breaker);
-    let Some(url) = &config.redis.url else { return Ok(Arc::new(local)) };
+    let Some(url) = &config.redis.url else {
+        return Ok(Arc::new(local));
+    };
     let shared = RedisLimits::connect(postrider_limits_redis::Settings {
         prefix: config.redis.prefix.clone(),
         timeout: config.redis.timeout.get(),
@@ -141,8 +167,9 @@ async fn limits(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Share
     .await
     .context("redis.url cannot be used")?;
     let observed = metrics.clone();
-    let fallback =
-        Arc::new(Fallback::new(shared, local, EXPECTED_PROCESSES, move |what| observed.limits_fallback(what)));
+    let fallback = Arc::new(Fallback::new(shared, local, EXPECTED_PROCESSES, move |what| {
+        observed.limits_fallback(what)
+    }));
     watch_degradation(&fallback, metrics);
     Ok(fallback)
 }

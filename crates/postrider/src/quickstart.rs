@@ -19,7 +19,9 @@ pub(crate) fn sink_exemption(config: &Config) -> Option<SocketAddr> {
 
 /// On the very first start makes the admin key and prints it, with three lines to paste.
 pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAddr) -> anyhow::Result<()> {
-    say(&format!("postrider: listening on http://{listen}, API documentation at http://{listen}/docs"));
+    say(&format!(
+        "postrider: listening on http://{listen}, API documentation at http://{listen}/docs"
+    ));
     if config.auth.admin_key.is_some() || !store.keys().await?.is_empty() {
         return Ok(());
     }
@@ -49,9 +51,14 @@ pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAd
 
 /// How to call this program again from the same directory.
 fn program() -> String {
-    let Ok(path) = std::env::current_exe() else { return "postrider".to_owned() };
+    let Ok(path) = std::env::current_exe() else {
+        return "postrider".to_owned();
+    };
     let here = std::env::current_dir().ok();
-    let short = here.as_ref().and_then(|here| path.strip_prefix(here).ok()).unwrap_or(&path);
+    let short = here
+        .as_ref()
+        .and_then(|here| path.strip_prefix(here).ok())
+        .unwrap_or(&path);
     short.display().to_string()
 }
 

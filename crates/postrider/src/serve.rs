@@ -31,7 +31,11 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     config.validate(roles)?;
     let signalled = shutdown::signalled();
 
-    let tls = config.server.tls_cert.as_deref().zip(config.server.tls_key.as_deref());
+    let tls = config
+        .server
+        .tls_cert
+        .as_deref()
+        .zip(config.server.tls_key.as_deref());
     let server = ApiServer::bind(config.listen, tls, config.server.connections_max).await?;
     let store = parts::store(&config).await?;
     prepare_schema(&config, &store).await?;
@@ -82,7 +86,10 @@ struct Task {
 impl Task {
     fn spawn<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Self {
         let stop = CancellationToken::new();
-        Self { handle: tokio::spawn(run(stop.clone())), stop }
+        Self {
+            handle: tokio::spawn(run(stop.clone())),
+            stop,
+        }
     }
 
     async fn stop(self) {
@@ -101,12 +108,10 @@ impl Running {
         gateway_metrics: Arc<postrider_gateway::Metrics>,
         server: ApiServer,
     ) -> anyhow::Result<Self> {
-        let ledger = roles
-            .contains(Role::Ledger)
-            .then(|| {
-                let (settings, deps) = (ledger_settings(config), ledger_deps(parts));
-                Task::spawn(|stop| postrider_ledger::run(settings, deps, stop))
-            });
+        let ledger = roles.contains(Role::Ledger).then(|| {
+            let (settings, deps) = (ledger_settings(config), ledger_deps(parts));
+            Task::spawn(|stop| postrider_ledger::run(settings, deps, stop))
+        });
         let worker = if roles.contains(Role::Worker) {
             let (settings, deps) = (worker_settings(config)?, worker_deps(config, parts)?);
             Some(Task::spawn(|stop| postrider_worker::run(settings, deps, stop)))
@@ -115,16 +120,21 @@ impl Running {
         };
         let metrics = match config.metrics.listen {
             Some(address) => {
-                let server = ApiServer::bind(address, None, METRICS_CONNECTIONS).await.context("metrics.listen")?;
+                let server = ApiServer::bind(address, None, METRICS_CONNECTIONS)
+                    .await
+                    .context("metrics.listen")?;
                 let router = standby::metrics_router(parts.metrics.clone());
                 Some(Task::spawn(|stop| server.run(router, stop)))
             }
             None => None,
         };
         let address = server.address()?;
-        let gateway = roles
-            .contains(Role::Gateway)
-            .then(|| Arc::new(Gateway::new(gateway_settings(config), gateway_deps(parts, gateway_metrics))));
+        let gateway = roles.contains(Role::Gateway).then(|| {
+            Arc::new(Gateway::new(
+                gateway_settings(config),
+                gateway_deps(parts, gateway_metrics),
+            ))
+        });
         let listener = Task::spawn(|stop| {
             let router = match &gateway {
                 Some(gateway) => gateway.router(),
@@ -136,7 +146,13 @@ impl Running {
         if !config.is_scaled_out() && roles.is_all() {
             quickstart::greet(config, &parts.store, address).await?;
         }
-        Ok(Self { listener, gateway, metrics, worker, ledger })
+        Ok(Self {
+            listener,
+            gateway,
+            metrics,
+            worker,
+            ledger,
+        })
     }
 
     async fn stop(self, parts: &Parts) {

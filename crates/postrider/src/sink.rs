@@ -26,7 +26,12 @@ pub(crate) struct Options {
     listen: SocketAddr,
     /// Endpoint secret (whsec_… or whsk_…) to verify with; may be given again during a rotation. Without one,
     /// signatures are shown and not verified.
-    #[arg(long = "secret", value_name = "SECRET", env = "POSTRIDER_SINK_SECRET", hide_env_values = true)]
+    #[arg(
+        long = "secret",
+        value_name = "SECRET",
+        env = "POSTRIDER_SINK_SECRET",
+        hide_env_values = true
+    )]
     secrets: Vec<String>,
     /// Status to answer with.
     #[arg(long, default_value_t = 204)]
@@ -49,18 +54,32 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .iter()
         .map(|text| SigningSecret::parse(text))
         .collect::<Result<Vec<_>, _>>()
-        .context("--secret is not a signing secret; copy it from GET /api/v1/app/{app}/endpoint/{endpoint}/secret")?;
+        .context(
+            "--secret is not a signing secret; copy it from GET /api/v1/app/{app}/endpoint/{endpoint}/secret",
+        )?;
     let sink = Arc::new(Sink {
         verifier: (!keys.is_empty()).then(|| Verifier::new(&keys)),
-        status: StatusCode::from_u16(options.status).context("--status is not an HTTP status (100 to 999)")?,
+        status: StatusCode::from_u16(options.status)
+            .context("--status is not an HTTP status (100 to 999)")?,
         delay: Duration::from_millis(options.delay_ms),
     });
     let listener = tokio::net::TcpListener::bind(options.listen)
         .await
-        .with_context(|| format!("cannot listen on {}; choose another address with --listen", options.listen))?;
+        .with_context(|| {
+            format!(
+                "cannot listen on {}; choose another address with --listen",
+                options.listen
+            )
+        })?;
     say(&format!("sink: listening on http://{}/", listener.local_addr()?));
-    let app = Router::new().fallback(receive).layer(DefaultBodyLimit::max(BODY_MAX)).with_state(sink);
-    axum::serve(listener, app).with_graceful_shutdown(crate::shutdown::signalled()).await.context("the sink failed")
+    let app = Router::new()
+        .fallback(receive)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(sink);
+    axum::serve(listener, app)
+        .with_graceful_shutdown(crate::shutdown::signalled())
+        .await
+        .context("the sink failed")
 }
 
 async fn receive(
@@ -76,21 +95,31 @@ async fn receive(
     let (Ok(words) | Err(words)) = verdict;
     say(&format!("{method} {uri}  {words}\n{}", shown(&body)));
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = if refused { StatusCode::UNAUTHORIZED } else { sink.status };
+    *response.status_mut() = if refused {
+        StatusCode::UNAUTHORIZED
+    } else {
+        sink.status
+    };
     response
 }
 
 /// What is to be said of the signature.
 fn verdict(sink: &Sink, headers: &HeaderMap, body: &[u8]) -> Result<String, String> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let style = HeaderStyle::ALL.into_iter().find(|style| headers.contains_key(style.id()));
-    let Some(style) = style else { return Err("no webhook headers".to_owned()) };
+    let style = HeaderStyle::ALL
+        .into_iter()
+        .find(|style| headers.contains_key(style.id()));
+    let Some(style) = style else {
+        return Err("no webhook headers".to_owned());
+    };
     let (Some(id), Some(timestamp), Some(signature)) =
         (text(style.id()), text(style.timestamp()), text(style.signature()))
     else {
         return Err("incomplete webhook headers".to_owned());
     };
-    let Some(verifier) = &sink.verifier else { return Ok(format!("{id}  signature not verified (no --secret)")) };
+    let Some(verifier) = &sink.verifier else {
+        return Ok(format!("{id}  signature not verified (no --secret)"));
+    };
     let now_s = UnixMillis::now().as_secs();
     match verifier.verify(id, timestamp, signature, body, now_s, TOLERANCE_S_DEFAULT) {
         Ok(_) => Ok(format!("{id}  signature ok")),

@@ -63,13 +63,28 @@ async fn ready(State(seen): State<Seen>) -> impl IntoResponse {
         Health::Blocked => "blocked",
         Health::Down => "down",
     };
-    let store = if seen.store_up.load(Ordering::Relaxed) { "up" } else { "down" };
-    let status = if seen.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": seen.is_ready(), "broker": broker, "store": store})))
+    let store = if seen.store_up.load(Ordering::Relaxed) {
+        "up"
+    } else {
+        "down"
+    };
+    let status = if seen.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({"ready": seen.is_ready(), "broker": broker, "store": store})),
+    )
 }
 
 async fn health(State(seen): State<Seen>) -> StatusCode {
-    if seen.is_ready() { StatusCode::NO_CONTENT } else { StatusCode::SERVICE_UNAVAILABLE }
+    if seen.is_ready() {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }
 
 /// `/metrics` in the OpenMetrics format, on a listener of its own.

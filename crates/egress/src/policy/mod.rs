@@ -130,7 +130,11 @@ impl Policy {
             .allow_sockets
             .iter()
             .any(|socket| socket.ip() == address.to_canonical() && Some(socket.port()) == port);
-        if exempt { Ok(()) } else { self.check_address(address) }
+        if exempt {
+            Ok(())
+        } else {
+            self.check_address(address)
+        }
     }
 
     /// Checks one address.

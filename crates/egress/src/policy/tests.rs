@@ -260,7 +260,15 @@ fn an_exempt_socket_exempts_its_port_alone() {
     let check = |url: &str| policy.check_url(&url.parse().unwrap());
     assert_eq!(check("http://127.0.0.1:9595/hook"), Ok(()));
     assert_eq!(check("http://[::ffff:127.0.0.1]:9595/hook"), Ok(()));
-    for other in ["http://127.0.0.1/", "http://127.0.0.1:9596/", "http://127.0.0.2:9595/", "http://[::1]:9595/"] {
-        assert!(matches!(check(other), Err(BlockedReason::Address { .. })), "{other}");
+    for other in [
+        "http://127.0.0.1/",
+        "http://127.0.0.1:9596/",
+        "http://127.0.0.2:9595/",
+        "http://[::1]:9595/",
+    ] {
+        assert!(
+            matches!(check(other), Err(BlockedReason::Address { .. })),
+            "{other}"
+        );
     }
 }

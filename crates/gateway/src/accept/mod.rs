@@ -1,0 +1,158 @@
+//! Accepting messages: from a parsed request to a 202 that is true.
+//!
+//! The steps, none of which touches SQL for an application that is cached (in the embedded set-up a key may be looked
+//! up among the persisted ones for a while after a start):
+//!
+//! 1. the broker and the journal must take messages now ([`crate::health::may_accept`]);
+//! 2. one batched trip claims the keys, takes from the quota and tells the configuration's version ([`claim`]);
+//! 3. the endpoints are matched ([`fan_out`]);
+//! 4. the journal record and the jobs are published, and all of it must be confirmed ([`publish`]).
+//!
+//! Guarantee: 202 only after every confirm. When something of it failed and some of it may be out all the same, the
+//! claims stay open, so that a repeat takes over with the same ids and makes the same deliveries.
+
+mod claim;
+mod fan_out;
+mod publish;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postrider_limits::Rate;
+use postrider_model::{AppSnapshot, EndpointId, Message, MessageId, UnixMillis};
+use postrider_store::AppRef;
+
+use crate::error::Error;
+use crate::health::may_accept;
+use crate::idempotency::IdempotencyKey;
+use crate::state::Api;
+
+pub(crate) use publish::{Load, publish};
+
+/// A valid message that has no id yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    /// Its place in the request, which its id is made from.
+    pub(crate) index: u32,
+    pub(crate) event_type: String,
+    pub(crate) event_id: Option<String>,
+    pub(crate) channels: Vec<String>,
+    pub(crate) content_type: String,
+    pub(crate) payload: Bytes,
+    pub(crate) retention_days: Option<u16>,
+}
+
+/// Who gets the messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// Every endpoint that subscribes to them.
+    Subscribers,
+    /// This endpoint, whatever it subscribes to.
+    Endpoint(EndpointId),
+}
+
+/// A request to accept messages.
+pub(crate) struct Request {
+    pub(crate) app: AppRef,
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) key: Option<IdempotencyKey>,
+    /// SHA-256 of the request.
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) traceparent: Option<String>,
+    pub(crate) target: Target,
+}
+
+/// What became of one draft.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Accepted, now or by an earlier request with the same key.
+    Accepted(Arc<Message>),
+    /// Another message has its event id.
+    EventIdTaken,
+}
+
+/// Accepts messages: one verdict a draft, or nothing at all.
+pub(crate) async fn accept(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> {
+    let result = accept_all(api, request).await;
+    if let Err(error) = &result {
+        api.metrics.refused(error.code());
+    }
+    result
+}
+
+async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> {
+    may_accept(api)?;
+    let cached = api.cache.get(&request.app).await?.ok_or_else(Error::not_found)?;
+    let app = &cached.snapshot.application;
+    let base = MessageId::generate(UnixMillis::now(), &mut rand::rng());
+    let quota = app.throttle_rate.or(api.settings.throttle_rate).map(Rate::bursty);
+    let claimed = claim::claim(api, app.id, quota, &request, base).await?;
+    if claimed.repeated {
+        return Ok(verdicts(&cached.snapshot, request, &claimed));
+    }
+    let result = match api.cache.fresh(&request.app, cached, claimed.version).await {
+        Ok(Some(entry)) => make(api, &entry.snapshot, request, &claimed).await,
+        Ok(None) => Err((Error::not_found(), publish::Trace::None)),
+        Err(error) => Err((error.into(), publish::Trace::None)),
+    };
+    match result {
+        Ok(verdicts) => {
+            claimed.finish(api);
+            Ok(verdicts)
+        }
+        Err((error, trace)) => {
+            if trace == publish::Trace::None {
+                claimed.give_up(api);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes the messages and their deliveries.
+async fn make(
+    api: &Api,
+    snapshot: &AppSnapshot,
+    request: Request,
+    claimed: &claim::Claimed,
+) -> Result<Vec<Verdict>, (Error, publish::Trace)> {
+    let target = request.target;
+    let verdicts = verdicts(snapshot, request, claimed);
+    let accepted = || {
+        verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::Accepted(message) => Some(message),
+            Verdict::EventIdTaken => None,
+        })
+    };
+    let load = fan_out::fan_out(api, snapshot, target, accepted(), claimed)
+        .map_err(|error| (error, publish::Trace::None))?;
+    let deliveries = load.deliveries();
+    publish(api, load).await?;
+    api.metrics.accepted(accepted().count(), deliveries);
+    Ok(verdicts)
+}
+
+fn verdicts(snapshot: &AppSnapshot, request: Request, claimed: &claim::Claimed) -> Vec<Verdict> {
+    let app = snapshot.application.id;
+    let traceparent = request.traceparent;
+    let fates = claimed.fates.iter().copied();
+    let drafts = request.drafts.into_iter().zip(fates);
+    drafts
+        .map(|(draft, fate)| match fate {
+            claim::Fate::Taken => Verdict::EventIdTaken,
+            claim::Fate::Id(id) => Verdict::Accepted(Arc::new(Message {
+                id,
+                app,
+                event_type: draft.event_type,
+                event_id: draft.event_id,
+                channels: draft.channels,
+                content_type: draft.content_type,
+                payload: draft.payload,
+                // A repeat must show the same time, so it is the id's.
+                accepted_at: id.created_at(),
+                payload_retention_days: draft.retention_days,
+                traceparent: traceparent.clone(),
+            })),
+        })
+        .collect()
+}

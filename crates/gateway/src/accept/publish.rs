@@ -1,0 +1,130 @@
+//! Publishes what was accepted, and tells what is known when that fails.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use postrider_broker::PublishError;
+use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+
+use crate::error::Error;
+use crate::state::Api;
+
+/// What is published for one request.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) records: Vec<Record>,
+    /// By shard.
+    pub(crate) jobs: BTreeMap<u16, Vec<Job>>,
+}
+
+/// What a failed publication may have left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// Nothing: nobody will ever see the message.
+    None,
+    /// The message or some of its deliveries may be out.
+    Possible,
+}
+
+/// Publishes everything and waits until all of it is confirmed.
+pub(crate) async fn publish(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
+    postrider_failpoint::hit("gateway.before_publish");
+    let result = if api.broker.is_durable() {
+        publish_durable(api, load).await
+    } else {
+        publish_in_process(api, load).await
+    };
+    postrider_failpoint::hit("gateway.after_publish");
+    result
+}
+
+/// The broker keeps both the record and the jobs: published side by side, since each of them alone would be completed
+/// by a repeat of the request, which makes the same deliveries.
+async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
+    if load.records.is_empty() {
+        return Ok(());
+    }
+    let jobs = Load::queues(load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
+    let (journal, jobs) = tokio::join!(api.journal.publish(load.records), join_all(jobs));
+    let results = || jobs.iter().chain([&journal]);
+    let Some(error) = results().find_map(|result| result.as_ref().err()) else {
+        return Ok(());
+    };
+    let clean = results().all(|result| result.as_ref().is_err_and(leaves_nothing));
+    Err(refused(error, if clean { Trace::None } else { Trace::Possible }))
+}
+
+/// The store keeps the record, in which a leased row stands for each job: once the record is committed the message is
+/// accepted, whatever becomes of the jobs.
+async fn publish_in_process(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
+    if load.records.is_empty() {
+        return Ok(());
+    }
+    if let Err(error) = api.journal.publish(load.records).await {
+        let trace = if leaves_nothing(&error) {
+            Trace::None
+        } else {
+            Trace::Possible
+        };
+        return Err(refused(&error, trace));
+    }
+    let jobs = Load::queues(load.jobs).map(|(queue, jobs)| async move {
+        let deferred: Vec<Record> = jobs.iter().map(deferred).collect();
+        match api.jobs.publish(queue, jobs).await {
+            Ok(()) => Vec::new(),
+            Err(PublishError::Full) => deferred,
+            Err(error) => {
+                tracing::warn!(%error, "accepted deliveries wait for their lease to end");
+                Vec::new()
+            }
+        }
+    });
+    let deferred: Vec<Record> = join_all(jobs).await.into_iter().flatten().collect();
+    if !deferred.is_empty()
+        && let Err(error) = api.journal.publish(deferred).await
+    {
+        tracing::warn!(%error, "accepted deliveries wait for their lease to end");
+    }
+    Ok(())
+}
+
+/// A full queue: the delivery waits in the store, due now.
+fn deferred(job: &Job) -> Record {
+    Record::Outcome(Box::new(Outcome {
+        delivery: job.delivery,
+        message: job.message.id,
+        endpoint: job.endpoint,
+        app: job.message.app,
+        run: job.run,
+        attempts: job.attempts,
+        trigger: job.trigger,
+        at: UnixMillis::now(),
+        attempt: None,
+        next: Next::Deferred {
+            reason: DeferReason::Queue,
+            delay: Duration::ZERO,
+        },
+    }))
+}
+
+/// Whether the error tells that nothing was sent at all.
+fn leaves_nothing(error: &PublishError) -> bool {
+    matches!(
+        error,
+        PublishError::Down | PublishError::Blocked | PublishError::Full
+    )
+}
+
+fn refused(error: &PublishError, trace: Trace) -> (Error, Trace) {
+    tracing::warn!(%error, ?trace, "a message was not accepted");
+    let (code, detail) = match error {
+        PublishError::Full => ("overloaded", "Too many messages are on their way; try again."),
+        PublishError::Blocked => ("broker_blocked", "The broker takes no messages now; try again."),
+        PublishError::Down | PublishError::Timeout(_) | PublishError::Refused | PublishError::Lost => (
+            "broker_unavailable",
+            "The broker did not confirm the message, so it was not accepted; try again.",
+        ),
+    };
+    (Error::unavailable(code, detail, Duration::from_secs(1)), trace)
+}

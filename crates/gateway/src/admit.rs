@@ -1,0 +1,172 @@
+//! Asks the shared limits for many requests at once.
+//!
+//! While a call is on its way, what comes meanwhile gathers and goes with the next one: one round trip for a batch of
+//! concurrent requests, none added for a lonely one. Nothing here may fail a request: without an answer in
+//! [`CALL_TIMEOUT`] the request goes on as if it had claimed its keys (guarantee 5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, Settlement, SharedLimits};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+
+/// Most requests of one call, and most claims.
+const CALL_REQUESTS_MAX: usize = 256;
+const CALL_CLAIMS_MAX: usize = 1024;
+/// Calls on their way at once.
+const WINDOW: usize = 4;
+/// Most settlements that wait; more are dropped, and their claims can be taken over later.
+const SETTLEMENTS_MAX: usize = 100_000;
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Admitter(Arc<Inner>);
+
+struct Inner {
+    limits: SharedLimits,
+    tasks: TaskTracker,
+    metrics: Arc<Metrics>,
+    admissions: Mutex<Admissions>,
+    settlements: Mutex<Settlements>,
+}
+
+#[derive(Default)]
+struct Admissions {
+    /// Bounded by the requests in progress.
+    waiting: std::collections::VecDeque<(AdmitRequest, oneshot::Sender<Option<Admission>>)>,
+    in_flight: usize,
+}
+
+#[derive(Default)]
+struct Settlements {
+    waiting: Vec<Settlement>,
+    in_flight: bool,
+}
+
+impl Admitter {
+    pub(crate) fn new(limits: SharedLimits, tasks: TaskTracker, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            limits,
+            tasks,
+            metrics,
+            admissions: Mutex::default(),
+            settlements: Mutex::default(),
+        }))
+    }
+
+    /// The answer to one request. Without the shared state: no version, no quota, every key claimed.
+    pub(crate) async fn admit(&self, request: AdmitRequest) -> Admission {
+        let claims = request.claims.len();
+        let (answer, answered) = oneshot::channel();
+        let lead = {
+            let mut admissions = self.0.admissions.lock();
+            admissions.waiting.push_back((request, answer));
+            let lead = admissions.in_flight < WINDOW;
+            admissions.in_flight += usize::from(lead);
+            lead
+        };
+        if lead {
+            self.0.tasks.spawn(Arc::clone(&self.0).admit_all());
+        }
+        match answered.await {
+            Ok(Some(admission)) => admission,
+            Ok(None) | Err(_) => Admission {
+                version: None,
+                quota_wait: None,
+                claims: vec![ClaimAnswer::Claimed; claims],
+            },
+        }
+    }
+
+    /// Settles claims soon. A settlement that gets lost leaves a claim that a repeat takes over with the same id.
+    pub(crate) fn settle(&self, settlements: impl IntoIterator<Item = Settlement>) {
+        let lead = {
+            let mut state = self.0.settlements.lock();
+            let room = SETTLEMENTS_MAX.saturating_sub(state.waiting.len());
+            state.waiting.extend(settlements.into_iter().take(room));
+            let lead = !state.waiting.is_empty() && !state.in_flight;
+            state.in_flight |= lead;
+            lead
+        };
+        if lead {
+            self.0.tasks.spawn(Arc::clone(&self.0).settle_all());
+        }
+    }
+}
+
+impl Inner {
+    async fn admit_all(self: Arc<Self>) {
+        loop {
+            let (requests, answers) = {
+                let mut admissions = self.admissions.lock();
+                let batch = admissions.take();
+                if batch.0.is_empty() {
+                    admissions.in_flight -= 1;
+                    return;
+                }
+                batch
+            };
+            let called = tokio::time::timeout(CALL_TIMEOUT, self.limits.admit(&requests)).await;
+            let admissions = match called {
+                Ok(Ok(admissions)) => admissions,
+                Ok(Err(error)) => {
+                    self.metrics.limits_failed();
+                    tracing::warn!(%error, "accepting without idempotency and quotas");
+                    Vec::new()
+                }
+                Err(_) => {
+                    self.metrics.limits_failed();
+                    tracing::warn!("the limits did not answer; accepting without idempotency and quotas");
+                    Vec::new()
+                }
+            };
+            let mut admissions = admissions.into_iter();
+            for answer in answers {
+                // The request may be gone.
+                let _ = answer.send(admissions.next());
+            }
+        }
+    }
+
+    async fn settle_all(self: Arc<Self>) {
+        loop {
+            let batch = {
+                let mut state = self.settlements.lock();
+                let count = state.waiting.len().min(CALL_CLAIMS_MAX);
+                if count == 0 {
+                    state.in_flight = false;
+                    return;
+                }
+                state.waiting.drain(..count).collect::<Vec<_>>()
+            };
+            match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(&batch)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => self.metrics.limits_failed(),
+            }
+        }
+    }
+}
+
+impl Admissions {
+    fn take(&mut self) -> (Vec<AdmitRequest>, Vec<oneshot::Sender<Option<Admission>>>) {
+        let mut taken = (Vec::new(), Vec::new());
+        let mut claims = 0;
+        while let Some((request, _)) = self.waiting.front() {
+            claims += request.claims.len();
+            if !taken.0.is_empty() && (taken.0.len() >= CALL_REQUESTS_MAX || claims > CALL_CLAIMS_MAX) {
+                break;
+            }
+            let Some((request, answer)) = self.waiting.pop_front() else {
+                break;
+            };
+            taken.0.push(request);
+            taken.1.push(answer);
+        }
+        taken
+    }
+}

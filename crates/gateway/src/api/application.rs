@@ -1,0 +1,304 @@
+//! Applications: the tenants.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use postrider_model::{AppId, Application, UnixMillis};
+use postrider_store::AppRef;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Path;
+use crate::body::{JsonBody, nullable, present};
+use crate::error::{Error, ErrorOut, ValidationOut};
+use crate::idempotency::{NO_APP, Once, digest};
+use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
+use crate::state::{Api, app_ref, change_time};
+use crate::validate::Problems;
+
+/// An application to make or to replace.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationIn {
+    /// What people call it.
+    #[schema(min_length = 1)]
+    pub(crate) name: String,
+    /// Your own name for it, unique.
+    #[schema(min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
+    pub(crate) uid: Option<String>,
+    /// Messages a second that it may send.
+    #[schema(minimum = 1, maximum = 65535)]
+    pub(crate) throttle_rate: Option<u32>,
+    /// Notes of yours.
+    #[serde(default)]
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// What to change of an application.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationPatch {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>)]
+    uid: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<u32>)]
+    throttle_rate: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "present")]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// An application.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationOut {
+    #[schema(value_type = String)]
+    id: AppId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttle_rate: Option<u32>,
+    metadata: BTreeMap<String, String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+/// How to create.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CreateQuery {
+    /// Answer 200 with the application of this uid when there is one.
+    #[param(default = false)]
+    get_if_exists: Option<bool>,
+}
+
+impl FromParams for CreateQuery {
+    fn from_params(params: &Params) -> Result<Self, Error> {
+        let get_if_exists = params.flag("get_if_exists")?;
+        Ok(Self { get_if_exists })
+    }
+}
+
+impl From<Application> for ApplicationOut {
+    fn from(app: Application) -> Self {
+        Self {
+            id: app.id,
+            uid: app.uid,
+            name: app.name,
+            throttle_rate: app.throttle_rate,
+            metadata: app.metadata,
+            created_at: show_time(app.created_at),
+            updated_at: show_time(app.updated_at),
+        }
+    }
+}
+
+impl ApplicationIn {
+    fn check(&self) -> Result<(), Error> {
+        let mut problems = Problems::default();
+        problems.text(&["body", "name"], &self.name, 1);
+        problems.uid(&["body", "uid"], self.uid.as_deref(), AppId::PREFIX);
+        problems.rate(&["body", "throttleRate"], self.throttle_rate);
+        problems.metadata(&["body", "metadata"], &self.metadata);
+        problems.done()
+    }
+
+    fn into_application(self, id: AppId) -> Application {
+        Application {
+            id,
+            uid: self.uid,
+            name: self.name,
+            throttle_rate: self.throttle_rate,
+            metadata: self.metadata,
+            created_at: id.created_at(),
+            updated_at: id.created_at(),
+        }
+    }
+}
+
+/// Makes an application, and makes its version known.
+pub(crate) async fn create_app(api: &Api, id: AppId, input: ApplicationIn) -> Result<Application, Error> {
+    input.check()?;
+    let app = input.into_application(id);
+    let version = api.store.create_app(&app).await?;
+    api.changed(app.id, version).await;
+    Ok(app)
+}
+
+/// List applications.
+#[utoipa::path(
+    get, path = "/api/v1/app", tag = "Application", operation_id = "v1.application.list", params(PageQuery),
+    responses((status = 200, body = ListResponse<ApplicationOut>), (status = 401, body = ErrorOut), (status = 403, body = ErrorOut), (status = 422, body = ValidationOut))
+)]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<ListResponse<ApplicationOut>>, Error> {
+    let apps = api.store.apps(&query.page(false)?).await?;
+    Ok(Json(query.respond(
+        apps,
+        |app| app.id.to_string(),
+        ApplicationOut::from,
+    )))
+}
+
+/// Create an application.
+#[utoipa::path(
+    post, path = "/api/v1/app", tag = "Application", operation_id = "v1.application.create",
+    params(CreateQuery, ("idempotency-key" = Option<String>, Header)), request_body = ApplicationIn,
+    responses((status = 201, body = ApplicationOut), (status = 200, description = "There was one", body = ApplicationOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+)]
+pub(crate) async fn create(
+    State(api): State<Api>,
+    Query(query): Query<CreateQuery>,
+    headers: HeaderMap,
+    body: JsonBody<ApplicationIn>,
+) -> Result<Response, Error> {
+    body.value.check()?;
+    let get_if_exists = query.get_if_exists.unwrap_or(false);
+    if get_if_exists && let Some(found) = by_uid(&api, body.value.uid.as_deref()).await? {
+        return Ok((StatusCode::OK, Json(ApplicationOut::from(found))).into_response());
+    }
+    let fresh = AppId::generate(UnixMillis::now(), &mut rand::rng());
+    let fingerprint = digest(&[b"app", &body.bytes]);
+    let once = Once::begin(&api, NO_APP, &headers, fingerprint, *fresh.as_bytes()).await?;
+    let result = create_once(&api, &once, body.value, get_if_exists).await;
+    let (status, app) = once.end(&api, result)?;
+    Ok((status, Json(ApplicationOut::from(app))).into_response())
+}
+
+async fn create_once(
+    api: &Api,
+    once: &Once,
+    input: ApplicationIn,
+    get_if_exists: bool,
+) -> Result<(StatusCode, Application), Error> {
+    let id = AppId::from_slice(&once.resource).ok_or_else(Error::internal)?;
+    if once.earlier
+        && let Some(app) = api.store.app(&AppRef::Id(id)).await?
+    {
+        return Ok((StatusCode::CREATED, app));
+    }
+    let uid = input.uid.clone();
+    match create_app(api, id, input).await {
+        // Somebody else made it just now.
+        Err(error) if get_if_exists && error.status() == StatusCode::CONFLICT => {
+            let found = by_uid(api, uid.as_deref()).await?;
+            Ok((StatusCode::OK, found.ok_or(error)?))
+        }
+        created => Ok((StatusCode::CREATED, created?)),
+    }
+}
+
+async fn by_uid(api: &Api, uid: Option<&str>) -> Result<Option<Application>, Error> {
+    match uid {
+        Some(uid) => Ok(api.store.app(&AppRef::Uid(uid.to_owned())).await?),
+        None => Ok(None),
+    }
+}
+
+/// Get an application.
+#[utoipa::path(
+    get, path = "/api/v1/app/{app_id}", tag = "Application", operation_id = "v1.application.get",
+    params(("app_id" = String, Path, description = "Id or uid of the application")),
+    responses((status = 200, body = ApplicationOut), (status = 404, body = ErrorOut))
+)]
+pub(crate) async fn get(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+) -> Result<Json<ApplicationOut>, Error> {
+    Ok(Json(api.app(&app).await?.into()))
+}
+
+/// Replace an application, or create it when there is none of this uid.
+#[utoipa::path(
+    put, path = "/api/v1/app/{app_id}", tag = "Application", operation_id = "v1.application.update",
+    params(("app_id" = String, Path, description = "Id or uid of the application")), request_body = ApplicationIn,
+    responses((status = 200, body = ApplicationOut), (status = 201, body = ApplicationOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+)]
+pub(crate) async fn update(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body: JsonBody<ApplicationIn>,
+) -> Result<Response, Error> {
+    let mut input = body.value;
+    input.check()?;
+    let reference = app_ref(&name).ok_or_else(Error::not_found)?;
+    let Some(found) = api.store.app(&reference).await? else {
+        // An id cannot be chosen; a uid can.
+        let AppRef::Uid(uid) = reference else {
+            return Err(Error::not_found());
+        };
+        input.uid.get_or_insert(uid);
+        let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
+        let app = create_app(&api, id, input).await?;
+        return Ok((StatusCode::CREATED, Json(ApplicationOut::from(app))).into_response());
+    };
+    let app = Application {
+        created_at: found.created_at,
+        updated_at: change_time(found.updated_at),
+        ..input.into_application(found.id)
+    };
+    Ok(Json(write(&api, app).await?).into_response())
+}
+
+/// Change fields of an application.
+#[utoipa::path(
+    patch, path = "/api/v1/app/{app_id}", tag = "Application", operation_id = "patch_application",
+    params(("app_id" = String, Path, description = "Id or uid of the application")), request_body = ApplicationPatch,
+    responses((status = 200, body = ApplicationOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+)]
+pub(crate) async fn patch(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    body: JsonBody<ApplicationPatch>,
+) -> Result<Json<ApplicationOut>, Error> {
+    let id = api.app(&name).await?.id;
+    let _lock = api.config_lock(id).await;
+    let found = api
+        .store
+        .app(&AppRef::Id(id))
+        .await?
+        .ok_or_else(Error::not_found)?;
+    let patch = body.value;
+    let input = ApplicationIn {
+        name: patch.name.unwrap_or(found.name),
+        uid: patch.uid.unwrap_or(found.uid),
+        throttle_rate: patch.throttle_rate.unwrap_or(found.throttle_rate),
+        metadata: patch.metadata.unwrap_or(found.metadata),
+    };
+    input.check()?;
+    let app = Application {
+        created_at: found.created_at,
+        updated_at: change_time(found.updated_at),
+        ..input.into_application(id)
+    };
+    Ok(Json(write(&api, app).await?))
+}
+
+async fn write(api: &Api, app: Application) -> Result<ApplicationOut, Error> {
+    let version = api.store.update_app(&app).await?.ok_or_else(Error::not_found)?;
+    api.changed(app.id, version).await;
+    Ok(app.into())
+}
+
+/// Delete an application with its endpoints; what waits for them is cancelled.
+#[utoipa::path(
+    delete, path = "/api/v1/app/{app_id}", tag = "Application", operation_id = "v1.application.delete",
+    params(("app_id" = String, Path, description = "Id or uid of the application")),
+    responses((status = 204), (status = 404, body = ErrorOut))
+)]
+pub(crate) async fn delete(State(api): State<Api>, Path(app): Path<String>) -> Result<StatusCode, Error> {
+    let id = api.app(&app).await?.id;
+    let version = api.store.delete_app(id, UnixMillis::now()).await?;
+    api.changed(id, version.ok_or_else(Error::not_found)?).await;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,349 @@
+//! Messages: accept one, read them, remove a payload.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, StatusCode};
+use postrider_model::{AppId, Message, MessageId, UnixMillis};
+use postrider_secrets::Scope;
+use postrider_store::{AppRef, MessageFilter, MessageRow};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Path;
+use super::application::{ApplicationIn, create_app};
+use super::endpoint::non_empty;
+use super::message_in::{JSON, MessageIn, json_payload};
+use crate::accept::{self, Target, Verdict, accept};
+use crate::body;
+use crate::error::{Error, ErrorOut, ValidationOut};
+use crate::health::may_accept;
+use crate::idempotency::{IdempotencyKey, digest};
+use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
+use crate::state::{Api, app_ref};
+use crate::validate::{NAME_CHARS_MAX, is_name};
+
+/// Younger than this, a message may be accepted and not yet on record.
+const YOUNG: Duration = Duration::from_secs(60);
+const RECORD_POLL: Duration = Duration::from_millis(50);
+
+/// A message.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MessageOut {
+    #[schema(value_type = String)]
+    id: MessageId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
+    event_type: String,
+    channels: Option<Vec<String>>,
+    /// The payload; `{}` when not asked for, removed, or not a JSON object.
+    #[schema(value_type = Object)]
+    payload: Box<RawValue>,
+    #[schema(format = DateTime)]
+    timestamp: String,
+    /// Set for a body that is not a JSON object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// A body that is not a JSON object, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+impl MessageOut {
+    pub(crate) fn new(message: &Message, with_content: bool) -> Self {
+        let json = if with_content && message.content_type == JSON {
+            json_payload(message)
+        } else {
+            None
+        };
+        let is_raw = with_content && json.is_none() && !message.payload.is_empty();
+        let is_other = is_raw || message.content_type != JSON;
+        Self {
+            id: message.id,
+            event_id: message.event_id.clone(),
+            event_type: message.event_type.clone(),
+            channels: non_empty(message.channels.clone()),
+            payload: json.unwrap_or_else(empty_object),
+            timestamp: show_time(message.id.created_at()),
+            content_type: is_other.then(|| message.content_type.clone()),
+            payload_base64: is_raw.then(|| STANDARD.encode(&message.payload)),
+        }
+    }
+}
+
+fn empty_object() -> Box<RawValue> {
+    serde_json::from_str("{}").expect("`{}` is JSON")
+}
+
+/// Whether payloads come along.
+#[derive(Clone, Copy, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ContentQuery {
+    /// With payloads.
+    #[param(default = true)]
+    with_content: Option<bool>,
+}
+
+impl ContentQuery {
+    pub(crate) fn wanted(self) -> bool {
+        self.with_content.unwrap_or(true)
+    }
+}
+
+impl FromParams for ContentQuery {
+    fn from_params(params: &Params) -> Result<Self, Error> {
+        let with_content = params.flag("with_content")?;
+        Ok(Self { with_content })
+    }
+}
+
+/// Which messages.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct MessageQuery {
+    /// With this channel.
+    #[param(value_type = Option<String>)]
+    pub(crate) channel: Option<String>,
+    /// Of these types: `a,b` or repeated.
+    #[param(value_type = Option<Vec<String>>)]
+    pub(crate) event_types: Vec<String>,
+    /// Made before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub(crate) before: Option<UnixMillis>,
+    /// Made after this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub(crate) after: Option<UnixMillis>,
+}
+
+impl FromParams for MessageQuery {
+    fn from_params(params: &Params) -> Result<Self, Error> {
+        if params.text("tag").is_some_and(|tag| !tag.is_empty()) {
+            return Err(Error::invalid(
+                &["query", "tag"],
+                "Tags are not supported; use channels.",
+            ));
+        }
+        let range = params.range()?;
+        Ok(Self {
+            channel: params
+                .text("channel")
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned),
+            event_types: params.list("event_types"),
+            before: range.before,
+            after: range.after,
+        })
+    }
+}
+
+/// Send a message.
+///
+/// 202 means that the message and each of its deliveries are safe. Any other answer means that it was not accepted,
+/// or may be repeated with the same `Idempotency-Key` without a second message.
+#[utoipa::path(
+    post, path = "/api/v1/app/{app_id}/msg", tag = "Message", operation_id = "v1.message.create",
+    params(("app_id" = String, Path), ContentQuery, ("idempotency-key" = Option<String>, Header)),
+    request_body = MessageIn<'static>,
+    responses((status = 202, body = MessageOut), (status = 404, body = ErrorOut), (status = 409, description = "The event id is taken", body = ErrorOut), (status = 413, body = ErrorOut), (status = 422, body = ValidationOut), (status = 429, body = ErrorOut), (status = 503, body = ErrorOut))
+)]
+pub(crate) async fn create(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+    Query(query): Query<ContentQuery>,
+    Extension(scope): Extension<Scope>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Error> {
+    may_accept(&api)?;
+    let body = body::read(&api, request, api.settings.body_bytes_max).await?;
+    let input: MessageIn<'_> = body::parse(&body.bytes)?;
+    let inline = input.application.clone();
+    let draft = input.into_draft(0, &body.bytes, api.settings.body_bytes_max)?;
+    let app = accepting_app(&api, &app, inline, &scope).await?;
+    let request = accept::Request {
+        app,
+        drafts: vec![draft],
+        key: IdempotencyKey::from_headers(&headers)?,
+        fingerprint: digest(&[b"msg", &body.bytes]),
+        traceparent: traceparent(&headers),
+        target: Target::Subscribers,
+    };
+    respond_one(accept(&api, request).await?, query.wanted())
+}
+
+/// The answer for a single message.
+pub(crate) fn respond_one(verdicts: Vec<Verdict>, with_content: bool) -> Result<Response, Error> {
+    match verdicts.into_iter().next() {
+        Some(Verdict::Accepted(message)) => {
+            let out = MessageOut::new(&message, with_content);
+            Ok((StatusCode::ACCEPTED, Json(out)).into_response())
+        }
+        Some(Verdict::EventIdTaken) => Err(event_id_taken()),
+        None => Err(Error::internal()),
+    }
+}
+
+pub(crate) fn event_id_taken() -> Error {
+    Error::conflict(
+        "conflict",
+        "Another message of the last 24 hours has this eventId.",
+    )
+}
+
+/// The application of the path; made now if the request brings it along and its key may.
+async fn accepting_app(
+    api: &Api,
+    app: &str,
+    inline: Option<ApplicationIn>,
+    scope: &Scope,
+) -> Result<AppRef, Error> {
+    let reference = app_ref(app).ok_or_else(Error::not_found)?;
+    let (AppRef::Uid(uid), Some(mut inline)) = (&reference, inline) else {
+        return Ok(reference);
+    };
+    if api.cache.get(&reference).await?.is_some() {
+        return Ok(reference);
+    }
+    if *scope != Scope::Admin {
+        return Err(Error::forbidden());
+    }
+    if inline.uid.get_or_insert_with(|| uid.clone()) != uid {
+        return Err(Error::invalid(
+            &["body", "application", "uid"],
+            "Must be the uid in the path.",
+        ));
+    }
+    let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
+    match create_app(api, id, inline).await {
+        // Another message brought it along.
+        Err(error) if error.status() == StatusCode::CONFLICT => Ok(reference),
+        created => created.map(|_| reference),
+    }
+}
+
+/// The caller's trace, if it is one (W3C Trace Context, version 00).
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let shape = text.len() == 55 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    shape.then(|| text.to_owned())
+}
+
+/// List an application's messages, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/app/{app_id}/msg", tag = "Message", operation_id = "v1.message.list",
+    params(("app_id" = String, Path), PageQuery, MessageQuery, ContentQuery),
+    responses((status = 200, body = ListResponse<MessageOut>), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+)]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+    Query(page): Query<PageQuery>,
+    Query(query): Query<MessageQuery>,
+    Query(content): Query<ContentQuery>,
+) -> Result<Json<ListResponse<MessageOut>>, Error> {
+    let store_page = page.page(true)?;
+    let app = api.app(&app).await?;
+    let filter = MessageFilter {
+        event_types: query.event_types,
+        channel: query.channel,
+        range: postrider_store::TimeRange {
+            after: query.after,
+            before: query.before,
+        },
+        with_payload: content.wanted(),
+    };
+    let rows = api.store.messages(app.id, &filter, &store_page).await?;
+    let show = |row: MessageRow| MessageOut::new(&row.message, content.wanted());
+    Ok(Json(page.respond(rows, |row| row.message.id.to_string(), show)))
+}
+
+/// Get a message by id or event id.
+#[utoipa::path(
+    get, path = "/api/v1/app/{app_id}/msg/{msg_id}", tag = "Message", operation_id = "v1.message.get",
+    params(("app_id" = String, Path), ("msg_id" = String, Path, description = "Id or event id of the message"), ContentQuery),
+    responses((status = 200, body = MessageOut), (status = 404, body = ErrorOut), (status = 503, description = "Accepted, not yet on record", body = ErrorOut))
+)]
+pub(crate) async fn get(
+    State(api): State<Api>,
+    Path((app, message)): Path<(String, String)>,
+    Query(content): Query<ContentQuery>,
+) -> Result<Json<MessageOut>, Error> {
+    let app = api.app(&app).await?;
+    let row = find(&api, app.id, &message, content.wanted()).await?;
+    Ok(Json(MessageOut::new(&row.message, content.wanted())))
+}
+
+/// A recorded message by id or event id. A young one may still be on its way to the record: it is waited for, and
+/// never denied.
+pub(crate) async fn find(api: &Api, app: AppId, name: &str, with_payload: bool) -> Result<MessageRow, Error> {
+    let id = if name.starts_with(MessageId::PREFIX) {
+        Some(name.parse::<MessageId>().map_err(|_| Error::not_found())?)
+    } else if is_name(name, NAME_CHARS_MAX) {
+        None
+    } else {
+        return Err(Error::not_found());
+    };
+    let is_young = || id.is_none_or(|id| UnixMillis::now().since(id.created_at()) < YOUNG);
+    let deadline = Instant::now() + api.settings.record_wait;
+    loop {
+        let found = match id {
+            Some(id) => api.store.message(app, id, with_payload).await?,
+            None => api.store.message_by_event_id(app, name, with_payload).await?,
+        };
+        if let Some(row) = found {
+            return Ok(row);
+        }
+        // In the embedded set-up accepting is recording: there is nothing to wait for.
+        if !is_young() || !api.broker.is_durable() {
+            return Err(Error::not_found());
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(RECORD_POLL).await;
+    }
+    match id {
+        Some(_) => Err(Error::unavailable(
+            "not_recorded_yet",
+            "The message is so young that it may not be on record yet; try again.",
+            Duration::from_secs(1),
+        )),
+        None => Err(Error::not_found()),
+    }
+}
+
+/// The message of a row, for a resend.
+pub(crate) fn with_payload(row: MessageRow) -> Result<Arc<Message>, Error> {
+    if row.payload_gone {
+        return Err(Error::bad_request(
+            "missing_payload",
+            "The message's payload is no longer stored, so it cannot be sent again.",
+        ));
+    }
+    Ok(Arc::new(row.message))
+}
+
+/// Remove a message's payload; what waits for it is cancelled.
+#[utoipa::path(
+    delete, path = "/api/v1/app/{app_id}/msg/{msg_id}/content", tag = "Message", operation_id = "v1.message.expunge-content",
+    params(("app_id" = String, Path), ("msg_id" = String, Path)),
+    responses((status = 204), (status = 404, body = ErrorOut))
+)]
+pub(crate) async fn expunge_content(
+    State(api): State<Api>,
+    Path((app, message)): Path<(String, String)>,
+) -> Result<StatusCode, Error> {
+    let app = api.app(&app).await?;
+    let row = find(&api, app.id, &message, false).await?;
+    api.store.expunge_payload(app.id, row.message.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,186 @@
+//! Who may do what.
+//!
+//! Every path under `/api/v1` needs a key except health and the API's own description. The rule for a route is in one
+//! place ([`needed`]), and what it does not know needs an admin key. Keys are looked up by their SHA-256, so nothing
+//! is compared that an attacker could learn byte by byte; the configured admin key is compared in constant time.
+//! A looked-up key is trusted for [`TRUST`] (so long may a revoked key go on), longer only while the store is away.
+
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, header};
+use moka::sync::Cache;
+use postrider_model::AppId;
+use postrider_secrets::{KeyHash, Scope};
+use postrider_store::{AppRef, SharedStore};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::state::{Api, app_ref};
+
+/// How long a looked-up key is trusted.
+const TRUST: Duration = Duration::from_secs(10);
+/// How long it is remembered, for when the store is away.
+const REMEMBER: Duration = Duration::from_secs(3600);
+const KEYS_MAX: u64 = 10_000;
+/// Longest key that is looked at, in bytes.
+const KEY_BYTES_MAX: usize = 512;
+
+/// What a route needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// No key.
+    Nothing,
+    /// An admin key.
+    Admin,
+    /// An admin key, or one of the application in the path.
+    App,
+    /// As before, or an ingest key.
+    Ingest,
+}
+
+/// The one rule. `route` is the template.
+pub(crate) fn needed(method: &Method, route: &str) -> Need {
+    const APP: &str = "/api/v1/app/{app_id}";
+    if !route.starts_with("/api/") {
+        return Need::Nothing;
+    }
+    match route {
+        "/api/v1/health" | "/api/v1/health/ping" | "/api/v1/openapi.json" => Need::Nothing,
+        "/api/v1/app/{app_id}/msg" | "/api/v1/app/{app_id}/msg/batch" | "/api/v1/app/{app_id}/msg/raw"
+            if method == Method::POST =>
+        {
+            Need::Ingest
+        }
+        // An application's own key must not raise the application's quota nor delete it.
+        APP if method == Method::GET || method == Method::HEAD => Need::App,
+        _ if route.strip_prefix(APP).is_some_and(|rest| rest.starts_with('/')) => Need::App,
+        _ => Need::Admin,
+    }
+}
+
+/// Looks keys up.
+pub(crate) struct Authenticator {
+    store: SharedStore,
+    admin: Option<KeyHash>,
+    known: Cache<KeyHash, (Option<Scope>, Instant)>,
+}
+
+impl Authenticator {
+    pub(crate) fn new(store: SharedStore, admin_key: Option<&SecretString>) -> Self {
+        Self {
+            store,
+            admin: admin_key.map(|key| KeyHash::of(key.expose_secret())),
+            known: Cache::builder()
+                .max_capacity(KEYS_MAX)
+                .time_to_live(REMEMBER)
+                .build(),
+        }
+    }
+
+    /// The scope of the key in these headers.
+    pub(crate) async fn scope(&self, headers: &HeaderMap) -> Result<Scope, Error> {
+        let value = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let (scheme, key) = value
+            .and_then(|value| value.split_once(' '))
+            .ok_or_else(Error::unauthenticated)?;
+        let key = key.trim();
+        // Schemes are case-insensitive (RFC 9110, 11.1).
+        if !scheme.eq_ignore_ascii_case("bearer") || key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(Error::unauthenticated());
+        }
+        let hash = KeyHash::of(key);
+        if self.admin == Some(hash) {
+            return Ok(Scope::Admin);
+        }
+        self.lookup(hash).await?.ok_or_else(Error::unauthenticated)
+    }
+
+    async fn lookup(&self, hash: KeyHash) -> Result<Option<Scope>, Error> {
+        let known = self.known.get(&hash);
+        if let Some((scope, at)) = &known
+            && at.elapsed() < TRUST
+        {
+            return Ok(scope.clone());
+        }
+        let read = match self.store.key_by_hash(&hash.0).await {
+            Ok(read) => read,
+            Err(error) if error.is_transient() && known.is_some() => {
+                return Ok(known.and_then(|(scope, _)| scope));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let live = read.filter(|stored| stored.revoked_at.is_none());
+        let scope = live.and_then(|stored| stored.key.scope.parse::<Scope>().ok());
+        self.known.insert(hash, (scope.clone(), Instant::now()));
+        Ok(scope)
+    }
+
+    /// Forgets all keys, so that this process sees a revocation at once.
+    pub(crate) fn forget(&self) {
+        self.known.invalidate_all();
+    }
+}
+
+/// The middleware: lets a request pass whose key allows its route, with the key's [`Scope`] as an extension.
+pub(crate) async fn authorize(
+    State(api): State<Api>,
+    route: MatchedPath,
+    params: RawPathParams,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let need = needed(request.method(), route.as_str());
+    if need == Need::Nothing {
+        return next.run(request).await;
+    }
+    let app = params
+        .iter()
+        .find(|(name, _)| *name == "app_id")
+        .map(|(_, value)| value);
+    match allow(&api, need, app, request.headers()).await {
+        Ok(scope) => {
+            request.extensions_mut().insert(scope);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn allow(api: &Api, need: Need, app: Option<&str>, headers: &HeaderMap) -> Result<Scope, Error> {
+    let scope = api.auth.scope(headers).await?;
+    let allowed = match (&scope, need) {
+        (_, Need::Nothing) | (Scope::Admin, _) | (Scope::Ingest, Need::Ingest) => true,
+        (Scope::App(own), Need::App | Need::Ingest) => names_app(api, own, app).await?,
+        (Scope::Ingest, Need::Admin | Need::App) | (Scope::App(_), Need::Admin) => false,
+    };
+    if allowed {
+        Ok(scope)
+    } else {
+        Err(Error::forbidden())
+    }
+}
+
+/// Whether the path's application, by id or uid, is the key's own.
+async fn names_app(api: &Api, own: &str, app: Option<&str>) -> Result<bool, Error> {
+    let Ok(own) = own.parse::<AppId>() else {
+        return Ok(false);
+    };
+    match app.and_then(app_ref) {
+        None => Ok(false),
+        Some(AppRef::Id(id)) => Ok(id == own),
+        Some(uid @ AppRef::Uid(_)) => {
+            let Some(entry) = api.cache.get(&uid).await? else {
+                return Ok(false);
+            };
+            // A uid can change hands: no older answer than the store's.
+            let fresh = api.cache.fresh(&uid, entry, None).await?;
+            Ok(fresh.is_some_and(|entry| entry.snapshot.application.id == own))
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The cached configuration of applications: what makes accepting a message free of SQL.
+//!
+//! Guarantees: an entry is at most [`AGE_MAX`] old unless the store is away, and is read again at once when a newer
+//! version is known. Reads of one application are single-flight. With the store away a cached application goes on
+//! with what is cached; one that is not cached cannot be served. Memory is bounded by an estimate of each
+//! snapshot's size.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use moka::sync::Cache;
+use postrider_limits::SharedLimits;
+use postrider_model::{AppId, AppSnapshot};
+use postrider_store::{AppRef, SharedStore, StoreError};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// Oldest that an entry may be while the store answers.
+pub(crate) const AGE_MAX: Duration = Duration::from_secs(10);
+/// From this age on a used entry is read again in the background, so that a busy application never waits.
+const AGE_REFRESH: Duration = Duration::from_secs(5);
+/// How often an application whose version nobody knows is read again.
+const AGE_UNKNOWN: Duration = Duration::from_secs(1);
+/// How long a read may take.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+const STRIPES: usize = 256;
+
+/// A snapshot and when it was read.
+pub(crate) struct Entry {
+    pub(crate) snapshot: AppSnapshot,
+    read_at: Instant,
+    expired: AtomicBool,
+    refreshing: AtomicBool,
+}
+
+/// Applications by id, and ids by uid. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AppCache(Arc<Inner>);
+
+struct Inner {
+    store: SharedStore,
+    limits: SharedLimits,
+    entries: Cache<AppId, Arc<Entry>>,
+    uids: Cache<String, AppId>,
+    /// Readers of the same application queue up here; the first one reads for all.
+    stripes: Box<[Mutex<()>]>,
+}
+
+impl AppCache {
+    pub(crate) fn new(store: SharedStore, limits: SharedLimits, bytes_max: u64) -> Self {
+        let entries = Cache::builder()
+            .max_capacity(bytes_max)
+            .weigher(|_, entry: &Arc<Entry>| estimate(&entry.snapshot))
+            .build();
+        let uids = Cache::builder().max_capacity(100_000).build();
+        let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
+        Self(Arc::new(Inner {
+            store,
+            limits,
+            entries,
+            uids,
+            stripes,
+        }))
+    }
+
+    /// What is cached, however old.
+    pub(crate) fn peek(&self, app: &AppRef) -> Option<Arc<Entry>> {
+        match app {
+            AppRef::Id(id) => self.0.entries.get(id),
+            AppRef::Uid(uid) => {
+                let entry = self.0.entries.get(&self.0.uids.get(uid)?)?;
+                // Uids can move from one application to another.
+                (entry.snapshot.application.uid.as_deref() == Some(uid)).then_some(entry)
+            }
+        }
+    }
+
+    /// The application, cached or read now; `None` when there is none.
+    pub(crate) async fn get(&self, app: &AppRef) -> Result<Option<Arc<Entry>>, StoreError> {
+        match self.peek(app) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.load(app, Instant::now()).await,
+        }
+    }
+
+    /// The entry, or a newer one if it is too old. `version` is the newest known one.
+    pub(crate) async fn fresh(
+        &self,
+        app: &AppRef,
+        entry: Arc<Entry>,
+        version: Option<u64>,
+    ) -> Result<Option<Arc<Entry>>, StoreError> {
+        let age = entry.read_at.elapsed();
+        let outdated = match version {
+            Some(version) => version > entry.snapshot.version || age >= AGE_MAX,
+            None => age >= AGE_UNKNOWN,
+        };
+        if !outdated && !entry.expired.load(Ordering::Acquire) {
+            if age >= AGE_REFRESH && !entry.refreshing.swap(true, Ordering::AcqRel) {
+                let (cache, app) = (self.clone(), app.clone());
+                tokio::spawn(async move { cache.load(&app, Instant::now()).await.map(drop) });
+            }
+            return Ok(Some(entry));
+        }
+        match self.load(app, Instant::now()).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "going on with cached configuration");
+                Ok(Some(entry))
+            }
+            other => other,
+        }
+    }
+
+    /// Has the application read again at its next use.
+    pub(crate) fn expire(&self, app: AppId) {
+        if let Some(entry) = self.0.entries.get(&app) {
+            entry.expired.store(true, Ordering::Release);
+        }
+    }
+
+    /// Has every application read again at its next use.
+    pub(crate) fn expire_all(&self) {
+        for (_, entry) in &self.0.entries {
+            entry.expired.store(true, Ordering::Release);
+        }
+    }
+
+    /// Reads the application unless somebody did since `asked_at`.
+    async fn load(&self, app: &AppRef, asked_at: Instant) -> Result<Option<Arc<Entry>>, StoreError> {
+        let mut hasher = DefaultHasher::new();
+        app.hash(&mut hasher);
+        let stripe = usize::try_from(hasher.finish() % 256).unwrap_or(0);
+        let _turn = self.0.stripes[stripe].lock().await;
+        if let Some(entry) = self.peek(app)
+            && entry.read_at >= asked_at
+            && !entry.expired.load(Ordering::Acquire)
+        {
+            return Ok(Some(entry));
+        }
+        let read_at = Instant::now();
+        let read = tokio::time::timeout(LOAD_TIMEOUT, self.0.store.snapshot(app)).await;
+        let snapshot = read.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(Box::new(elapsed))))?;
+        let Some(snapshot) = snapshot else {
+            self.forget(app);
+            return Ok(None);
+        };
+        let id = snapshot.application.id;
+        let version = snapshot.version;
+        if let Some(uid) = &snapshot.application.uid {
+            self.0.uids.insert(uid.clone(), id);
+        }
+        let entry = Arc::new(Entry {
+            snapshot,
+            read_at,
+            expired: AtomicBool::new(false),
+            refreshing: AtomicBool::new(false),
+        });
+        self.0.entries.insert(id, Arc::clone(&entry));
+        // Who reads a version tells the others: after a flush of the shared state it is unknown there.
+        let limits = Arc::clone(&self.0.limits);
+        tokio::spawn(async move { limits.publish_version(id, version).await });
+        Ok(Some(entry))
+    }
+
+    fn forget(&self, app: &AppRef) {
+        match app {
+            AppRef::Id(id) => self.0.entries.invalidate(id),
+            AppRef::Uid(uid) => self.0.uids.invalidate(uid),
+        }
+    }
+}
+
+/// Bytes of a snapshot in memory, roughly.
+fn estimate(snapshot: &AppSnapshot) -> u32 {
+    let endpoints = snapshot.endpoints.iter().map(|endpoint| {
+        let names = endpoint.event_types.iter().chain(&endpoint.channels);
+        let names: usize = names.map(|name| name.len() + 24).sum();
+        let maps = endpoint
+            .metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 64);
+        let maps = maps.sum::<usize>() + endpoint.headers.len() * 256 + endpoint.secrets.len() * 128;
+        512 + endpoint.url.len() + endpoint.description.len() + names + maps
+    });
+    u32::try_from(1024 + endpoints.sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+impl AppCache {
+    pub(crate) fn is_expired(&self, app: AppId) -> bool {
+        let entry = self.0.entries.get(&app);
+        entry.is_none_or(|entry| entry.expired.load(Ordering::Acquire))
+    }
+}

@@ -1,0 +1,49 @@
+//! Our own OpenAPI description, generated from the handlers, and its UI, which needs no network.
+
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::api;
+use crate::state::Api;
+
+struct Bearer;
+
+impl utoipa::Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("HTTPBearer", SecurityScheme::Http(scheme));
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Postrider", description = "Webhooks: events in, signed deliveries out."),
+    modifiers(&Bearer),
+    security(("HTTPBearer" = []))
+)]
+struct Description;
+
+/// Every operation with its description.
+pub(crate) fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .merge(api::routes())
+        .split_for_parts()
+}
+
+/// The description at `/api/v1/openapi.json`, the UI at `/docs`.
+pub(crate) fn pages(openapi: &utoipa::openapi::OpenApi) -> Router<Api> {
+    let document = serde_json::to_value(openapi).unwrap_or_default();
+    let ui = SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/api/v1/openapi.json"));
+    let serve = move || std::future::ready(document_response(&document));
+    Router::new().route("/api/v1/openapi.json", get(serve)).merge(ui)
+}
+
+fn document_response(document: &serde_json::Value) -> Response {
+    Json(document).into_response()
+}

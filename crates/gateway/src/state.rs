@@ -1,0 +1,131 @@
+//! What every handler shares.
+
+use std::sync::Arc;
+
+use postrider_broker::{Broker, JobPublisher, JournalPublisher};
+use postrider_egress::Policy;
+use postrider_limits::SharedLimits;
+use postrider_model::{AppId, Application, Endpoint, EndpointId, UnixMillis};
+use postrider_store::{AppRef, EndpointRef, SharedStore};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::admit::Admitter;
+use crate::auth::Authenticator;
+use crate::cache::AppCache;
+use crate::error::Error;
+use crate::health::Readiness;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::validate::{NAME_CHARS_MAX, is_name};
+
+/// Shared state; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    pub(crate) store: SharedStore,
+    pub(crate) limits: SharedLimits,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) jobs: JobPublisher,
+    pub(crate) journal: JournalPublisher,
+    pub(crate) policy: Policy,
+    pub(crate) cache: AppCache,
+    pub(crate) admitter: Admitter,
+    pub(crate) auth: Authenticator,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) body_memory: Arc<Semaphore>,
+    pub(crate) requests: Semaphore,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) started_at: tokio::time::Instant,
+    /// One writer at a time reads, changes and writes back an application's configuration in this process.
+    pub(crate) config_locks: Box<[Mutex<()>]>,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Api {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// The application of a path parameter, read from the store.
+    pub(crate) async fn app(&self, id_or_uid: &str) -> Result<Application, Error> {
+        let app = app_ref(id_or_uid).ok_or_else(Error::not_found)?;
+        self.store.app(&app).await?.ok_or_else(Error::not_found)
+    }
+
+    /// The endpoint of a path parameter, read from the store.
+    pub(crate) async fn endpoint(&self, app: AppId, id_or_uid: &str) -> Result<Endpoint, Error> {
+        let endpoint = endpoint_ref(id_or_uid).ok_or_else(Error::not_found)?;
+        let found = self.store.endpoint(app, &endpoint).await?;
+        found.ok_or_else(Error::not_found)
+    }
+
+    /// Application and endpoint of two path parameters.
+    pub(crate) async fn app_endpoint(
+        &self,
+        app: &str,
+        endpoint: &str,
+    ) -> Result<(Application, Endpoint), Error> {
+        let app = self.app(app).await?;
+        let endpoint = self.endpoint(app.id, endpoint).await?;
+        Ok((app, endpoint))
+    }
+
+    /// Held while an application's configuration is read, changed and written back.
+    pub(crate) async fn config_lock(&self, app: AppId) -> MutexGuard<'_, ()> {
+        let index = usize::from(app.as_bytes()[15]) % self.config_locks.len();
+        self.config_locks[index].lock().await
+    }
+
+    /// After a commit: tells all caches, this process' own first.
+    pub(crate) async fn changed(&self, app: AppId, version: u64) {
+        self.cache.expire(app);
+        if self.limits.publish_version(app, version).await.is_ok() {
+            return;
+        }
+        // Caches are at most 10 s old in any case; this only shortens the wait.
+        let limits = Arc::clone(&self.limits);
+        self.tasks.spawn(async move {
+            let mut pause = std::time::Duration::from_millis(100);
+            for _ in 0..5 {
+                tokio::time::sleep(pause).await;
+                if limits.publish_version(app, version).await.is_ok() {
+                    return;
+                }
+                pause *= 2;
+            }
+            tracing::warn!(%app, version, "the new configuration version could not be announced");
+        });
+    }
+}
+
+/// An application's id or uid; `None` when it can be neither.
+pub(crate) fn app_ref(text: &str) -> Option<AppRef> {
+    if text.starts_with(AppId::PREFIX) {
+        return text.parse().ok().map(AppRef::Id);
+    }
+    is_name(text, NAME_CHARS_MAX).then(|| AppRef::Uid(text.to_owned()))
+}
+
+/// An endpoint's id or uid; `None` when it can be neither.
+pub(crate) fn endpoint_ref(text: &str) -> Option<EndpointRef> {
+    if text.starts_with(EndpointId::PREFIX) {
+        return text.parse().ok().map(EndpointRef::Id);
+    }
+    is_name(text, NAME_CHARS_MAX).then(|| EndpointRef::Uid(text.to_owned()))
+}
+
+/// The time of a change: the clock's, but later than the last change's.
+pub(crate) fn change_time(last: UnixMillis) -> UnixMillis {
+    UnixMillis::now().max(UnixMillis(last.0.saturating_add(1)))
+}

@@ -28,6 +28,19 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub async fn wait_for<T>(
     what: &str,
     limit: Duration,
+    look: impl AsyncFnMut() -> Result<Poll<T>>,
+) -> Result<T> {
+    wait_for_every(INTERVAL, what, limit, look).await
+}
+
+/// [`wait_for`] with another pause between two looks, for looks that cost something.
+///
+/// # Errors
+/// As [`wait_for`].
+pub async fn wait_for_every<T>(
+    interval: Duration,
+    what: &str,
+    limit: Duration,
     mut look: impl AsyncFnMut() -> Result<Poll<T>>,
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
@@ -39,10 +52,17 @@ pub async fn wait_for<T>(
             Ok(Err(error)) => return Err(error.context(format!("while waiting for {what}"))),
             Err(_) => {}
         }
-        if Instant::now() + INTERVAL >= deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             bail!("{what}: not within {limit:?}; last seen: {last}");
         }
-        sleep(INTERVAL).await;
+        // One last look at the deadline itself would be cut off, so it comes a little before.
+        sleep(if left > interval {
+            interval
+        } else {
+            left / 2 + Duration::from_millis(1)
+        })
+        .await;
     }
 }
 

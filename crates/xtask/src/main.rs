@@ -1,2 +1,47 @@
-//! Developer commands (being built).
-fn main() {}
+//! Developer commands: `cargo xtask test` runs all tests with everything that they need.
+#![expect(clippy::print_stderr, reason = "a developer watches what it does")]
+
+mod install;
+mod sdk;
+mod servers;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Postrider's developer commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings up RabbitMQ, Redis, Postgres and the public SDKs, runs every test, and stops what it started.
+    ///
+    /// A server named by POSTRIDER_TEST_AMQP_URL, POSTRIDER_TEST_REDIS_URL or POSTRIDER_TEST_POSTGRES_URL is used as it
+    /// is. Otherwise private ones are started from installed binaries; as root on Debian, missing packages are
+    /// installed; failing that, `docker compose` is used.
+    Test {
+        /// Passed on to the test runner, as in `cargo xtask test -- -E 'test(faults::)'`. With filters, the
+        /// documentation's examples are not run.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        filters: Vec<String>,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Command::Test { filters } = Cli::parse().command;
+    match test::run(&filters).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

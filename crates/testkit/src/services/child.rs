@@ -24,7 +24,8 @@ use super::host::{User, find_binary};
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-    pub(crate) env: Vec<(&'static str, OsString)>,
+    /// Added to this process's environment, of which the `POSTRIDER_*` variables are left out.
+    pub(crate) env: Vec<(String, OsString)>,
     /// Standard output and error are appended here.
     pub(crate) log: PathBuf,
     /// Whom to run as; `None` for the current user.
@@ -69,7 +70,13 @@ impl Launch {
             bail!("empty command line")
         };
         let mut command = Command::new(program);
-        command.args(args).envs(self.env.iter().cloned());
+        command.args(args);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("POSTRIDER_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.env.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }

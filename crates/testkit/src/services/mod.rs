@@ -29,7 +29,7 @@ use anyhow::{Context, Result};
 pub(crate) use child::{Launch, Running};
 #[cfg(feature = "harness")]
 pub use database::PostgresDatabase;
-pub use host::{find_binary, free_port, target_dir};
+pub use host::{find_binary, free_port, is_root, target_dir};
 pub use postgres::PostgresServer;
 pub use rabbitmq::RabbitServer;
 pub use redis::{RedisCluster, RedisServer};

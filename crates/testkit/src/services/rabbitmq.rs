@@ -19,6 +19,8 @@ use super::{Launch, Running, free_port, host, probe, unique_name};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
+const EPMD_PORT: &str = "ERL_EPMD_PORT";
+
 /// $1 epmd, $2 the server script. epmd is a child of what becomes the Erlang machine and dies with it where
 /// `setpriv` exists; nodes never start another (`-start_epmd false`).
 const START: &str = r#"
@@ -121,6 +123,11 @@ impl RabbitServer {
     /// It does not answer within 90 s.
     pub async fn start_again(&mut self) -> Result<()> {
         if self.running.is_none() {
+            // A new port each time: the former port mapper may be about to die, and must not answer for the new one.
+            self.launch.env.retain(|(name, _)| name != EPMD_PORT);
+            self.launch
+                .env
+                .push((EPMD_PORT.to_owned(), free_port()?.to_string().into()));
             let mut running = self.launch.start()?;
             probe::ready(&self.url(), &mut running, LIMIT).await?;
             self.running = Some(running);
@@ -175,9 +182,9 @@ fn launch(dir: &Path, port: u16, settings: &str) -> Result<Launch> {
     std::fs::write(&config, format!("disk_free_limit.absolute = 1MB\n{settings}\n"))?;
     std::fs::write(dir.join("enabled_plugins"), "[].\n")?;
     let path = |name: &str| OsString::from(dir.join(name));
-    let env = vec![
+    let env = [
         ("HOME", dir.into()),
-        ("ERL_EPMD_PORT", free_port()?.to_string().into()),
+        (EPMD_PORT, free_port()?.to_string().into()),
         ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
         // Idle schedulers give the processor back at once: tests share few cores.
         (
@@ -201,6 +208,9 @@ fn launch(dir: &Path, port: u16, settings: &str) -> Result<Launch> {
         ("RABBITMQ_CONF_ENV_FILE", path("rabbitmq-env.conf")),
         ("RABBITMQ_PID_FILE", path("rabbitmq.pid")),
     ];
+    let env = env
+        .map(|(name, value): (&str, OsString)| (name.to_owned(), value))
+        .to_vec();
     Ok(Launch {
         program: "/bin/sh".into(),
         args: vec![

@@ -5,6 +5,7 @@
 
 mod contention;
 mod partitions;
+mod reads;
 mod schema;
 mod tasks;
 mod world;

@@ -32,7 +32,11 @@ impl Api {
             .no_proxy()
             .build()
             .expect("a client can be made");
-        Self { client, base: base.to_owned(), key: key.to_owned() }
+        Self {
+            client,
+            base: base.to_owned(),
+            key: key.to_owned(),
+        }
     }
 
     /// One request; an error only when there is no answer.
@@ -48,25 +52,47 @@ impl Api {
         body: Option<&Value>,
         headers: &[(&str, &str)],
     ) -> Result<Answer> {
-        let mut request = self.client.request(method, format!("{}/api/v1{path}", self.base)).bearer_auth(&self.key);
+        let mut request = self
+            .client
+            .request(method, format!("{}/api/v1{path}", self.base))
+            .bearer_auth(&self.key);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.with_context(|| format!("no answer to {path}"))?;
+        let response = request
+            .send()
+            .await
+            .with_context(|| format!("no answer to {path}"))?;
         let status = response.status();
-        let retry_after =
-            response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let bytes = response.bytes().await?;
-        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
-        Ok(Answer { status, retry_after, body })
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes).unwrap_or_default()
+        };
+        Ok(Answer {
+            status,
+            retry_after,
+            body,
+        })
     }
 
     async fn ok(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let answer = self.call(method.clone(), path, body).await?;
-        ensure!(answer.status.is_success(), "{method} {path}: {} {}", answer.status, answer.body);
+        ensure!(
+            answer.status.is_success(),
+            "{method} {path}: {} {}",
+            answer.status,
+            answer.body
+        );
         Ok(answer.body)
     }
 
@@ -99,7 +125,39 @@ impl Api {
 
     /// Sends a message and returns its id once it is accepted.
     pub(crate) async fn send(&self, app: &str, payload: Value) -> Result<String> {
-        id_of(&self.post(&format!("/app/{app}/msg"), &json!({"eventType": "test.event", "payload": payload})).await?)
+        id_of(
+            &self
+                .post(
+                    &format!("/app/{app}/msg"),
+                    &json!({"eventType": "test.event", "payload": payload}),
+                )
+                .await?,
+        )
+    }
+
+    /// Sends bytes with a content type of their own.
+    pub(crate) async fn raw(
+        &self,
+        app: &str,
+        event_type: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer> {
+        let url = format!("{}/api/v1/app/{app}/msg/raw?eventType={event_type}", self.base);
+        let request = self
+            .client
+            .post(url)
+            .bearer_auth(&self.key)
+            .header("content-type", content_type)
+            .body(body);
+        let response = request.send().await?;
+        let status = response.status();
+        let body = serde_json::from_slice(&response.bytes().await?).unwrap_or_default();
+        Ok(Answer {
+            status,
+            retry_after: None,
+            body,
+        })
     }
 
     /// Sends a message until it is accepted, under one idempotency key; gives up after the time.
@@ -111,14 +169,10 @@ impl Api {
         limit: Duration,
     ) -> Result<String> {
         let body = json!({"eventType": "test.event", "payload": payload});
+        let path = format!("/app/{app}/msg");
         wait_for("a message to be accepted", limit, async || {
-            let call = self.call_with(
-                Method::POST,
-                &format!("/app/{app}/msg"),
-                Some(&body),
-                &[("idempotency-key", key)],
-            );
-            match call.await {
+            let headers = [("idempotency-key", key)];
+            match self.call_with(Method::POST, &path, Some(&body), &headers).await {
                 Ok(answer) if answer.status == StatusCode::ACCEPTED => Ok(Poll::Ready(id_of(&answer.body)?)),
                 Ok(answer) => {
                     ensure!(
@@ -138,13 +192,19 @@ impl Api {
     /// Waits until the deliveries of a message are all in this state (its `statusText`).
     pub(crate) async fn wait_status(&self, app: &str, message: &str, status: &str) -> Result<()> {
         wait_for(&format!("{message} to be {status}"), SOON, async || {
-            let answer = self.call(Method::GET, &format!("/app/{app}/msg/{message}/endpoint"), None).await?;
+            let answer = self
+                .call(Method::GET, &format!("/app/{app}/msg/{message}/endpoint"), None)
+                .await?;
             let found: Vec<&str> = answer.body["data"]
                 .as_array()
                 .map(|rows| rows.iter().filter_map(|row| row["statusText"].as_str()).collect())
                 .unwrap_or_default();
             let all = !found.is_empty() && found.iter().all(|found| *found == status);
-            Ok(if all { Poll::Ready(()) } else { Poll::NotYet(format!("{} {}", answer.status, answer.body)) })
+            Ok(if all {
+                Poll::Ready(())
+            } else {
+                Poll::NotYet(format!("{} {}", answer.status, answer.body))
+            })
         })
         .await
     }
@@ -152,5 +212,8 @@ impl Api {
 
 /// The `id` of a body.
 pub(crate) fn id_of(body: &Value) -> Result<String> {
-    Ok(body["id"].as_str().with_context(|| format!("no id in {body}"))?.to_owned())
+    Ok(body["id"]
+        .as_str()
+        .with_context(|| format!("no id in {body}"))?
+        .to_owned())
 }

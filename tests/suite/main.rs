@@ -8,5 +8,3 @@ mod stack;
 
 mod delivery;
 mod sdk;
-
-mod faults;

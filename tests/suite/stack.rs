@@ -40,7 +40,13 @@ impl Shared {
 
     /// Servers of the test's own, which it may break.
     pub(crate) fn on(amqp: String, redis: String, postgres: String) -> Self {
-        Self { amqp, redis, postgres, prefix: unique_name("pr"), _database: None }
+        Self {
+            amqp,
+            redis,
+            postgres,
+            prefix: unique_name("pr"),
+            _database: None,
+        }
     }
 
     /// A process of these roles.
@@ -84,7 +90,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub(crate) const SMALL: Self = Self { gateways: 1, workers: 1, ledgers: 1 };
+    pub(crate) const SMALL: Self = Self {
+        gateways: 1,
+        workers: 1,
+        ledgers: 1,
+    };
 }
 
 /// The processes of a test.
@@ -107,7 +117,13 @@ impl Stack {
     pub(crate) async fn embedded_with(configure: impl Fn(Builder) -> Builder) -> Result<Self> {
         let process = configure(Postrider::builder()).start().await?;
         let key = process.admin_key().await?;
-        Ok(Self { gateways: vec![process], workers: vec![], ledgers: vec![], shared: None, key })
+        Ok(Self {
+            gateways: vec![process],
+            workers: vec![],
+            ledgers: vec![],
+            shared: None,
+            key,
+        })
     }
 
     /// Separate processes on the machine's shared servers.
@@ -123,7 +139,9 @@ impl Stack {
     ) -> Result<Self> {
         shared.migrate().await?;
         let spawn = |role: &str, count: usize| -> Result<Vec<Postrider>> {
-            (0..count).map(|_| configure(shared.builder(role)).spawn()).collect()
+            (0..count)
+                .map(|_| configure(shared.builder(role)).spawn())
+                .collect()
         };
         let mut stack = Self {
             gateways: spawn("gateway", shape.gateways)?,
@@ -154,7 +172,10 @@ impl Stack {
     }
 
     pub(crate) fn processes_mut(&mut self) -> impl Iterator<Item = &mut Postrider> {
-        self.gateways.iter_mut().chain(&mut self.workers).chain(&mut self.ledgers)
+        self.gateways
+            .iter_mut()
+            .chain(&mut self.workers)
+            .chain(&mut self.ledgers)
     }
 
     /// The process of a role; embedded, the one there is.

@@ -261,7 +261,7 @@ impl Drop for Postrider {
     }
 }
 
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("POSTRIDER_BIN").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }

@@ -112,7 +112,7 @@ const lost = await svix.message.create(app.id, { eventType, payload: { lost: tru
 await received(lost.id);
 await waitFor("the endpoint to be disabled", async () => (await svix.endpoint.get(app.id, endpoint.id)).disabled);
 status = 200;
-await svix.endpoint.update(app.id, endpoint.id, { url: hook, eventTypes: [eventType], disabled: false });
+await svix.endpoint.patch(app.id, endpoint.id, { disabled: false });
 await svix.endpoint.recover(app.id, endpoint.id, { since });
 await received(lost.id);
 

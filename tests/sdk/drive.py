@@ -16,6 +16,7 @@ from svix.api import (
     ApplicationIn,
     ApplicationListOptions,
     EndpointIn,
+    EndpointPatch,
     EndpointSecretRotateIn,
     EventTypeIn,
     MessageAttemptListByEndpointOptions,
@@ -171,7 +172,7 @@ def main(url, key):
     receiver.next()
     wait_for("the endpoint to be disabled by 410 Gone", lambda: svix.endpoint.get(app.id, endpoint.id).disabled)
     receiver.status = 200
-    svix.endpoint.update(app.id, endpoint.id, _update(endpoint, event_type, receiver))
+    svix.endpoint.patch(app.id, endpoint.id, EndpointPatch(disabled=False))
     svix.endpoint.recover(app.id, endpoint.id, RecoverIn(since=since))
     wait_for("the lost message", lambda: receiver.next()[1]["webhook-id"] == lost.id)
 
@@ -199,12 +200,6 @@ def main(url, key):
     svix.application.delete(app.id)
     refused(404, None, lambda: svix.application.get(app.id))
     print("python: all held")
-
-
-def _update(endpoint, event_type, receiver):
-    from svix.api import EndpointUpdate
-
-    return EndpointUpdate(url=f"{receiver.url}/hook", event_types=[event_type], disabled=False)
 
 
 if __name__ == "__main__":

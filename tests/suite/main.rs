@@ -7,4 +7,5 @@ mod api;
 mod stack;
 
 mod delivery;
+mod documents;
 mod sdk;

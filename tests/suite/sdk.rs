@@ -1,5 +1,7 @@
 //! The public SDKs are clients of Postrider, on both set-ups; what they receive verifies with the public verifiers.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use postrider_testkit::services::target_dir;
 use tokio::process::Command;
@@ -27,34 +29,47 @@ async fn drive(stack: &Stack, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn python() -> Command {
-    let mut command = Command::new(target_dir().join("sdk-python/bin/python"));
-    command.arg(format!("{DRIVERS}/drive.py"));
-    command
+/// What `cargo xtask test` prepared, or what an earlier run of it left in the target directory.
+fn prepared(variable: &str, fallback: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| target_dir().join(fallback), PathBuf::from)
 }
 
-fn javascript() -> Command {
+fn python() -> Result<Command> {
+    let mut command = Command::new(prepared("POSTRIDER_TEST_PYTHON", "sdk-python/bin/python"));
+    command.arg(format!("{DRIVERS}/drive.py"));
+    Ok(command)
+}
+
+/// Modules are found from where the script lies, so it is copied beside them.
+fn javascript() -> Result<Command> {
+    let script = prepared("POSTRIDER_TEST_NODE_DIR", "sdk-js").join("drive.mjs");
+    std::fs::copy(format!("{DRIVERS}/drive.mjs"), &script).with_context(|| {
+        format!(
+            "{} cannot be written; `cargo xtask test` prepares it",
+            script.display()
+        )
+    })?;
     let mut command = Command::new("node");
-    command.arg(target_dir().join("sdk-js/drive.mjs"));
-    command
+    command.arg(script);
+    Ok(command)
 }
 
 #[tokio::test]
 async fn the_python_sdk_drives_the_embedded_set_up() -> Result<()> {
-    drive(&Stack::embedded().await?, &mut python()).await
+    drive(&Stack::embedded().await?, &mut python()?).await
 }
 
 #[tokio::test]
 async fn the_python_sdk_drives_the_scaled_out_set_up() -> Result<()> {
-    drive(&Stack::scaled(Shape::SMALL).await?, &mut python()).await
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut python()?).await
 }
 
 #[tokio::test]
 async fn the_javascript_sdk_drives_the_embedded_set_up() -> Result<()> {
-    drive(&Stack::embedded().await?, &mut javascript()).await
+    drive(&Stack::embedded().await?, &mut javascript()?).await
 }
 
 #[tokio::test]
 async fn the_javascript_sdk_drives_the_scaled_out_set_up() -> Result<()> {
-    drive(&Stack::scaled(Shape::SMALL).await?, &mut javascript()).await
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut javascript()?).await
 }

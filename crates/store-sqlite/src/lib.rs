@@ -1,1 +1,120 @@
-//! postrider-store-sqlite (being built).
+//! The store on SQLite: the default, with no other service.
+//!
+//! The files are named after the traits of `postrider-store`, as in the Postgres adapter: `config` (and
+//! `endpoints`), `log` (and `attempts`), `record`, `waiting`, `upkeep` (and `retention`, `tasks`); `schema` migrates.
+//!
+//! Cast:
+//! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
+//!   once, so that the price of an fsync is shared. A job that fails undoes only itself.
+//! - [`readers`]: a few connections, opened when first needed, for the API's reads. Each read has a deadline.
+//! - [`cancel`]: the one way in which a waiting delivery ends without an outcome.
+//!
+//! Guarantees: what an awaited write returned is on disk (WAL, `synchronous=FULL`); a read that starts after it sees
+//! it. Endpoint secrets and headers, payloads and parked bytes are sealed by the [`Keyring`], bound to their row.
+//! Recorded responses are not sealed: they are the receiver's words, cut to 4 KiB, and lists read many of them.
+
+mod attempts;
+mod cancel;
+mod codec;
+mod config;
+mod connection;
+mod endpoints;
+mod error;
+mod log;
+mod readers;
+mod record;
+mod retention;
+mod schema;
+mod tasks;
+mod upkeep;
+mod waiting;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_secrets::Keyring;
+use postrider_store::StoreError;
+use rusqlite::Connection;
+
+use error::Fallible;
+
+/// Settings of the store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections for reads, opened when first needed; at least 1. Each caches up to 1 MiB.
+    pub readers: usize,
+    /// An endpoint that has done nothing but fail for so long is disabled.
+    pub disable_after: Duration,
+    /// Longest time that one read may take, its wait for a connection included.
+    pub read_timeout: Duration,
+    /// Seals what must not be readable in a stolen file.
+    pub keyring: Arc<Keyring>,
+}
+
+impl Settings {
+    /// Four readers, 5 days of failures, 10 seconds a read.
+    pub fn new(keyring: Arc<Keyring>) -> Self {
+        Self {
+            readers: 4,
+            disable_after: Duration::from_secs(5 * 24 * 3600),
+            read_timeout: Duration::from_secs(10),
+            keyring,
+        }
+    }
+}
+
+/// The store in one file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: writer::Writer,
+    readers: readers::Readers,
+    keyring: Arc<Keyring>,
+    disable_after: Duration,
+    path: PathBuf,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it when there is none, and brings its schema up to date. Blocks for as long as a
+    /// migration takes; a new file takes milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when a newer program wrote the file; [`StoreError::Unavailable`] when it cannot be
+    /// opened or another process holds its lock for more than 5 seconds.
+    pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Arc<Self>, StoreError> {
+        let path = path.as_ref().to_owned();
+        let mut connection = connection::open_writer(&path)?;
+        schema::migrate(&mut connection)?;
+        let writer = writer::Writer::start(connection)?;
+        let readers = readers::Readers::new(path.clone(), settings.readers, settings.read_timeout);
+        Ok(Arc::new(Self {
+            writer,
+            readers,
+            keyring: settings.keyring,
+            disable_after: settings.disable_after,
+            path,
+        }))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Fallible<T> + Send + 'static,
+    {
+        self.writer.write(work).await
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Fallible<T> + Send + 'static,
+    {
+        self.readers.read(work).await
+    }
+}

@@ -1,0 +1,111 @@
+//! Attempts: lists along the index of their endpoint or of their message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_model::{AppId, Attempt, AttemptClass, AttemptId, MessageId};
+use postrider_store::{AttemptFilter, AttemptRow, Page, StoreError};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+
+use crate::codec::{self, Walk};
+use crate::error::Fallible;
+use crate::log::message_filter;
+
+const COLUMNS: &str =
+    "a.id, a.message, a.endpoint, a.delivery, a.origin, a.started_at, a.duration_ms, a.class, a.status,
+    a.response, a.url";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
+    let duration: i64 = row.get(6)?;
+    Ok(AttemptRow {
+        message: codec::id(row, 1)?,
+        endpoint: codec::id(row, 2)?,
+        delivery: codec::id(row, 3)?,
+        trigger: codec::origin(row, 4)?,
+        attempt: Attempt {
+            id: codec::id(row, 0)?,
+            started_at: codec::time(row, 5)?,
+            duration: Duration::from_millis(duration.unsigned_abs()),
+            class: codec::class(row, 7)?,
+            status: row.get(8)?,
+            response: Bytes::copy_from_slice(row.get_ref(9)?.as_blob()?),
+            url: row.get(10)?,
+        },
+    })
+}
+
+pub(crate) fn list(
+    connection: &Connection,
+    app: AppId,
+    filter: &AttemptFilter,
+    page: &Page<AttemptId>,
+) -> Fallible<Vec<AttemptRow>> {
+    // A message has few attempts at one endpoint, an endpoint many: the message's index first.
+    let of = match (filter.message, filter.endpoint) {
+        (Some(_), Some(_)) => "a.message = :message AND +a.endpoint = :endpoint",
+        (Some(_), None) => "a.message = :message AND :endpoint IS NULL",
+        (None, Some(_)) => "a.endpoint = :endpoint AND :message IS NULL",
+        (None, None) => {
+            return Err(StoreError::Rejected("attempts are listed by endpoint or by message".into()).into());
+        }
+    };
+    let walk = Walk::of(page);
+    let (from, to) = walk.bounds(page.after.as_ref().map(AttemptId::as_bytes), filter.range);
+    let sql = format!(
+        "SELECT {COLUMNS} FROM attempts a LEFT JOIN messages m ON m.id = a.message
+         WHERE {of} AND a.app = :app AND a.id >= :from AND a.id < :to
+            AND (:success IS NULL OR (a.class = :ok) = :success)
+            AND (:status IS NULL OR a.status / 100 = :status) AND {}
+         ORDER BY a.id {} LIMIT :rows",
+        message_filter!(":types", ":channel"),
+        walk.order(),
+    );
+    let rows = connection
+        .prepare_cached(&sql)?
+        .query_map(
+            named_params! {
+                ":message": filter.message.as_ref().map(|id| *id.as_bytes()),
+                ":endpoint": filter.endpoint.as_ref().map(|id| *id.as_bytes()),
+                ":app": app.as_bytes(),
+                ":from": from,
+                ":to": to,
+                ":success": filter.success,
+                ":ok": AttemptClass::Success as u8,
+                ":status": filter.status_class,
+                ":types": codec::to_json(&filter.event_types)?,
+                ":channel": filter.channel,
+                ":rows": walk.rows,
+            },
+            read,
+        )?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(walk.arrange(rows))
+}
+
+pub(crate) fn find(
+    connection: &Connection,
+    app: AppId,
+    message: MessageId,
+    id: AttemptId,
+) -> Fallible<Option<AttemptRow>> {
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM attempts a WHERE a.message = ?1 AND a.id = ?2 AND a.app = ?3"
+        ))?
+        .query_row(params![message.as_bytes(), id.as_bytes(), app.as_bytes()], read)
+        .optional()?;
+    Ok(found)
+}
+
+/// Empties an attempt's response; false when there is no such attempt.
+pub(crate) fn expunge(
+    connection: &Connection,
+    app: AppId,
+    message: MessageId,
+    id: AttemptId,
+) -> Fallible<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE attempts SET response = x'' WHERE message = ?1 AND id = ?2 AND app = ?3")?
+        .execute(params![message.as_bytes(), id.as_bytes(), app.as_bytes()])?;
+    Ok(changed > 0)
+}

@@ -1,0 +1,49 @@
+//! Opening connections: the settings that every one of them needs.
+
+use std::path::Path;
+
+use postrider_store::StoreError;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Fail, Fallible};
+
+/// Page cache of the writer, in KiB.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
+/// Page cache of a reader, in KiB.
+const READER_CACHE_KIB: i64 = 1024;
+/// Pages of WAL after which a commit also checkpoints: 16 MiB, so that a page changed often is copied once.
+const CHECKPOINT_PAGES: i64 = 4096;
+/// The WAL file is cut back to this size, in bytes, after a checkpoint.
+const WAL_KEEP_BYTES: i64 = 64 * 1024 * 1024;
+const BUSY_TIMEOUT_MS: i64 = 5_000;
+
+pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let open = || -> Fallible<Connection> {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "foreign_keys", false)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
+        connection.set_prepared_statement_cache_capacity(128);
+        Ok(connection)
+    };
+    open().map_err(StoreError::from)
+}
+
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fail> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(48);
+    Ok(connection)
+}

@@ -1,0 +1,129 @@
+//! Retention: payloads first, then records, then what only time removes. Each call does one chunk.
+
+use std::time::Duration;
+
+use postrider_model::{CancelReason, MessageId, UnixMillis};
+use postrider_store::RetentionReport;
+use rusqlite::{Connection, params};
+
+use crate::cancel;
+use crate::codec;
+use crate::error::Fallible;
+
+pub(crate) fn retain(
+    connection: &Connection,
+    payloads: Duration,
+    log: Duration,
+    limit: u32,
+) -> Fallible<RetentionReport> {
+    let now = UnixMillis::now();
+    let mut report = RetentionReport::default();
+    let mut expired = own_retention(connection, now, limit)?;
+    let (defaults, mark) = default_retention(connection, now.minus(payloads), limit)?;
+    expired.extend(defaults);
+    for message in expired {
+        // On record first: what waits for the payload is cancelled, not left to be found out.
+        report.cancelled += cancel::cancel_message(connection, message, CancelReason::PayloadExpired)?;
+        report.payloads += u64::from(cancel::drop_body(connection, message)?);
+    }
+    if let Some(mark) = mark {
+        connection
+            .prepare_cached("UPDATE progress SET body_mark = ?1")?
+            .execute([mark])?;
+    }
+    remove_records(connection, now.minus(log), limit, &mut report)?;
+    remove_by_time(connection, now, now.minus(log), limit)?;
+    Ok(report)
+}
+
+/// Messages whose own retention has ended.
+fn own_retention(connection: &Connection, now: UnixMillis, limit: u32) -> Fallible<Vec<MessageId>> {
+    let messages = connection
+        .prepare_cached(
+            "SELECT message FROM bodies WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+        )?
+        .query_map(params![now.0, limit], |row| codec::id(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(messages)
+}
+
+/// Messages without a retention of their own, made before `cutoff`; and the number up to which bodies are done.
+/// Bodies are numbered in the order in which they came, so the walk goes on from where it stopped.
+fn default_retention(
+    connection: &Connection,
+    cutoff: UnixMillis,
+    limit: u32,
+) -> Fallible<(Vec<MessageId>, Option<i64>)> {
+    let mut walk = connection.prepare_cached(
+        "SELECT n, message, expires_at FROM bodies WHERE n > (SELECT body_mark FROM progress) ORDER BY n LIMIT ?1",
+    )?;
+    let mut rows = walk.query([limit])?;
+    let (mut messages, mut mark) = (Vec::new(), None);
+    while let Some(row) = rows.next()? {
+        let message: MessageId = codec::id(row, 1)?;
+        if codec::time_opt(row, 2)?.is_none() {
+            if message.created_at() >= cutoff {
+                break;
+            }
+            messages.push(message);
+        }
+        mark = Some(row.get(0)?);
+    }
+    Ok((messages, mark))
+}
+
+/// Removes messages made before `cutoff` with all that hangs on them, and what outlived its message.
+fn remove_records(
+    connection: &Connection,
+    cutoff: UnixMillis,
+    limit: u32,
+    report: &mut RetentionReport,
+) -> Fallible<()> {
+    let floor = MessageId::floor(cutoff);
+    for (table, counts) in [("messages", true), ("deliveries", false), ("attempts", false)] {
+        let column = if counts { "id" } else { "message" };
+        let messages = connection
+            .prepare_cached(&format!(
+                "SELECT DISTINCT {column} FROM {table} WHERE {column} < ?1 ORDER BY {column} LIMIT ?2"
+            ))?
+            .query_map(params![floor.as_bytes(), limit], |row| codec::id(row, 0))?
+            .collect::<rusqlite::Result<Vec<MessageId>>>()?;
+        for message in messages {
+            report.cancelled += cancel::cancel_message(connection, message, CancelReason::PayloadExpired)?;
+            cancel::drop_body(connection, message)?;
+            for sql in [
+                "DELETE FROM attempts WHERE message = ?1",
+                "DELETE FROM deliveries WHERE message = ?1",
+                "DELETE FROM messages WHERE id = ?1",
+            ] {
+                connection.prepare_cached(sql)?.execute([message.as_bytes()])?;
+            }
+            report.messages += u64::from(counts);
+        }
+    }
+    Ok(())
+}
+
+/// Expired claims; counters and finished tasks from before `cutoff`.
+fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, limit: u32) -> Fallible<()> {
+    connection
+        .prepare_cached(
+            "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+        )?
+        .execute(params![now.0, limit])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM counters WHERE (endpoint, hour) IN (
+                SELECT endpoint, hour FROM counters WHERE hour < ?1 ORDER BY hour LIMIT ?2)",
+        )?
+        .execute(params![
+            cutoff.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS),
+            limit
+        ])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < ?1 LIMIT ?2)",
+        )?
+        .execute(params![cutoff.0, limit])?;
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! The work of background tasks: new deliveries by hand, a chunk at a time, from a cursor that is kept.
+
+use postrider_model::{
+    AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis,
+};
+use postrider_store::fold::StateCounts;
+use postrider_store::{TaskKind, TaskRow, TaskState};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::cancel::{self, Totals};
+use crate::codec;
+use crate::error::Fallible;
+use crate::{upkeep, waiting};
+
+/// Tasks that one sweep moves on.
+const TASKS_MAX: u32 = 4;
+
+/// What an endpoint subscribes to; `None` once it takes no deliveries.
+struct Wanted {
+    event_types: Vec<String>,
+    channels: Vec<String>,
+}
+
+/// Moves running tasks on by a chunk of at most `limit` messages each; how many deliveries were made.
+pub(crate) fn advance(connection: &Connection, limit: u32) -> Fallible<u64> {
+    let mut made = 0;
+    for mut task in upkeep::running_tasks(connection, TASKS_MAX)? {
+        match wanted(connection, task.app, task.endpoint)? {
+            None => task.state = TaskState::Failed,
+            Some(wanted) => made += chunk(connection, &mut task, &wanted, limit)?,
+        }
+        connection
+            .prepare_cached("UPDATE tasks SET cursor = ?2, state = ?3, updated_at = ?4 WHERE id = ?1")?
+            .execute(params![
+                task.id.as_bytes(),
+                task.cursor.as_ref().map(|cursor| *cursor.as_bytes()),
+                task.state as u8,
+                UnixMillis::now().0
+            ])?;
+    }
+    Ok(made)
+}
+
+fn wanted(connection: &Connection, app: AppId, endpoint: EndpointId) -> Fallible<Option<Wanted>> {
+    let found = connection
+        .prepare_cached(
+            "SELECT event_types, channels FROM endpoints
+             WHERE id = ?1 AND app = ?2 AND NOT disabled AND deleted_at IS NULL",
+        )?
+        .query_row(params![endpoint.as_bytes(), app.as_bytes()], |row| {
+            Ok(Wanted {
+                event_types: codec::from_json(row, 0)?,
+                channels: codec::from_json(row, 1)?,
+            })
+        })
+        .optional()?;
+    Ok(found)
+}
+
+fn chunk(connection: &Connection, task: &mut TaskRow, wanted: &Wanted, limit: u32) -> Fallible<u64> {
+    let messages = match task.kind {
+        TaskKind::Recover => failed_messages(connection, task, limit)?,
+        TaskKind::Replay => messages(connection, task, limit)?,
+    };
+    let mut made = 0;
+    let mut totals = Totals::default();
+    let mut counters = std::collections::HashMap::new();
+    for found in &messages {
+        if found.has_body
+            && (task.kind == TaskKind::Recover || subscribes(wanted, found))
+            && is_wanted(connection, task, found.id)?
+            && make(connection, task, found.id)?
+        {
+            made += 1;
+            totals.add(DeferReason::Manual, 1);
+            let counts: &mut StateCounts = counters
+                .entry((task.endpoint, cancel::hour_of(found.id)))
+                .or_default();
+            counts.add(DeliveryState::Pending, 1);
+        }
+    }
+    totals.write(connection)?;
+    cancel::count(connection, &counters)?;
+    if made > 0 {
+        let standing = waiting::standing(connection, task.endpoint)?;
+        let due = if standing.held {
+            UnixMillis::NEVER
+        } else {
+            UnixMillis::now()
+        };
+        waiting::wake(connection, task.endpoint, task.app, due, standing.doomed)?;
+    }
+    if let Some(last) = messages.last() {
+        task.cursor = Some(last.id);
+    }
+    if messages.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
+        task.state = TaskState::Finished;
+    }
+    Ok(made)
+}
+
+struct Found {
+    id: MessageId,
+    event_type: String,
+    channels: Vec<String>,
+    has_body: bool,
+}
+
+fn read_found(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
+    Ok(Found {
+        id: codec::id(row, 0)?,
+        event_type: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+        channels: codec::channels(row, 2)?,
+        has_body: row.get(3)?,
+    })
+}
+
+/// Where the chunk starts, as the least id, and where the task ends.
+fn bounds(task: &TaskRow) -> (Vec<u8>, [u8; 16]) {
+    let from = match task.cursor {
+        Some(cursor) => [&cursor.as_bytes()[..], &[0]].concat(),
+        None => MessageId::floor(task.since).as_bytes().to_vec(),
+    };
+    (from, *MessageId::floor(task.until).as_bytes())
+}
+
+/// Messages with a delivery of the endpoint in the task's time.
+fn failed_messages(connection: &Connection, task: &TaskRow, limit: u32) -> Fallible<Vec<Found>> {
+    let (from, to) = bounds(task);
+    let messages = connection
+        .prepare_cached(
+            "SELECT d.message, m.event_type, m.channels, m.body IS NOT NULL
+             FROM (SELECT DISTINCT message FROM deliveries WHERE endpoint = ?1 AND message >= ?2 AND message < ?3
+                   ORDER BY message LIMIT ?4) d
+             LEFT JOIN messages m ON m.id = d.message ORDER BY d.message",
+        )?
+        .query_map(params![task.endpoint.as_bytes(), from, to, limit], read_found)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(messages)
+}
+
+/// Messages of the application in the task's time.
+fn messages(connection: &Connection, task: &TaskRow, limit: u32) -> Fallible<Vec<Found>> {
+    let (from, to) = bounds(task);
+    let messages = connection
+        .prepare_cached(
+            "SELECT id, event_type, channels, body IS NOT NULL FROM messages
+             WHERE app = ?1 AND id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4",
+        )?
+        .query_map(params![task.app.as_bytes(), from, to, limit], read_found)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(messages)
+}
+
+/// As `Endpoint::subscribes_to`, without the rest of the endpoint.
+fn subscribes(wanted: &Wanted, found: &Found) -> bool {
+    (wanted.event_types.is_empty() || wanted.event_types.contains(&found.event_type))
+        && (wanted.channels.is_empty()
+            || wanted
+                .channels
+                .iter()
+                .any(|channel| found.channels.contains(channel)))
+}
+
+/// Whether a message is to be delivered (again): nothing delivered it and nothing is about to; for a recovery,
+/// something tried in vain.
+fn is_wanted(connection: &Connection, task: &TaskRow, message: MessageId) -> Fallible<bool> {
+    let states = connection
+        .prepare_cached("SELECT state FROM deliveries WHERE message = ?1 AND endpoint = ?2")?
+        .query_map(params![message.as_bytes(), task.endpoint.as_bytes()], |row| {
+            codec::state(row, 0)
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let settled = states.iter().any(|state| {
+        matches!(
+            state,
+            DeliveryState::Delivered | DeliveryState::Pending | DeliveryState::Retrying
+        )
+    });
+    let failed = states.contains(&DeliveryState::Exhausted);
+    Ok(!settled && (failed || task.kind == TaskKind::Replay))
+}
+
+/// Makes the task's delivery of a message, due now; false when it was made before.
+fn make(connection: &Connection, task: &TaskRow, message: MessageId) -> Fallible<bool> {
+    let id = DeliveryId::derive_again(message, task.endpoint, task.id.as_bytes());
+    let inserted = connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO deliveries (message, endpoint, id, state, attempts, origin)
+             VALUES (?1, ?2, ?3, ?4, 0, ?5)",
+        )?
+        .execute(params![
+            message.as_bytes(),
+            task.endpoint.as_bytes(),
+            id.as_bytes(),
+            codec::state_number(DeliveryState::Pending),
+            codec::origin_number(Trigger::Manual)
+        ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO waiting (delivery, endpoint, app, message, origin, due_at, reason, run, attempts, leased, seq)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0)",
+        )?
+        .execute(params![
+            id.as_bytes(),
+            task.endpoint.as_bytes(),
+            task.app.as_bytes(),
+            message.as_bytes(),
+            codec::origin_number(Trigger::Manual),
+            UnixMillis::now().0,
+            codec::reason_number(DeferReason::Manual)
+        ])?;
+    Ok(true)
+}

@@ -1,0 +1,317 @@
+//! One endpoint's rows: what is due, and leasing it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_model::{CancelReason, DeliveryId, EndpointId, Job, UnixMillis};
+use postrider_secrets::Keyring;
+use postrider_store::{Grant, LeasedJob};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{earliest, set_next, standing};
+use crate::cancel::{self, Waits};
+use crate::codec;
+use crate::error::Fallible;
+use crate::log;
+
+/// A lease lasts no longer, however often earlier ones expired.
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+/// A due row whose message is missing is looked at again after this.
+const ORPHAN_PAUSE: Duration = Duration::from_secs(1);
+/// Payload bytes of one call; what is beyond stays due.
+const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// In an `ordered` endpoint, rows without a sequence (made by hand) are looked for among so many that are due first.
+/// Beyond, they take their turn as the others go.
+const APART_LOOK_MAX: u32 = 1_000;
+
+/// What a look at an endpoint found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    pub(super) due: u32,
+    pub(super) out: u32,
+    /// Earliest due time among the due; `None` when nothing may go.
+    pub(super) since: Option<UnixMillis>,
+}
+
+pub(super) fn look(
+    connection: &Connection,
+    endpoint: EndpointId,
+    ordered: bool,
+    now: UnixMillis,
+    max: u32,
+) -> Fallible<Look> {
+    let out: u32 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM (
+                SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND due_at > ?2 LIMIT ?3)",
+        )?
+        .query_row(params![endpoint.as_bytes(), now.0, max], |row| row.get(0))?;
+    if ordered {
+        if out > 0 {
+            return Ok(Look::default());
+        }
+        let run = ordered_run(connection, endpoint, now, max)?;
+        return Ok(Look {
+            due: u32::try_from(run.len()).unwrap_or(max),
+            out,
+            since: run.iter().map(|(_, due)| *due).min(),
+        });
+    }
+    let (due, since) = connection
+        .prepare_cached(
+            "SELECT count(*), min(due_at) FROM (
+                SELECT due_at FROM (SELECT due_at FROM waiting
+                    WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
+                UNION ALL SELECT due_at FROM (SELECT due_at FROM waiting
+                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))",
+        )?
+        .query_row(params![endpoint.as_bytes(), now.0, max], |row| {
+            Ok((row.get::<_, u32>(0)?, codec::time_opt(row, 1)?))
+        })?;
+    Ok(Look {
+        due: due.min(max),
+        out,
+        since,
+    })
+}
+
+/// Earliest due time of an `ordered` endpoint's rows without a sequence.
+pub(super) fn earliest_apart(connection: &Connection, endpoint: EndpointId) -> Fallible<Option<i64>> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT min(due_at) FROM (SELECT due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0
+                ORDER BY due_at LIMIT ?2) WHERE seq = 0",
+        )?
+        .query_row(params![endpoint.as_bytes(), APART_LOOK_MAX], |row| row.get(0))?)
+}
+
+fn read_due(row: &rusqlite::Row<'_>) -> rusqlite::Result<(DeliveryId, UnixMillis)> {
+    Ok((codec::id(row, 0)?, codec::time(row, 1)?))
+}
+
+/// What an `ordered` endpoint may send: rows without a sequence that are due, then consecutive rows from the head as
+/// long as they are due.
+fn ordered_run(
+    connection: &Connection,
+    endpoint: EndpointId,
+    now: UnixMillis,
+    max: u32,
+) -> Fallible<Vec<(DeliveryId, UnixMillis)>> {
+    let mut run = connection
+        .prepare_cached(
+            "SELECT delivery, due_at FROM (
+                SELECT delivery, due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2
+                    ORDER BY due_at LIMIT ?4)
+             WHERE seq = 0 LIMIT ?3",
+        )?
+        .query_map(params![endpoint.as_bytes(), now.0, max, APART_LOOK_MAX], read_due)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let room = usize::try_from(max).unwrap_or(usize::MAX) - run.len();
+    let mut sequence = connection.prepare_cached(
+        "SELECT delivery, due_at FROM waiting WHERE endpoint = ?1 AND seq > 0 ORDER BY seq LIMIT ?2",
+    )?;
+    let rows = sequence.query_map(
+        params![endpoint.as_bytes(), i64::try_from(room).unwrap_or(i64::MAX)],
+        read_due,
+    )?;
+    for row in rows {
+        let row = row?;
+        if row.1 > now {
+            break;
+        }
+        run.push(row);
+    }
+    Ok(run)
+}
+
+fn due_rows(
+    connection: &Connection,
+    endpoint: EndpointId,
+    now: UnixMillis,
+    count: u32,
+) -> Fallible<Vec<(DeliveryId, UnixMillis)>> {
+    let rows = connection
+        .prepare_cached(
+            "SELECT delivery, due_at FROM (
+                SELECT * FROM (SELECT delivery, due_at FROM waiting
+                    WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
+                UNION ALL SELECT * FROM (SELECT delivery, due_at FROM waiting
+                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))
+             ORDER BY due_at, delivery LIMIT ?3",
+        )?
+        .query_map(params![endpoint.as_bytes(), now.0, count], read_due)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(rows)
+}
+
+/// A leased delivery whose payload is still sealed.
+pub(super) struct SealedJob {
+    /// Its message has no payload yet.
+    job: Job,
+    sealed: Vec<u8>,
+}
+
+/// What became of one row.
+enum Leased {
+    Out(Box<SealedJob>),
+    /// Its message has not been recorded yet.
+    Orphan,
+    /// Its payload is gone.
+    Spent(Waits),
+    /// Gone since it was listed.
+    Nothing,
+}
+
+pub(super) fn lease(connection: &Connection, grants: &[Grant], lease: Duration) -> Fallible<Vec<SealedJob>> {
+    let now = UnixMillis::now();
+    let mut leased = Vec::new();
+    let mut bytes = 0;
+    for grant in grants {
+        let standing = standing(connection, grant.endpoint)?;
+        if standing.held {
+            let never = Some(UnixMillis::NEVER);
+            set_next(connection, grant.endpoint, never, UnixMillis(0), standing.doomed)?;
+            continue;
+        }
+        if grant.count > 0 && bytes < BYTES_MAX {
+            lease_rows(
+                connection,
+                grant,
+                standing.ordered,
+                (now, lease),
+                &mut leased,
+                &mut bytes,
+            )?;
+        }
+        let next = earliest(connection, grant.endpoint, standing.ordered, now)?;
+        set_next(
+            connection,
+            grant.endpoint,
+            next,
+            now.plus(grant.not_before),
+            false,
+        )?;
+    }
+    Ok(leased)
+}
+
+fn lease_rows(
+    connection: &Connection,
+    grant: &Grant,
+    ordered: bool,
+    (now, lease): (UnixMillis, Duration),
+    leased: &mut Vec<SealedJob>,
+    bytes: &mut usize,
+) -> Fallible<()> {
+    let rows = if ordered {
+        if look(connection, grant.endpoint, true, now, 1)?.since.is_none() {
+            return Ok(());
+        }
+        ordered_run(connection, grant.endpoint, now, grant.count)?
+    } else {
+        due_rows(connection, grant.endpoint, now, grant.count)?
+    };
+    let mut spent = Vec::new();
+    for (delivery, _) in rows {
+        if *bytes >= BYTES_MAX {
+            break;
+        }
+        match lease_row(connection, delivery, grant, ordered, now, lease)? {
+            Leased::Out(job) => {
+                *bytes += job.sealed.len();
+                leased.push(*job);
+            }
+            Leased::Orphan => {
+                connection
+                    .prepare_cached("UPDATE waiting SET orphan = 1, due_at = ?2 WHERE delivery = ?1")?
+                    .execute(params![delivery.as_bytes(), now.plus(ORPHAN_PAUSE).0])?;
+                if ordered {
+                    break;
+                }
+            }
+            Leased::Spent(row) => spent.push(row),
+            Leased::Nothing => {}
+        }
+    }
+    cancel::cancel(connection, &spent, CancelReason::PayloadExpired)?;
+    Ok(())
+}
+
+fn lease_row(
+    connection: &Connection,
+    delivery: DeliveryId,
+    grant: &Grant,
+    ordered: bool,
+    now: UnixMillis,
+    lease: Duration,
+) -> Fallible<Leased> {
+    struct Row {
+        waits: Waits,
+        origin: postrider_model::Trigger,
+        run: u32,
+        attempts: u32,
+        expired: u32,
+    }
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {}, origin, run, attempts, expired + leased FROM waiting w WHERE delivery = ?1",
+            Waits::COLUMNS
+        ))?
+        .query_row([delivery.as_bytes()], |row| {
+            Ok(Row {
+                waits: Waits::read(row)?,
+                origin: codec::origin(row, 4)?,
+                run: row.get(5)?,
+                attempts: row.get(6)?,
+                expired: row.get(7)?,
+            })
+        })
+        .optional()?;
+    let Some(row) = found else {
+        return Ok(Leased::Nothing);
+    };
+    let Some((message, sealed)) = log::sealed_message(connection, row.waits.message)? else {
+        return Ok(Leased::Orphan);
+    };
+    let Some(sealed) = sealed else {
+        return Ok(Leased::Spent(row.waits));
+    };
+    let factor = 1_u32.checked_shl(row.expired.min(31)).unwrap_or(u32::MAX);
+    let until = now.plus(lease.saturating_mul(factor).min(LEASE_MAX.max(lease)));
+    let run = row.run + 1;
+    connection
+        .prepare_cached(
+            "UPDATE waiting SET run = ?2, due_at = ?3, leased = 1, leased_at = ?4, expired = ?5, orphan = 0
+             WHERE delivery = ?1",
+        )?
+        .execute(params![delivery.as_bytes(), run, until.0, now.0, row.expired])?;
+    let job = Job {
+        delivery,
+        endpoint: row.waits.endpoint,
+        message: Arc::new(message),
+        run,
+        attempts: row.attempts,
+        trigger: row.origin,
+        probe: grant.probe,
+        has_token: grant.has_token,
+        ordered,
+        lease_until: Some(until),
+    };
+    Ok(Leased::Out(Box::new(SealedJob { job, sealed })))
+}
+
+/// Opens the payloads of leased jobs. One that cannot be opened does not stop the others: its lease expires.
+pub(super) fn open(leased: Vec<SealedJob>, keyring: &Keyring) -> Vec<LeasedJob> {
+    let mut jobs = Vec::with_capacity(leased.len());
+    for row in leased {
+        let SealedJob { mut job, sealed } = row;
+        match log::open_body(keyring, job.message.id, &sealed) {
+            Ok(payload) => {
+                Arc::make_mut(&mut job.message).payload = payload;
+                jobs.push(LeasedJob { job });
+            }
+            Err(error) => tracing::error!(%error, "a due delivery cannot be released"),
+        }
+    }
+    jobs
+}

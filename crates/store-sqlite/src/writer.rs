@@ -1,0 +1,171 @@
+//! The writer: one thread, one connection, many jobs a commit.
+//!
+//! Jobs are closures over the connection. The thread starts a transaction for the first, lets those that are queued
+//! behind it join, each in a savepoint, and answers all of them after the commit. Under load a commit, and with it an
+//! fsync, is shared by everything that came while the one before it ran; a quiet store commits at once.
+
+use std::panic::AssertUnwindSafe;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use postrider_store::StoreError;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Fallible, unavailable};
+
+/// Jobs that may be queued; more wait at the sender.
+const QUEUE_JOBS: usize = 256;
+/// Jobs in one commit.
+const GROUP_JOBS: usize = 256;
+/// A group takes no more jobs once it has worked for so long: the first one waits for its answer.
+const GROUP_TIME: Duration = Duration::from_millis(20);
+
+/// Tells a job's caller what came of it, once the commit succeeded or failed.
+type Answer = Box<dyn FnOnce(Result<(), &str>) + Send>;
+/// Runs, or learns why there is no transaction to run in; says whether to keep what it did.
+type Job = Box<dyn FnOnce(Result<&Connection, &str>) -> (bool, Answer) + Send>;
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(crate) fn start(connection: Connection) -> Result<Self, StoreError> {
+        let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || run(&connection, receiver))
+            .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        Ok(Self {
+            jobs: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Runs `work` in a transaction; returns after its commit.
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Fallible<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = connection.map_err(unavailable).and_then(|connection| {
+                std::panic::catch_unwind(AssertUnwindSafe(|| work(connection)))
+                    .map_err(|_| StoreError::Rejected("the write panicked".into()))
+                    .and_then(|result| result.map_err(StoreError::from))
+            });
+            let keep = result.is_ok();
+            let answer: Answer = Box::new(move |commit| {
+                let result = match commit {
+                    Err(reason) if keep => Err(unavailable(reason)),
+                    _ => result,
+                };
+                // The caller may have stopped waiting; what was written stays written.
+                let _ = sender.send(result);
+            });
+            (keep, answer)
+        });
+        let jobs = self.jobs.lock().clone();
+        let jobs = jobs.ok_or_else(|| unavailable("the store is closed"))?;
+        jobs.send(job)
+            .await
+            .map_err(|_| unavailable("the store's writer is gone"))?;
+        receiver
+            .await
+            .map_err(|_| unavailable("the store's writer is gone"))?
+    }
+
+    /// Takes no more jobs, finishes those that are queued, moves the WAL into the file.
+    pub(crate) async fn close(&self) {
+        drop(self.jobs.lock().take());
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the store's writer ended by a panic");
+            }
+        }
+    }
+}
+
+fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
+    while let Some(first) = jobs.blocking_recv() {
+        run_group(connection, first, &mut jobs);
+    }
+    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        tracing::warn!(%error, "the store's WAL was not checkpointed; the next start does it");
+    }
+}
+
+fn run_group(connection: &Connection, first: Job, jobs: &mut mpsc::Receiver<Job>) {
+    let started = Instant::now();
+    let mut answers = Vec::new();
+    let mut result = match execute(connection, "BEGIN IMMEDIATE") {
+        Ok(()) => run_first(connection, first, &mut answers),
+        Err(reason) => {
+            answers.push(first(Err(&reason)).1);
+            Err(reason)
+        }
+    };
+    while result.is_ok() && answers.len() < GROUP_JOBS && started.elapsed() < GROUP_TIME {
+        let Ok(job) = jobs.try_recv() else { break };
+        result = run_next(connection, job, &mut answers);
+    }
+    if result.is_ok() {
+        result = execute(connection, "COMMIT");
+    }
+    if result.is_err() && !connection.is_autocommit() {
+        // Nothing more can be done if this fails too: the next BEGIN will say so.
+        let _ = execute(connection, "ROLLBACK");
+    }
+    let failure = result.err();
+    for answer in answers {
+        answer(failure.as_deref().map_or(Ok(()), Err));
+    }
+}
+
+/// The first job needs no savepoint: there is nothing yet that its failure could undo.
+fn run_first(connection: &Connection, job: Job, answers: &mut Vec<Answer>) -> Result<(), String> {
+    let (keep, answer) = job(Ok(connection));
+    answers.push(answer);
+    still_open(connection)?;
+    if !keep {
+        execute(connection, "ROLLBACK")?;
+        execute(connection, "BEGIN IMMEDIATE")?;
+    }
+    Ok(())
+}
+
+/// A later job, in its savepoint. An error means that the whole transaction is lost.
+fn run_next(connection: &Connection, job: Job, answers: &mut Vec<Answer>) -> Result<(), String> {
+    execute(connection, "SAVEPOINT job")?;
+    let (keep, answer) = job(Ok(connection));
+    answers.push(answer);
+    still_open(connection)?;
+    if !keep {
+        execute(connection, "ROLLBACK TO job")?;
+    }
+    execute(connection, "RELEASE job")
+}
+
+/// A full disk or an I/O error makes SQLite roll back by itself.
+fn still_open(connection: &Connection) -> Result<(), String> {
+    if connection.is_autocommit() {
+        Err("the transaction was rolled back".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute([]))
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}

@@ -22,7 +22,7 @@ use std::time::Duration;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_limits::SharedLimits;
 use postrider_store::SharedStore;
-use postrider_telemetry::Metrics;
+use postrider_telemetry::{Metrics, error_chain};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -149,16 +149,4 @@ impl Context {
             delay = (delay * 2).min(Duration::from_secs(2));
         }
     }
-}
-
-/// An error and its causes in one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }

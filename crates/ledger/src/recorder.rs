@@ -15,7 +15,9 @@ use postrider_model::{AppId, CancelReason, Next, Record, UnixMillis};
 use postrider_store::{RecordReport, StoreError};
 use postrider_wire::Frame;
 
-use crate::{Context, error_chain};
+use postrider_telemetry::error_chain;
+
+use crate::Context;
 
 pub(crate) async fn run(context: Arc<Context>) {
     while !context.stop.is_cancelled() {

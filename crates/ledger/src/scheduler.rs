@@ -17,7 +17,9 @@ use postrider_limits::{Rate, Release, ReleaseRequest};
 use postrider_model::{DeliveryId, Job};
 use postrider_store::{DueEndpoint, Grant, StoreError};
 
-use crate::{Context, error_chain};
+use postrider_telemetry::error_chain;
+
+use crate::Context;
 
 /// A claimed endpoint is hidden from other schedulers for so long: far longer than a round, short enough that an
 /// endpoint claimed by a process that died is soon looked at again.

@@ -9,7 +9,9 @@ use postrider_broker::{Incoming, Queue};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
 use postrider_wire::Frame;
 
-use crate::{Context, error_chain};
+use postrider_telemetry::error_chain;
+
+use crate::Context;
 
 const PREFETCH: u16 = 16;
 /// How soon a stray is due again: its queue may need a moment to be declared anew.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use postrider_store::StoreError;
 use tokio::time::Instant;
 
-use crate::{Context, error_chain};
+use postrider_telemetry::error_chain;
+
+use crate::Context;
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 

@@ -12,7 +12,8 @@ pub(crate) fn run(loaded: &Loaded, roles: Roles) -> anyhow::Result<()> {
         .max()
         .unwrap_or_default();
     for value in &values {
-        println!("{:width$} = {}  # {}", value.key, value.value, value.origin);
+        let shown = value.value.as_deref().unwrap_or("(not set)");
+        println!("{:width$} = {shown}  # {}", value.key, value.origin);
     }
     loaded.config.validate(roles)?;
     println!("\n# This configuration can work.");

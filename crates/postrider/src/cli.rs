@@ -109,7 +109,7 @@ impl Cli {
 
 fn roles(named: Vec<Roles>) -> Roles {
     if named.is_empty() {
-        Roles::default()
+        Roles::ALL
     } else {
         Roles::union(named)
     }

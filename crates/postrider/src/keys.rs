@@ -4,7 +4,7 @@ use clap::Subcommand;
 use postrider_config::Config;
 use postrider_model::{KeyId, UnixMillis};
 use postrider_secrets::{ApiKey, Scope};
-use postrider_store::{ConfigStore as _, NewKey, SharedStore};
+use postrider_store::{NewKey, SharedStore};
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
@@ -29,7 +29,7 @@ pub(crate) enum Command {
 
 /// Runs the command.
 pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
-    let store = crate::parts::store(&config).await?;
+    let store = crate::parts::store(&config)?;
     store.check_schema().await?;
     match command {
         Command::Create { scope, name } => {

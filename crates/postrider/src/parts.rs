@@ -61,7 +61,7 @@ pub(crate) async fn parts(
 }
 
 /// The store: Postgres by its URL, SQLite in the data directory otherwise. Not migrated.
-pub(crate) async fn store(config: &Config) -> anyhow::Result<SharedStore> {
+pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
     let keyring = Arc::new(keyring(config)?);
     let disable_after = config.delivery.disable_after.get();
     match config.store_target() {
@@ -168,7 +168,7 @@ async fn limits(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Share
     .context("redis.url cannot be used")?;
     let observed = metrics.clone();
     let fallback = Arc::new(Fallback::new(shared, local, EXPECTED_PROCESSES, move |what| {
-        observed.limits_fallback(what)
+        observed.limits_fallback(what);
     }));
     watch_degradation(&fallback, metrics);
     Ok(fallback)

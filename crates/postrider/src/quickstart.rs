@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use postrider_config::Config;
 use postrider_secrets::Scope;
 use postrider_signature::SigningSecret;
-use postrider_store::{ConfigStore as _, SharedStore};
+use postrider_store::SharedStore;
 use secrecy::ExposeSecret as _;
 
 /// Where `postrider sink` listens, and the one private address that an embedded Postrider delivers to by default.

@@ -3,6 +3,7 @@
 //! Order of the stop: the gateway's listener first (requests under way are answered), then the worker drains, then the
 //! ledger, which on the embedded set-up records what the worker's drain said; then broker and store.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -31,13 +32,8 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     config.validate(roles)?;
     let signalled = shutdown::signalled();
 
-    let tls = config
-        .server
-        .tls_cert
-        .as_deref()
-        .zip(config.server.tls_key.as_deref());
-    let server = ApiServer::bind(config.listen, tls, config.server.connections_max).await?;
-    let store = parts::store(&config).await?;
+    let server = ApiServer::bind(config.listen, tls(&config), config.server.connections_max).await?;
+    let store = parts::store(&config)?;
     prepare_schema(&config, &store).await?;
 
     let gateway_metrics = Arc::new(postrider_gateway::Metrics::default());
@@ -68,10 +64,19 @@ async fn prepare_schema(config: &Config, store: &SharedStore) -> anyhow::Result<
     }
 }
 
+/// Certificate chain and key of all listeners.
+fn tls(config: &Config) -> Option<(&Path, &Path)> {
+    config
+        .server
+        .tls_cert
+        .as_deref()
+        .zip(config.server.tls_key.as_deref())
+}
+
 /// The roles at work.
 struct Running {
     listener: Task,
-    gateway: Option<Arc<Gateway>>,
+    gateway: Option<Gateway>,
     metrics: Option<Task>,
     worker: Option<Task>,
     ledger: Option<Task>,
@@ -120,7 +125,7 @@ impl Running {
         };
         let metrics = match config.metrics.listen {
             Some(address) => {
-                let server = ApiServer::bind(address, None, METRICS_CONNECTIONS)
+                let server = ApiServer::bind(address, tls(config), METRICS_CONNECTIONS)
                     .await
                     .context("metrics.listen")?;
                 let router = standby::metrics_router(parts.metrics.clone());
@@ -129,12 +134,9 @@ impl Running {
             None => None,
         };
         let address = server.address()?;
-        let gateway = roles.contains(Role::Gateway).then(|| {
-            Arc::new(Gateway::new(
-                gateway_settings(config),
-                gateway_deps(parts, gateway_metrics),
-            ))
-        });
+        let gateway = roles
+            .contains(Role::Gateway)
+            .then(|| Gateway::new(gateway_settings(config), gateway_deps(parts, gateway_metrics)));
         let listener = Task::spawn(|stop| {
             let router = match &gateway {
                 Some(gateway) => gateway.router(),

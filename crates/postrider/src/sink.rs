@@ -58,7 +58,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             "--secret is not a signing secret; copy it from GET /api/v1/app/{app}/endpoint/{endpoint}/secret",
         )?;
     let sink = Arc::new(Sink {
-        verifier: (!keys.is_empty()).then(|| Verifier::new(&keys)),
+        verifier: (!keys.is_empty()).then(|| Verifier::new(keys.clone())),
         status: StatusCode::from_u16(options.status)
             .context("--status is not an HTTP status (100 to 999)")?,
         delay: Duration::from_millis(options.delay_ms),
@@ -121,7 +121,10 @@ fn verdict(sink: &Sink, headers: &HeaderMap, body: &[u8]) -> Result<String, Stri
         return Ok(format!("{id}  signature not verified (no --secret)"));
     };
     let now_s = UnixMillis::now().as_secs();
-    match verifier.verify(id, timestamp, signature, body, now_s, TOLERANCE_S_DEFAULT) {
+    let Ok(timestamp_s) = timestamp.parse() else {
+        return Err(format!("{id}  the timestamp is not a number"));
+    };
+    match verifier.verify(id, timestamp_s, signature, body, now_s, TOLERANCE_S_DEFAULT) {
         Ok(_) => Ok(format!("{id}  signature ok")),
         Err(error) => Err(format!("{id}  SIGNATURE REFUSED: {error}")),
     }

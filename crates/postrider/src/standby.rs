@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use postrider_broker::{Broker, Health};
-use postrider_store::{SharedStore, UpkeepStore as _};
+use postrider_store::SharedStore;
 use postrider_telemetry::Metrics;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -10,12 +10,14 @@
 //! Guarantee: no tenant, endpoint, URL or other unbounded value is a label. Each label's values are an enum of
 //! [`labels`].
 
+mod chain;
 mod docs;
 mod family;
 pub mod labels;
 mod logging;
 mod metrics;
 
+pub use chain::error_chain;
 pub use docs::{DOCS, Doc, Kind, docs_table};
 pub use logging::{LogFormat, LoggingError, init_logging};
 pub use metrics::{CONTENT_TYPE, Metrics};

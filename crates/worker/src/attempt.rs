@@ -146,7 +146,7 @@ async fn attempt(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried 
     let deadline = timeout(context, target);
     let id = AttemptId::generate(UnixMillis::now(), &mut rand::rng());
     let started_at = UnixMillis::now();
-    postrider_failpoint::hit("worker.before_post");
+    postrider_failpoint::hit_for("worker.before_post", || &target.endpoint.url);
     let clock = Instant::now();
     let result = match &target.url {
         Err(reason) => Err(Failure::Blocked(reason.clone())),
@@ -241,7 +241,7 @@ async fn leave_when_slow(context: &Arc<Context>, work: &Work, slot: &mut Slot, d
         }
         // It keeps its envelope, which is only less thrifty.
         Err(error) => {
-            tracing::warn!(error = %crate::error_chain(&error), "a slow attempt keeps its envelope");
+            tracing::warn!(error = %postrider_telemetry::error_chain(&error), "a slow attempt keeps its envelope");
         }
     }
 }
@@ -282,9 +282,9 @@ fn met(result: Result<Response, Failure>) -> (Met, Bytes) {
             (Met::Status(response.status, asked), response.body)
         }
         Err(failure) => {
-            let text = Bytes::from(crate::error_chain(&failure));
+            let text = Bytes::from(postrider_telemetry::error_chain(&failure));
             if failure.is_ours() {
-                tracing::warn!(error = %crate::error_chain(&failure), "an attempt failed through our own fault");
+                tracing::warn!(error = %postrider_telemetry::error_chain(&failure), "an attempt failed through our own fault");
                 return (Met::Ours, text);
             }
             let class = match failure {

@@ -13,11 +13,12 @@ use postrider_model::{
     AppId, AppSnapshot, CancelReason, DeferReason, Endpoint, EndpointId, Job, Next, UnixMillis,
 };
 use postrider_store::StoreError;
+use postrider_telemetry::error_chain;
 
 use crate::attempt::{Step, Unit, Work};
 use crate::classify::OURS_DELAY;
+use crate::finish;
 use crate::run::Context;
-use crate::{error_chain, finish};
 
 type Snapshots = HashMap<AppId, Result<Option<Arc<AppSnapshot>>, StoreError>>;
 

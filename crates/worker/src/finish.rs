@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use postrider_limits::{BreakerChange, FinishReport, Signal};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+use postrider_telemetry::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attempt::{Step, Unit};
-use crate::error_chain;
 use crate::run::{Context, ReportSender};
 
 /// Reports waiting for a trip to the limits.

@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_broker::{Incoming, PublishError, Queue, Subscription};
 use postrider_model::{CancelReason, DeferReason, Job, Next};
+use postrider_telemetry::error_chain;
 use postrider_wire::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::run::{Context, ROOM_UNIT};
-use crate::{dispatch, envelope, error_chain, finish};
+use crate::{dispatch, envelope, finish};
 
 /// Returns after which a frame of several jobs is split.
 const SPLIT_AT: u32 = 3;

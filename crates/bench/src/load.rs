@@ -1,0 +1,301 @@
+//! One measurement: put load on a target, wait until all is delivered and recorded, and add up what it cost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clock::{now_ns, seconds};
+use crate::figures::{Generated, Quantiles, Received, figure};
+use crate::generate::plan::{Mode, Plan, Route};
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::subject::{Recorded, Target};
+use crate::usage;
+
+/// How often the receiver is asked.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often the record is asked, at most; a question that takes long is asked less often.
+const RECORD_LOOK: Duration = Duration::from_millis(100);
+/// How often memory is looked at.
+const MEMORY_LOOK: Duration = Duration::from_millis(250);
+/// What the generator may take longer than it was told.
+const GENERATOR_GRACE: Duration = Duration::from_secs(120);
+
+/// What load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) mode: Mode,
+    pub(crate) connections: usize,
+    pub(crate) seconds: f64,
+    /// Bytes of the payload.
+    pub(crate) bytes: usize,
+    /// How long nothing may arrive before what is missing counts as missing.
+    pub(crate) quiet: Duration,
+    /// Whether to wait for the record.
+    pub(crate) recorded: bool,
+}
+
+impl Load {
+    /// 64 producers, each sending again when it is answered; 1 KiB.
+    pub(crate) fn saturating(seconds: f64) -> Self {
+        Self {
+            mode: Mode::Closed,
+            connections: 64,
+            seconds,
+            bytes: 1_024,
+            quiet: Duration::from_secs(20),
+            recorded: true,
+        }
+    }
+
+    /// A fixed rate, whatever the answers do; 1 KiB.
+    pub(crate) fn steady(per_second: f64, seconds: f64) -> Self {
+        Self {
+            mode: Mode::Open { per_second },
+            ..Self::saturating(seconds)
+        }
+    }
+}
+
+/// What came of it. Rates count from the first request.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measure {
+    pub(crate) accepted: u64,
+    /// Answers other than 2xx by status; 0 stands for broken connections.
+    pub(crate) refused: BTreeMap<u16, u64>,
+    pub(crate) first_refusal: Option<String>,
+    /// Deliveries that were due and did not come.
+    pub(crate) missing: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) accepted_per_s: f64,
+    /// Until the last delivery.
+    pub(crate) delivered_per_s: f64,
+    /// Until the last was recorded; without a record, until the last delivery.
+    pub(crate) sustained_per_s: f64,
+    /// From the intended time of sending to the answer.
+    pub(crate) accept: Quantiles,
+    /// From the intended time of sending to the arrival, by group of endpoints.
+    pub(crate) groups: Vec<Received>,
+    /// CPU-seconds per 10,000 deliveries by process.
+    pub(crate) cpu_s_per_10k: BTreeMap<String, f64>,
+    pub(crate) rss_before_mib: BTreeMap<String, f64>,
+    pub(crate) rss_peak_mib: BTreeMap<String, f64>,
+}
+
+impl Measure {
+    /// End-to-end latency of the first group.
+    pub(crate) fn end_to_end(&self) -> Quantiles {
+        self.groups.first().map(|group| group.latency).unwrap_or_default()
+    }
+
+    /// CPU of all processes together.
+    pub(crate) fn cpu_total(&self) -> f64 {
+        self.cpu_s_per_10k.values().sum()
+    }
+
+    pub(crate) fn cpu_of(&self, process: &str) -> Option<f64> {
+        self.cpu_s_per_10k.get(process).copied()
+    }
+}
+
+/// Warms up, lets the machine come to rest, and measures.
+pub(crate) async fn measure(lab: &Lab, target: &Target, load: &Load) -> Result<Measure> {
+    let warm_up = Load {
+        seconds: if lab.quick { 0.5 } else { 1.5 },
+        recorded: false,
+        ..*load
+    };
+    once(lab, target, &warm_up).await.context("while warming up")?;
+    lab.rest().await?;
+    once(lab, target, load).await
+}
+
+/// Measures without warming up.
+pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Measure> {
+    lab.receiver.reset(target.fan_out).await?;
+    let mut record = if load.recorded {
+        target.record.watch().await?
+    } else {
+        None
+    };
+    let before = usage::children(&lab.names.get())?;
+    let mut peaks = Peaks::new(&before);
+    let (generated, ended) = {
+        let generator = start_generator(lab, target, load, 0)?;
+        let run = async {
+            let limit = Duration::from_secs_f64(load.seconds) + GENERATOR_GRACE;
+            let output = generator.output(limit).await?;
+            let line = output.lines().last().context("the generator said nothing")?;
+            let generated: Generated = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            let expected = generated.accepted * target.fan_out;
+            delivered(lab, expected, load.quiet).await?;
+            let ended = match &mut record {
+                None => None,
+                Some(record) => Some(recorded(record, expected, load.quiet).await?),
+            };
+            anyhow::Ok((generated, ended))
+        };
+        peaks.watch_while(lab, run).await?
+    };
+    let after = usage::children(&lab.names.get())?;
+    let groups = lab.receiver.stats().await?;
+    Ok(sum_up(
+        target,
+        &generated,
+        ended,
+        groups,
+        &Costs { before, after, peaks },
+    ))
+}
+
+/// Starts the generator with a plan in a file.
+pub(crate) fn start_generator(lab: &Lab, target: &Target, load: &Load, first_number: u64) -> Result<Process> {
+    let mut route = target.route.clone();
+    if let Route::Postrider { run, .. } = &mut route {
+        // Numbers begin anew in each measurement, and idempotency keys must not.
+        *run = postrider_testkit::services::unique_name("k");
+    }
+    let plan = Plan {
+        targets: target.addresses.clone(),
+        route,
+        connections: load.connections,
+        mode: load.mode,
+        seconds: load.seconds,
+        messages: None,
+        first_number,
+        bytes: load.bytes,
+    };
+    let path = lab.file("plan.json");
+    std::fs::write(&path, serde_json::to_vec(&plan)?)?;
+    lab.start_own(
+        "generator",
+        &["generate".into(), format!("--plan={}", path.display())],
+    )
+}
+
+/// Waits until so many deliveries came, or none for `quiet`.
+pub(crate) async fn delivered(lab: &Lab, expected: u64, quiet: Duration) -> Result<u64> {
+    let mut last = (0, Instant::now());
+    loop {
+        let sum = lab
+            .receiver
+            .counts()
+            .await?
+            .iter()
+            .map(|group| group.delivered)
+            .sum();
+        if sum != last.0 {
+            last = (sum, Instant::now());
+        }
+        if sum >= expected || last.1.elapsed() > quiet {
+            return Ok(sum);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Waits until so many are recorded, or none for `quiet`; the moment when it was seen.
+async fn recorded(record: &mut Recorded, expected: u64, quiet: Duration) -> Result<u64> {
+    let mut last = (0, Instant::now());
+    loop {
+        let asked = Instant::now();
+        let count = timeout(quiet, record.count())
+            .await
+            .context("the record does not answer")??;
+        // The answer is as old as the question.
+        let seen_ns = now_ns().saturating_sub(u64::try_from(asked.elapsed().as_nanos())?);
+        if count != last.0 {
+            last = (count, Instant::now());
+        }
+        if count >= expected {
+            return Ok(seen_ns);
+        }
+        anyhow::ensure!(
+            last.1.elapsed() <= quiet,
+            "{count} of {expected} deliveries are on record, and no more come"
+        );
+        sleep(RECORD_LOOK.max(asked.elapsed() * 5)).await;
+    }
+}
+
+struct Costs {
+    before: usage::Table,
+    after: usage::Table,
+    peaks: Peaks,
+}
+
+fn sum_up(
+    target: &Target,
+    generated: &Generated,
+    recorded_ns: Option<u64>,
+    groups: Vec<Received>,
+    costs: &Costs,
+) -> Measure {
+    let delivered: u64 = groups.iter().map(|group| group.delivered).sum();
+    let last_ns = groups.iter().map(|group| group.last_ns).max().unwrap_or_default();
+    let start = generated.started_ns;
+    let rate = |count: u64, end_ns: u64| figure(count) / seconds(start, end_ns).max(1e-9);
+    let per_10k = |cpu_s: f64| cpu_s / figure(delivered.max(1)) * 10_000.0;
+    let mut cpu_s_per_10k: BTreeMap<String, f64> = costs
+        .after
+        .iter()
+        .map(|(name, usage)| {
+            let earlier = costs.before.get(name).map_or(0.0, |usage| usage.cpu_s);
+            (name.clone(), per_10k((usage.cpu_s - earlier).max(0.0)))
+        })
+        .collect();
+    cpu_s_per_10k.insert("generator".into(), per_10k(generated.cpu_s));
+    let rss = |table: &usage::Table| {
+        table
+            .iter()
+            .map(|(name, usage)| (name.clone(), usage.rss_mib))
+            .collect()
+    };
+    Measure {
+        accepted: generated.accepted,
+        refused: generated.refused.clone(),
+        first_refusal: generated.first_refusal.clone(),
+        missing: (generated.accepted * target.fan_out).saturating_sub(delivered),
+        duplicates: groups.iter().map(|group| group.duplicates).sum(),
+        accepted_per_s: rate(generated.accepted, generated.ended_ns),
+        delivered_per_s: rate(delivered, last_ns),
+        sustained_per_s: rate(delivered, recorded_ns.unwrap_or(last_ns).max(last_ns)),
+        accept: generated.accept,
+        groups,
+        cpu_s_per_10k,
+        rss_before_mib: rss(&costs.before),
+        rss_peak_mib: costs.peaks.0.clone(),
+    }
+}
+
+/// The most memory seen, by process.
+pub(crate) struct Peaks(BTreeMap<String, f64>);
+
+impl Peaks {
+    pub(crate) fn new(table: &usage::Table) -> Self {
+        let mut peaks = Self(BTreeMap::new());
+        peaks.note(table);
+        peaks
+    }
+
+    fn note(&mut self, table: &usage::Table) {
+        for (name, usage) in table {
+            let peak = self.0.entry(name.clone()).or_default();
+            *peak = peak.max(usage.rss_mib);
+        }
+    }
+
+    /// Looks from time to time until the work is done.
+    async fn watch_while<T>(&mut self, lab: &Lab, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match timeout(MEMORY_LOOK, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.note(&usage::children(&lab.names.get())?),
+            }
+        }
+    }
+}

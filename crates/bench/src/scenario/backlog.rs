@@ -1,0 +1,99 @@
+//! Draining what waited: the workers are away while messages are accepted, and come back.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Finding, Outcome};
+use crate::clock::{now_ns, seconds};
+use crate::figures::{Spread, figure};
+use crate::lab::Lab;
+use crate::load::{Load, delivered, start_generator};
+use crate::subject::Tenants;
+use crate::subject::postrider::{Layout, Postrider};
+
+const FAN_OUT: usize = 10;
+/// Deliveries that wait.
+const DELIVERIES: u64 = 1_000_000;
+const DELIVERIES_QUICK: u64 = 50_000;
+
+pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
+    ensure!(
+        lab.postrider.is_some(),
+        "the backlog scenario needs the `postrider` binary"
+    );
+    let wanted = if lab.quick { DELIVERIES_QUICK } else { DELIVERIES };
+    let about = format!(
+        "{wanted} deliveries (fan-out 10, 1 KiB) are accepted with no worker; then one worker starts"
+    );
+    let mut outcome = Outcome::new("backlog", &about);
+    let mut postrider = Postrider::start(
+        lab,
+        Layout {
+            workers: 0,
+            ..Layout::PLAIN
+        },
+    )
+    .await?;
+    let base = lab.receiver.url("ok", 0);
+    let tenants = Tenants {
+        apps: 1,
+        endpoints: FAN_OUT,
+        one_type_each: false,
+    };
+    let target = postrider
+        .target(&tenants, |number| format!("{base}/{number}"))
+        .await?;
+    lab.receiver.reset(target.fan_out).await?;
+    let mut accepted = 0;
+    let filling = now_ns();
+    while accepted * target.fan_out < wanted {
+        let load = Load::saturating(5.0);
+        let generator = start_generator(lab, &target, &load, accepted)?;
+        let output = generator.output(Duration::from_secs(60)).await?;
+        let generated: crate::figures::Generated = serde_json::from_str(output.trim())?;
+        ensure!(
+            generated.accepted > 0,
+            "nothing is accepted: {:?}",
+            generated.first_refusal
+        );
+        accepted += generated.accepted;
+    }
+    let filled_s = seconds(filling, now_ns());
+    let started = now_ns();
+    postrider.add(lab, "worker").await?;
+    let came = delivered(lab, accepted * target.fan_out, Duration::from_secs(60)).await?;
+    let last_ns = lab
+        .receiver
+        .counts()
+        .await?
+        .iter()
+        .map(|group| group.last_ns)
+        .max()
+        .unwrap_or_default();
+    postrider.stop().await?;
+    ensure!(
+        came >= accepted * target.fan_out,
+        "{came} of {} deliveries came",
+        accepted * target.fan_out
+    );
+    let figures = [
+        (
+            "deliveries accepted without a worker, per s",
+            figure(accepted * target.fan_out) / filled_s,
+        ),
+        (
+            "deliveries drained, per s",
+            figure(came) / seconds(started, last_ns),
+        ),
+    ];
+    for (what, value) in figures {
+        let spread = Spread::of([value]);
+        outcome.findings.extend(spread.map(|spread| Finding {
+            what: what.into(),
+            spread,
+            aim: None,
+        }));
+    }
+    Ok(outcome)
+}

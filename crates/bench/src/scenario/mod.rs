@@ -1,0 +1,170 @@
+//! The scenarios: each a file, each with its floor in the same run.
+
+mod backlog;
+mod embedded;
+mod fan_out;
+mod growth;
+mod isolation;
+mod latency;
+mod processes;
+mod saturation;
+mod sizes;
+mod soak;
+mod storm;
+mod tls;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::figures::Spread;
+use crate::lab::Lab;
+use crate::load::{Load, Measure, measure};
+use crate::subject::Target;
+
+/// The names of all scenarios, in the order in which they run.
+pub(crate) const NAMES: [&str; 14] = [
+    "saturation-1",
+    "saturation-1000",
+    "fan-out-10",
+    "latency",
+    "size-10k",
+    "size-256k",
+    "embedded",
+    "isolation",
+    "storm",
+    "processes",
+    "tls",
+    "backlog",
+    "growth",
+    "soak",
+];
+
+/// Those that `--quick` runs.
+pub(crate) const QUICK: [&str; 4] = ["saturation-1", "fan-out-10", "latency", "embedded"];
+
+/// Runs a scenario.
+pub(crate) async fn run(lab: &mut Lab, name: &str) -> Result<Outcome> {
+    match name {
+        "saturation-1" => Box::pin(saturation::one(lab)).await,
+        "saturation-1000" => Box::pin(saturation::thousand(lab)).await,
+        "fan-out-10" => Box::pin(fan_out::run(lab)).await,
+        "latency" => Box::pin(latency::run(lab)).await,
+        "size-10k" => Box::pin(sizes::run(lab, "size-10k", 10 * 1_024)).await,
+        "size-256k" => Box::pin(sizes::run(lab, "size-256k", 256 * 1_024)).await,
+        "embedded" => Box::pin(embedded::run(lab)).await,
+        "isolation" => Box::pin(isolation::run(lab)).await,
+        "storm" => Box::pin(storm::run(lab)).await,
+        "processes" => Box::pin(processes::run(lab)).await,
+        "tls" => Box::pin(tls::run(lab)).await,
+        "backlog" => Box::pin(backlog::run(lab)).await,
+        "growth" => Box::pin(growth::run(lab)).await,
+        "soak" => Box::pin(soak::run(lab)).await,
+        other => anyhow::bail!("there is no scenario {other:?}; there are {}", NAMES.join(", ")),
+    }
+}
+
+/// What a scenario found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) scenario: String,
+    /// What was done, in a sentence.
+    pub(crate) about: String,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// The rounds of one subject under one load.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) subject: String,
+    pub(crate) rounds: Vec<Measure>,
+}
+
+/// A figure that counts, mostly a ratio taken round by round.
+#[derive(Debug, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) what: String,
+    pub(crate) spread: Spread,
+    pub(crate) aim: Option<Aim>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) enum Aim {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Aim {
+    pub(crate) fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) => value <= most,
+        }
+    }
+}
+
+impl Outcome {
+    fn new(scenario: &str, about: &str) -> Self {
+        Self {
+            scenario: scenario.into(),
+            about: about.into(),
+            rows: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Adds rows, one for each load, with room for the rounds.
+    fn subjects<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        self.rows.extend(names.into_iter().map(|name| Row {
+            subject: name.into(),
+            rounds: Vec::new(),
+        }));
+    }
+
+    /// A figure of each round of a row.
+    fn finding(&mut self, what: &str, row: usize, of: impl Fn(&Measure) -> Option<f64>, aim: Option<Aim>) {
+        let spread = self
+            .rows
+            .get(row)
+            .and_then(|row| Spread::of(row.rounds.iter().filter_map(of)));
+        self.findings.extend(spread.map(|spread| Finding {
+            what: what.into(),
+            spread,
+            aim,
+        }));
+    }
+
+    /// A figure of each round of a row over the same of another row.
+    fn ratio(
+        &mut self,
+        what: &str,
+        (row, over): (usize, usize),
+        of: impl Fn(&Measure) -> Option<f64>,
+        aim: Option<Aim>,
+    ) {
+        let (Some(row), Some(over)) = (self.rows.get(row), self.rows.get(over)) else {
+            return;
+        };
+        let pairs = row.rounds.iter().zip(&over.rounds);
+        let ratios = pairs.filter_map(|(a, b)| Some(of(a)? / of(b).filter(|under| *under > 0.0)?));
+        let finding = Spread::of(ratios).map(|spread| Finding {
+            what: what.into(),
+            spread,
+            aim,
+        });
+        self.findings.extend(finding);
+    }
+}
+
+/// Runs the targets in turn, round after round, each under its load.
+async fn in_turn(lab: &Lab, outcome: &mut Outcome, targets: &[(&Target, Load)]) -> Result<()> {
+    let first = outcome.rows.len();
+    outcome.subjects(targets.iter().map(|(target, _)| target.name.as_str()));
+    for _ in 0..lab.rounds {
+        for (row, (target, load)) in targets.iter().enumerate() {
+            let measured = measure(lab, target, load).await?;
+            outcome.rows[first + row].rounds.push(measured);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Thousands of TLS hosts that answer in 200 ms, with 1, 2 and 4 workers: bound by latency, not by the processor.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Aim, Outcome, Row};
+use crate::lab::{Lab, Receiver};
+use crate::load::{Load, measure};
+use crate::subject::Tenants;
+use crate::subject::postrider::{Layout, Postrider};
+
+const HOSTS: u16 = 5_000;
+const WORKERS: [usize; 3] = [1, 2, 4];
+
+pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
+    ensure!(
+        lab.postrider.is_some(),
+        "the TLS scenario needs the `postrider` binary"
+    );
+    let about = "5,000 TLS hosts that answer in 200 ms, 500 applications of 10 endpoints, closed loop, 1, 2 and 4 workers";
+    let mut outcome = Outcome::new("tls", about);
+    Receiver::with_tls(lab, HOSTS).await?;
+    let port = lab.receiver.address.port() + 1;
+    outcome.rows = WORKERS
+        .map(|workers| Row {
+            subject: format!("postrider, {workers} workers"),
+            rounds: Vec::new(),
+        })
+        .into();
+    let load = Load {
+        quiet: Duration::from_secs(60),
+        ..Load::saturating(20.0)
+    };
+    for _ in 0..lab.rounds {
+        for (row, workers) in WORKERS.into_iter().enumerate() {
+            let postrider = Postrider::start(
+                lab,
+                Layout {
+                    workers,
+                    ..Layout::PLAIN
+                },
+            )
+            .await?;
+            let tenants = Tenants {
+                apps: usize::from(HOSTS) / 10,
+                endpoints: 10,
+                one_type_each: true,
+            };
+            let url = |number: usize| {
+                let host = crate::receive::tls_address(u16::try_from(number).unwrap_or_default());
+                format!("https://{host}:{port}/slow/0/{number}")
+            };
+            let target = postrider.target(&tenants, url).await?;
+            outcome.rows[row].rounds.push(measure(lab, &target, &load).await?);
+            postrider.stop().await?;
+        }
+    }
+    let rate = |measure: &crate::load::Measure| Some(measure.delivered_per_s);
+    outcome.ratio("2 workers / 1", (1, 0), rate, Some(Aim::AtLeast(1.9)));
+    outcome.ratio("4 workers / 1", (2, 0), rate, Some(Aim::AtLeast(3.6)));
+    Ok(outcome)
+}

@@ -1,0 +1,181 @@
+//! Postrider scaled out, on RabbitMQ, Redis and Postgres, with everything on.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use postrider_testkit::services::unique_name;
+
+use super::tenants::{Made, Tenants};
+use super::{Record, Target};
+use crate::generate::plan::Route;
+use crate::http_client::Http;
+use crate::lab::{Lab, START_LIMIT, loopback};
+use crate::process::Process;
+
+/// An administrator's key for a deployment that lives for minutes on loopback.
+const KEY: &str = "prk_bench-bench-bench-bench-bench-bench-bench-w";
+/// A key for payloads that are made up.
+const SECRETS_KEY: &str = "psk_YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU=";
+const MIGRATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How many processes of each role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) gateways: usize,
+    pub(crate) workers: usize,
+    pub(crate) ledgers: usize,
+}
+
+impl Layout {
+    /// One of each.
+    pub(crate) const PLAIN: Self = Self {
+        gateways: 1,
+        workers: 1,
+        ledgers: 1,
+    };
+}
+
+pub(crate) struct Postrider {
+    pub(crate) layout: Layout,
+    pub(crate) http: Http,
+    gateways: Vec<SocketAddr>,
+    database: String,
+    processes: Vec<Process>,
+    env: Vec<(String, String)>,
+}
+
+impl Postrider {
+    /// Starts it on a new database, with nobody in it.
+    pub(crate) async fn start(lab: &Lab, layout: Layout) -> Result<Self> {
+        let database = lab.services.postgres.database(&unique_name("bench")).await?;
+        let env = environment(lab, &database);
+        let migrate = lab.start_postrider("migrate", &["migrate".into()], env.clone())?;
+        migrate.output(MIGRATE_LIMIT).await?;
+        let mut new = Self {
+            layout: Layout {
+                gateways: 0,
+                workers: 0,
+                ledgers: 0,
+            },
+            http: Http::new(String::new(), None),
+            gateways: Vec::new(),
+            database,
+            processes: Vec::new(),
+            env,
+        };
+        for _ in 0..layout.ledgers {
+            new.add(lab, "ledger").await?;
+        }
+        for _ in 0..layout.workers {
+            new.add(lab, "worker").await?;
+        }
+        for _ in 0..layout.gateways {
+            new.add(lab, "gateway").await?;
+        }
+        new.layout = layout;
+        Ok(new)
+    }
+
+    /// Adds a process; the others stay as they are.
+    pub(crate) async fn add(&mut self, lab: &Lab, role: &str) -> Result<()> {
+        let address = loopback()?;
+        let args = [
+            "serve".into(),
+            format!("--role={role}"),
+            format!("--listen={address}"),
+        ];
+        let mut process = lab.start_postrider(role, &args, self.env.clone())?;
+        if role == "gateway" {
+            process.listening(address, START_LIMIT).await?;
+            ready(&mut process, address).await?;
+            self.http = Http::new(format!("http://{address}"), Some(KEY.to_owned()));
+            self.gateways.push(address);
+            self.layout.gateways += 1;
+        }
+        self.layout.workers += usize::from(role == "worker");
+        self.layout.ledgers += usize::from(role == "ledger");
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Makes applications and endpoints, and says how to send to them.
+    pub(crate) async fn target(&self, tenants: &Tenants, url: impl Fn(usize) -> String) -> Result<Target> {
+        let made = tenants.make(&self.http, url).await?;
+        Ok(self.target_of(tenants, &made))
+    }
+
+    /// How to send to applications and endpoints that exist.
+    pub(crate) fn target_of(&self, tenants: &Tenants, made: &Made) -> Target {
+        Target {
+            name: "postrider".into(),
+            addresses: self.gateways.clone(),
+            route: Route::Postrider {
+                apps: made.apps.clone(),
+                key: KEY.to_owned(),
+                every_type: tenants.one_type_each && tenants.endpoints > 1,
+                run: unique_name("r"),
+            },
+            fan_out: if tenants.one_type_each {
+                1
+            } else {
+                u64::try_from(tenants.endpoints).unwrap_or(1)
+            },
+            record: Record::Postgres {
+                url: self.database.clone(),
+            },
+        }
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until it says that it is ready.
+pub(super) async fn ready(process: &mut Process, address: SocketAddr) -> Result<()> {
+    let http = Http::new(format!("http://{address}"), None);
+    postrider_testkit::wait::wait_for("postrider to be ready", START_LIMIT, async || {
+        process.check()?;
+        Ok(match http.ask(http::Method::GET, "/health/ready", None).await {
+            Ok(_) => postrider_testkit::wait::Poll::Ready(()),
+            Err(error) => postrider_testkit::wait::Poll::NotYet(format!("{error:#}")),
+        })
+    })
+    .await
+}
+
+fn environment(lab: &Lab, database: &str) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = [
+        ("POSTRIDER_BROKER__URL", lab.services.rabbit.url().as_str()),
+        ("POSTRIDER_REDIS__URL", lab.services.redis.url().as_str()),
+        ("POSTRIDER_STORE__URL", database),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    env.extend(common_environment(lab.receiver.tls_ca.as_ref()));
+    env
+}
+
+/// What both set-ups need: keys, and leave to deliver to this machine.
+pub(super) fn common_environment(tls_ca: Option<&PathBuf>) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = [
+        ("POSTRIDER_AUTH__ADMIN_KEY", KEY),
+        ("POSTRIDER_SECRETS__KEY", SECRETS_KEY),
+        ("POSTRIDER_EGRESS__ALLOW", "127.0.0.0/8"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    // The platform's verifier takes its roots from there.
+    env.extend(tls_ca.map(|path| ("SSL_CERT_FILE".to_owned(), path.display().to_string())));
+    env
+}
+
+/// The administrator's key.
+pub(super) fn key() -> &'static str {
+    KEY
+}

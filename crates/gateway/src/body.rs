@@ -25,7 +25,7 @@ const RESERVE_WAIT: Duration = Duration::from_secs(5);
 /// A body and the memory that it reserves.
 pub(crate) struct ReadBody {
     pub(crate) bytes: Bytes,
-    _reserved: OwnedSemaphorePermit,
+    reserved: OwnedSemaphorePermit,
 }
 
 /// Reads a body of at most `limit` bytes; 413 above, 503 while too many other bodies are in memory.
@@ -48,10 +48,7 @@ pub(crate) async fn read(api: &Api, request: Request, limit: usize) -> Result<Re
         ));
     };
     let bytes = collect(request.into_body(), limit).await?;
-    Ok(ReadBody {
-        bytes,
-        _reserved: reserved,
-    })
+    Ok(ReadBody { bytes, reserved })
 }
 
 async fn collect(body: Body, limit: usize) -> Result<Bytes, Error> {
@@ -69,6 +66,7 @@ async fn collect(body: Body, limit: usize) -> Result<Bytes, Error> {
 pub(crate) struct JsonBody<T> {
     pub(crate) value: T,
     pub(crate) bytes: Bytes,
+    _reserved: OwnedSemaphorePermit,
 }
 
 impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
@@ -81,6 +79,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
         Ok(Self {
             value,
             bytes: body.bytes,
+            _reserved: body.reserved,
         })
     }
 }

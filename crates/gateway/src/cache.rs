@@ -187,11 +187,3 @@ fn estimate(snapshot: &AppSnapshot) -> u32 {
     });
     u32::try_from(1024 + endpoints.sum::<usize>()).unwrap_or(u32::MAX)
 }
-
-#[cfg(test)]
-impl AppCache {
-    pub(crate) fn is_expired(&self, app: AppId) -> bool {
-        let entry = self.0.entries.get(&app);
-        entry.is_none_or(|entry| entry.expired.load(Ordering::Acquire))
-    }
-}

@@ -171,6 +171,11 @@ impl Once {
         }
     }
 
+    /// Whether an earlier request did all of it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.earlier && self.settlement.is_none()
+    }
+
     /// Keeps the claim when the request succeeded and gives it up when it was refused. After a failure of ours the
     /// resource may have been made all the same: the claim stays open, and a repeat takes it over with the same id.
     pub(crate) fn end<T>(self, api: &Api, result: Result<T, Error>) -> Result<T, Error> {

@@ -140,7 +140,7 @@ impl Gateway {
     }
 
     /// Ends the background tasks; call it when no request is in progress any more.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;

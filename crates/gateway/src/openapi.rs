@@ -3,7 +3,10 @@
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use http::StatusCode;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
@@ -31,9 +34,37 @@ struct Description;
 
 /// Every operation with its description.
 pub(crate) fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Description::openapi())
+    let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(api::routes())
-        .split_for_parts()
+        .split_for_parts();
+    for item in openapi.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            describe_responses(operation);
+        }
+    }
+    (router, openapi)
+}
+
+/// A response must have a description; where there is none to add, the status says it.
+fn describe_responses(operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let reason = status
+                .parse()
+                .ok()
+                .and_then(|status: StatusCode| status.canonical_reason());
+            response.description = reason.unwrap_or("Answer").to_owned();
+        }
+    }
 }
 
 /// The description at `/api/v1/openapi.json`, the UI at `/docs`.

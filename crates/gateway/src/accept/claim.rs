@@ -32,8 +32,9 @@ pub(crate) struct Claimed {
     pub(crate) fates: Vec<Fate>,
     /// The newest version of the application's configuration, when known.
     pub(crate) version: Option<u64>,
-    /// An earlier request with the same key was finished: there is nothing left to do.
-    pub(crate) repeated: bool,
+    /// There is nothing left to do: an earlier request with the same key was finished, or every draft's event id is
+    /// another's.
+    pub(crate) settled: bool,
     app: AppId,
     /// What was claimed and for which draft.
     made: Vec<Made>,
@@ -103,6 +104,8 @@ pub(crate) async fn claim(
             return Err(Error::too_many_requests(wait));
         }
         match claimer.read(&wanted, &admission, Instant::now() >= deadline)? {
+            // A request that is refused leaves no claim behind: its key may be used again.
+            Step::Again if claimer.is_refused() => return Ok(claimer.claimed(Vec::new(), None, true)),
             Step::Again => {}
             Step::GiveUpKeyAndAgain => {
                 // Not the event id: that is claimed again under the same id.
@@ -168,6 +171,11 @@ impl<'a> Claimer<'a> {
         self.fates = drafts
             .map(|draft| Fate::Id(MessageId::of_batch(base, draft.index)))
             .collect();
+    }
+
+    /// Whether nothing of the request can be accepted.
+    fn is_refused(&self) -> bool {
+        self.fates.iter().all(|fate| *fate == Fate::Taken)
     }
 
     fn wanted(&self) -> Vec<Made> {
@@ -280,7 +288,7 @@ impl<'a> Claimer<'a> {
         Ok(Step::Made)
     }
 
-    fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, repeated: bool) -> Claimed {
+    fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, settled: bool) -> Claimed {
         for made in &mut made {
             // A claim that was taken over keeps its first resource.
             if let Some(Fate::Id(id)) = made.draft.map(|draft| self.fates[draft]) {
@@ -290,7 +298,7 @@ impl<'a> Claimer<'a> {
         Claimed {
             fates: self.fates.clone(),
             version,
-            repeated,
+            settled,
             app: self.app,
             made,
         }
@@ -379,6 +387,10 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
     claimed.made = kept;
     for draft in taken {
         claimed.fates[draft] = Fate::Taken;
+    }
+    if claimed.fates.iter().all(|fate| *fate == Fate::Taken) {
+        claimed.give_up(api);
+        claimed.settled = true;
     }
     Ok(claimed)
 }

@@ -87,7 +87,7 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
     let base = MessageId::generate(UnixMillis::now(), &mut rand::rng());
     let quota = app.throttle_rate.or(api.settings.throttle_rate).map(Rate::bursty);
     let claimed = claim::claim(api, app.id, quota, &request, base).await?;
-    if claimed.repeated {
+    if claimed.settled {
         return Ok(verdicts(&cached.snapshot, request, &claimed));
     }
     let result = match api.cache.fresh(&request.app, cached, claimed.version).await {

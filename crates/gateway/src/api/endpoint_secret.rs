@@ -111,9 +111,8 @@ pub(crate) async fn rotate(
     };
     let fingerprint = digest(&[b"rotate", endpoint.id.as_bytes(), &body.bytes]);
     let once = Once::begin(&api, app.id, &headers, fingerprint, *endpoint.id.as_bytes()).await?;
-    if once.earlier {
-        let result = secret_out(&endpoint);
-        return once.end(&api, result);
+    if once.is_done() {
+        return secret_out(&endpoint);
     }
     let lock = api.config_lock(app.id).await;
     let result = match api.endpoint(app.id, &name).await {

@@ -1,0 +1,352 @@
+//! Reading what became of messages, and sending them again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use postrider_gateway::Settings;
+use postrider_model::{
+    Attempt, AttemptClass, AttemptId, CancelReason, Disposition, Next, Outcome, Record, Trigger, UnixMillis,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{Harness, text};
+
+/// Records an outcome of the `index`-th accepted message's first delivery.
+async fn outcome(harness: &Harness, index: usize, status: Option<u16>, next: Next) -> Option<AttemptId> {
+    let accepted = harness.broker.accepted()[index].clone();
+    let delivery = accepted.deliveries[0];
+    let now = UnixMillis::now();
+    let attempt = status.map(|status| Attempt {
+        id: AttemptId::generate(now, &mut rand::rng()),
+        started_at: now,
+        duration: Duration::from_millis(12),
+        class: if status == 200 {
+            AttemptClass::Success
+        } else {
+            AttemptClass::Status
+        },
+        status,
+        response: Bytes::from_static(b"answer"),
+        url: "https://example.com/hook".to_owned(),
+    });
+    let id = attempt.as_ref().map(|attempt| attempt.id);
+    let outcome = Outcome {
+        delivery: delivery.id,
+        message: accepted.message.id,
+        endpoint: delivery.endpoint,
+        app: accepted.message.app,
+        run: 0,
+        attempts: u32::from(attempt.is_some()),
+        trigger: Trigger::Scheduled,
+        at: now,
+        attempt,
+        next,
+    };
+    harness
+        .store
+        .record(&[Record::Outcome(Box::new(outcome))])
+        .await
+        .expect("recorded");
+    id
+}
+
+async fn send(harness: &Harness, event_type: &str) -> Value {
+    let input = json!({"eventType": event_type, "payload": {"type": event_type}});
+    harness.message(input).await.is(StatusCode::ACCEPTED)
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| text(one, "id"))
+        .collect()
+}
+
+async fn four_fates(harness: &Harness) -> Vec<Value> {
+    harness.acme().await;
+    let mut sent = Vec::new();
+    for name in ["delivered", "retrying", "exhausted", "cancelled", "pending"] {
+        sent.push(send(harness, name).await);
+    }
+    outcome(harness, 0, Some(200), Next::Delivered).await;
+    outcome(
+        harness,
+        1,
+        Some(500),
+        Next::Retry {
+            delay: Duration::from_secs(60),
+        },
+    )
+    .await;
+    outcome(harness, 2, Some(404), Next::Exhausted { gone: false }).await;
+    outcome(harness, 3, None, Next::Cancelled(CancelReason::PayloadExpunged)).await;
+    sent
+}
+
+#[tokio::test]
+async fn lists_show_how_each_delivery_stands() {
+    let harness = Harness::new().await;
+    let sent = four_fates(&harness).await;
+    let path = "/api/v1/app/acme/endpoint/main/msg";
+    let list = harness
+        .get(&format!("{path}?expanded_statuses=true"))
+        .await
+        .is(StatusCode::OK);
+    let shown: Vec<(&str, u64)> = list["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| (text(one, "statusText"), one["status"].as_u64().unwrap_or(99)))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("pending", 1),
+            ("canceled", 4),
+            ("fail", 2),
+            ("sending", 3),
+            ("success", 0)
+        ]
+    );
+    assert!(list["data"][3]["nextAttempt"].is_string());
+    let failed = harness.get(&format!("{path}?status=2")).await.is(StatusCode::OK);
+    assert_eq!(ids(&failed), [text(&sent[3], "id"), text(&sent[2], "id")]);
+    let typed = harness
+        .get(&format!(
+            "{path}?event_types=retrying,delivered&with_content=false"
+        ))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(ids(&typed), [text(&sent[1], "id"), text(&sent[0], "id")]);
+    assert_eq!(typed["data"][0]["payload"], json!({}));
+    let typed = harness
+        .get(&format!("{path}?event_types[]=retrying&event_types[]=delivered"))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(typed["data"].as_array().map(Vec::len), Some(2));
+    let stats = harness
+        .get("/api/v1/app/acme/endpoint/main/stats")
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(
+        stats,
+        json!({"success": 1, "pending": 1, "sending": 1, "fail": 1, "canceled": 1})
+    );
+}
+
+#[tokio::test]
+async fn attempts_are_listed_and_their_responses_can_be_removed() {
+    let harness = Harness::new().await;
+    let sent = four_fates(&harness).await;
+    let path = "/api/v1/app/acme/attempt/endpoint/main";
+    let all = harness.get(path).await.is(StatusCode::OK);
+    assert_eq!(all["data"].as_array().map(Vec::len), Some(3));
+    let failed = harness
+        .get(&format!("{path}?status=2&status_code_class=400&with_msg=true"))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(failed["data"].as_array().map(Vec::len), Some(1));
+    let attempt = &failed["data"][0];
+    assert_eq!(
+        (&attempt["responseStatusCode"], &attempt["response"]),
+        (&json!(404), &json!("answer"))
+    );
+    assert_eq!(
+        (&attempt["msg"]["id"], &attempt["responseDurationMs"]),
+        (&sent[2]["id"], &json!(12))
+    );
+    let none = harness.get(&format!("{path}?status=3")).await.is(StatusCode::OK);
+    assert_eq!((&none["data"], &none["done"]), (&json!([]), &json!(true)));
+    let message = text(&sent[2], "id");
+    let by_msg = harness
+        .get(&format!(
+            "/api/v1/app/acme/attempt/msg/{message}?endpoint_id=main"
+        ))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(ids(&by_msg), [text(attempt, "id")]);
+    let one = format!("/api/v1/app/acme/msg/{message}/attempt/{}", text(attempt, "id"));
+    assert_eq!(harness.get(&one).await.is(StatusCode::OK)["response"], "answer");
+    harness
+        .delete(&format!("{one}/content"))
+        .await
+        .is(StatusCode::NO_CONTENT);
+    assert_eq!(harness.get(&one).await.is(StatusCode::OK)["response"], "");
+    let to = harness
+        .get(&format!("/api/v1/app/acme/msg/{message}/endpoint"))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(
+        (&to["data"][0]["uid"], &to["data"][0]["statusText"]),
+        (&json!("main"), &json!("fail"))
+    );
+}
+
+#[tokio::test]
+async fn messages_are_listed_newest_first_and_lose_their_payload_on_request() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let mut sent = Vec::new();
+    for name in ["a", "b", "a"] {
+        sent.push(send(&harness, name).await);
+    }
+    let path = "/api/v1/app/acme/msg";
+    let list = harness.get(path).await.is(StatusCode::OK);
+    assert_eq!(
+        ids(&list),
+        [text(&sent[2], "id"), text(&sent[1], "id"), text(&sent[0], "id")]
+    );
+    assert_eq!(list["data"][0]["payload"], json!({"type": "a"}));
+    let list = harness
+        .get(&format!("{path}?event_types=a&limit=1&with_content=false"))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(
+        (ids(&list), &list["done"]),
+        (vec![text(&sent[2], "id")], &json!(false))
+    );
+    assert_eq!(list["data"][0]["payload"], json!({}));
+    let one = format!("{path}/{}", text(&sent[0], "id"));
+    harness
+        .delete(&format!("{one}/content"))
+        .await
+        .is(StatusCode::NO_CONTENT);
+    assert_eq!(harness.get(&one).await.is(StatusCode::OK)["payload"], json!({}));
+    let resend = harness
+        .post(&format!("{one}/endpoint/main/resend"), json!({}))
+        .await;
+    assert_eq!(
+        (resend.code(), resend.status),
+        ("missing_payload", StatusCode::BAD_REQUEST)
+    );
+}
+
+#[tokio::test]
+async fn a_resend_is_a_delivery_of_its_own_and_the_same_with_the_same_key() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let sent = send(&harness, "a").await;
+    let path = format!("/api/v1/app/acme/msg/{}/endpoint/main/resend", text(&sent, "id"));
+    for key in ["k1", "k1", "k2"] {
+        assert_eq!(
+            harness
+                .post_with_key(&path, key, json!({}))
+                .await
+                .is(StatusCode::ACCEPTED),
+            json!({})
+        );
+    }
+    let accepted = harness.broker.accepted();
+    let made: Vec<_> = accepted
+        .iter()
+        .map(|accepted| accepted.deliveries[0].id)
+        .collect();
+    assert_eq!(made.len(), 4);
+    assert_eq!(made[1], made[2]);
+    assert!(made[0] != made[1] && made[1] != made[3]);
+    assert_eq!(accepted[1].trigger, Trigger::Manual);
+    let job = harness.broker.jobs()[1].clone();
+    assert_eq!(
+        (job.trigger, &job.message.payload),
+        (Trigger::Manual, &harness.broker.jobs()[0].message.payload)
+    );
+    harness
+        .patch("/api/v1/app/acme/endpoint/main", json!({"paused": true}))
+        .await
+        .is(StatusCode::OK);
+    harness.post(&path, json!({})).await.is(StatusCode::ACCEPTED);
+    let last = harness.broker.accepted()[4].deliveries[0].disposition;
+    assert!(matches!(last, Disposition::Waiting(_)), "{last:?}");
+    harness
+        .patch("/api/v1/app/acme/endpoint/main", json!({"disabled": true}))
+        .await
+        .is(StatusCode::OK);
+    harness.post(&path, json!({})).await.is(StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_recovery_is_a_background_task() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let input = json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"});
+    for (name, task) in [
+        ("recover", "endpoint.recover"),
+        ("replay-missing", "endpoint.replay"),
+    ] {
+        let path = format!("/api/v1/app/acme/endpoint/main/{name}");
+        let started = harness
+            .post_with_key(&path, name, input.clone())
+            .await
+            .is(StatusCode::ACCEPTED);
+        assert_eq!(
+            (&started["task"], &started["status"]),
+            (&json!(task), &json!("running"))
+        );
+        let again = harness
+            .post_with_key(&path, name, input.clone())
+            .await
+            .is(StatusCode::ACCEPTED);
+        assert_eq!(again["id"], started["id"]);
+        let shown = harness
+            .get(&format!("/api/v1/background-task/{}", text(&started, "id")))
+            .await;
+        assert_eq!(shown.is(StatusCode::OK)["data"]["since"], "2026-01-01T00:00:00Z");
+    }
+}
+
+#[tokio::test]
+async fn a_young_message_that_is_not_on_record_is_waited_for_and_not_denied() {
+    let settings = Settings {
+        record_wait: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let harness = Harness::with(true, settings).await;
+    harness.acme().await;
+    let young = postrider_model::MessageId::generate(UnixMillis::now(), &mut rand::rng());
+    let answer = harness.get(&format!("/api/v1/app/acme/msg/{young}")).await;
+    assert_eq!(
+        (answer.code(), answer.retry_after()),
+        ("not_recorded_yet", Some(1))
+    );
+    answer.is(StatusCode::SERVICE_UNAVAILABLE);
+    let old = UnixMillis::now().minus(Duration::from_secs(61));
+    let old = postrider_model::MessageId::generate(old, &mut rand::rng());
+    harness
+        .get(&format!("/api/v1/app/acme/msg/{old}"))
+        .await
+        .is(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_was_parked_can_be_looked_at_and_removed() {
+    let harness = Harness::new().await;
+    harness
+        .store
+        .park("job", "came back", &Bytes::from_static(b"frame"))
+        .await
+        .expect("parked");
+    let list = harness.get("/api/v1/parked").await.is(StatusCode::OK);
+    let row = &list["data"][0];
+    assert_eq!(
+        (&row["kind"], &row["reason"], &row["head"]),
+        (&json!("job"), &json!("came back"), &json!("ZnJhbWU="))
+    );
+    harness
+        .delete(&format!("/api/v1/parked/{}", row["id"]))
+        .await
+        .is(StatusCode::NO_CONTENT);
+    assert_eq!(
+        harness.get("/api/v1/parked").await.is(StatusCode::OK),
+        json!({"data": []})
+    );
+}
+
+#[tokio::test]
+async fn the_gateway_stops_when_it_is_told_to() {
+    let harness = Harness::new().await;
+    let stopped = tokio::time::timeout(Duration::from_secs(10), harness.gateway.shutdown()).await;
+    assert!(stopped.is_ok());
+}

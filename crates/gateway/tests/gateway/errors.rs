@@ -1,0 +1,382 @@
+//! Bad input: the status, the code and the place.
+
+use axum::body::Body;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::Harness;
+
+const MSG: &str = "/api/v1/app/acme/msg";
+const APP: &str = "/api/v1/app";
+const ENDPOINT: &str = "/api/v1/app/acme/endpoint";
+
+/// What is sent, and the place of the error that must come back.
+const INVALID: &[(&str, &str, &str, &[&str])] = &[
+    ("POST", MSG, "{", &["body"]),
+    ("POST", MSG, "\"text\"", &["body"]),
+    ("POST", MSG, r#"{"payload":{}}"#, &["body", "eventType"]),
+    ("POST", MSG, r#"{"eventType":"a"}"#, &["body", "payload"]),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":[]}"#,
+        &["body", "payload"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":null}"#,
+        &["body", "payload"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":7,"payload":{}}"#,
+        &["body", "eventType"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"","payload":{}}"#,
+        &["body", "eventType"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a b","payload":{}}"#,
+        &["body", "eventType"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"eventId":"msg_x"}"#,
+        &["body", "eventId"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"channels":["a b"]}"#,
+        &["body", "channels"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"channels":["a","b","c","d","e","f"]}"#,
+        &["body", "channels"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"channels":[1]}"#,
+        &["body", "channels", "0"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"payloadRetentionPeriod":4}"#,
+        &["body", "payloadRetentionPeriod"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"tags":["x"]}"#,
+        &["body", "tags"],
+    ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"deliverAt":"2030-01-01T00:00:00Z"}"#,
+        &["body", "deliverAt"],
+    ),
+    ("POST", "/api/v1/app/acme/msg/raw", "x", &["query", "eventType"]),
+    (
+        "POST",
+        "/api/v1/app/acme/msg/batch",
+        r#"{"messages":[]}"#,
+        &["body", "messages"],
+    ),
+    (
+        "POST",
+        "/api/v1/app/acme/msg/batch",
+        r#"{"messages":[{"eventType":"a","payload":{}},{"eventType":1,"payload":{}}]}"#,
+        &["body", "messages", "1", "eventType"],
+    ),
+    ("POST", APP, "{}", &["body", "name"]),
+    ("POST", APP, r#"{"name":""}"#, &["body", "name"]),
+    ("POST", APP, r#"{"name":"a","uid":"app_x"}"#, &["body", "uid"]),
+    ("POST", APP, r#"{"name":"a","uid":"a/b"}"#, &["body", "uid"]),
+    (
+        "POST",
+        APP,
+        r#"{"name":"a","throttleRate":0}"#,
+        &["body", "throttleRate"],
+    ),
+    (
+        "POST",
+        APP,
+        r#"{"name":"a","metadata":{"x":1}}"#,
+        &["body", "metadata", "x"],
+    ),
+    ("PATCH", "/api/v1/app/acme", r#"{"name":null}"#, &["body", "name"]),
+    ("POST", ENDPOINT, "{}", &["body", "url"]),
+    ("POST", ENDPOINT, r#"{"url":"nonsense"}"#, &["body", "url"]),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"ftp://example.com"}"#,
+        &["body", "url"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"http://user:pw@example.com"}"#,
+        &["body", "url"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"http://127.0.0.1/"}"#,
+        &["body", "url"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"http://[::ffff:169.254.169.254]/"}"#,
+        &["body", "url"],
+    ),
+    (
+        "PATCH",
+        "/api/v1/app/acme/endpoint/main",
+        r#"{"url":"http://10.0.0.1/"}"#,
+        &["body", "url"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","eventTypes":[]}"#,
+        &["body", "eventTypes"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","secret":"whsec_short"}"#,
+        &["body", "secret"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","timeoutSeconds":31}"#,
+        &["body", "timeoutSeconds"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","retrySchedule":[0]}"#,
+        &["body", "retrySchedule"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","onExhausted":"stop"}"#,
+        &["body", "onExhausted"],
+    ),
+    (
+        "POST",
+        ENDPOINT,
+        r#"{"url":"https://example.com","headers":{"Host":"x"}}"#,
+        &["body", "headers", "Host"],
+    ),
+    (
+        "PUT",
+        "/api/v1/app/acme/endpoint/main/headers",
+        r#"{"headers":{"webhook-id":"x"}}"#,
+        &["body", "headers", "webhook-id"],
+    ),
+    (
+        "POST",
+        "/api/v1/app/acme/endpoint/main/secret/rotate",
+        r#"{"gracePeriodSeconds":604801}"#,
+        &["body", "gracePeriodSeconds"],
+    ),
+    (
+        "POST",
+        "/api/v1/app/acme/endpoint/main/recover",
+        r#"{"since":"yesterday"}"#,
+        &["body", "since"],
+    ),
+    (
+        "POST",
+        "/api/v1/app/acme/endpoint/main/recover",
+        r#"{"since":"2999-01-01T00:00:00Z"}"#,
+        &["body", "since"],
+    ),
+    (
+        "POST",
+        "/api/v1/event-type",
+        r#"{"name":"a b","description":""}"#,
+        &["body", "name"],
+    ),
+    (
+        "POST",
+        "/api/v1/event-type",
+        r#"{"name":"a","description":"","schemas":[]}"#,
+        &["body", "schemas"],
+    ),
+    ("GET", "/api/v1/app?limit=251", "", &["query", "limit"]),
+    ("GET", "/api/v1/app?limit=many", "", &["query", "limit"]),
+    ("GET", "/api/v1/app?order=up", "", &["query", "order"]),
+    ("GET", "/api/v1/app?iterator=nonsense", "", &["query", "iterator"]),
+    (
+        "GET",
+        "/api/v1/app/acme/msg?before=soon",
+        "",
+        &["query", "before"],
+    ),
+    (
+        "GET",
+        "/api/v1/app/acme/msg?with_content=maybe",
+        "",
+        &["query", "with_content"],
+    ),
+    (
+        "GET",
+        "/api/v1/app/acme/attempt/endpoint/main?status=9",
+        "",
+        &["query", "status"],
+    ),
+    (
+        "GET",
+        "/api/v1/app/acme/attempt/endpoint/main?status_code_class=201",
+        "",
+        &["query", "status_code_class"],
+    ),
+];
+
+#[tokio::test]
+async fn bad_input_is_refused_with_its_place() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    for (method, path, body, place) in INVALID {
+        let method: Method = method.parse().expect("a method");
+        let answer = harness.call(method.clone(), path, &[], Body::from(*body)).await;
+        let detail = answer.body["detail"].clone();
+        assert_eq!(
+            answer.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{method} {path} {body}: {}",
+            answer.body
+        );
+        let places: Vec<Value> = detail
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|item| item["loc"].clone())
+            .collect();
+        assert!(places.contains(&json!(place)), "{method} {path} {body}: {detail}");
+        let said = detail[0]["msg"].as_str().unwrap_or_default();
+        assert!(
+            said.len() > 10 && detail[0]["type"].is_string(),
+            "{method} {path} {body}: {detail}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_address_is_named_with_its_range() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let refused = harness
+        .post(ENDPOINT, json!({"url": "http://169.254.169.254/latest"}))
+        .await;
+    let said = refused.body["detail"][0]["msg"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(said.contains("169.254.169.254") && said.contains("RFC"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let ids = ["app_nope", "app_0000000000000000000000", "no-such-uid", "b%20d"];
+    for id in ids {
+        let answer = harness.get(&format!("/api/v1/app/{id}")).await;
+        assert_eq!(answer.code(), "not_found", "{id}");
+        answer.is(StatusCode::NOT_FOUND);
+    }
+    for path in [
+        "/api/v1/app/acme/endpoint/ep_nope",
+        "/api/v1/app/acme/endpoint/unknown/secret",
+        "/api/v1/app/acme/msg/msg_0000000000000000000000",
+        "/api/v1/app/acme/msg/unknown",
+        "/api/v1/event-type/unknown",
+        "/api/v1/background-task/qtask_0000000000000000000000",
+        "/api/v1/nothing",
+        "/nothing",
+    ] {
+        let answer = harness.get(path).await;
+        assert_eq!(
+            (answer.code(), answer.status),
+            ("not_found", StatusCode::NOT_FOUND),
+            "{path}"
+        );
+    }
+    harness
+        .post("/api/v1/app/nobody/msg", json!({"eventType": "a", "payload": {}}))
+        .await
+        .is(StatusCode::NOT_FOUND);
+    harness.delete("/api/v1/parked/1").await.is(StatusCode::NOT_FOUND);
+    let answer = harness.post("/api/v1/app/acme", json!({})).await;
+    assert_eq!(answer.code(), "method_not_allowed");
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit_announced_or_not() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let large = format!(
+        r#"{{"eventType":"a","payload":{{"x":"{}"}}}}"#,
+        "x".repeat(1 << 20)
+    );
+    let announced = large.len().to_string();
+    for headers in [&[("content-length", announced.as_str())][..], &[]] {
+        let answer = harness
+            .call(Method::POST, MSG, headers, Body::from(large.clone()))
+            .await;
+        assert_eq!(answer.code(), "payload_too_large");
+        answer.is(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    // In a batch there is room for it, but not as one message.
+    let batch = format!(r#"{{"messages":[{large},{{"eventType":"a","payload":{{}}}}]}}"#);
+    let answer = harness
+        .call(Method::POST, "/api/v1/app/acme/msg/batch", &[], Body::from(batch))
+        .await;
+    let results = answer.is(StatusCode::ACCEPTED);
+    assert_eq!(
+        (&results["data"][0]["status"], &results["data"][1]["status"]),
+        (&json!(413), &json!(202))
+    );
+}
+
+#[tokio::test]
+async fn what_does_not_exist_yet_says_so() {
+    let harness = Harness::new().await;
+    for path in ["/api/v1/auth/app-portal-access/acme", "/api/v1/auth/logout"] {
+        let answer = harness.post(path, json!({})).await;
+        assert_eq!(answer.code(), "not_implemented");
+        answer.is(StatusCode::NOT_IMPLEMENTED);
+    }
+}
+
+#[tokio::test]
+async fn a_trailing_slash_changes_nothing() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    harness.get("/api/v1/app/?limit=1").await.is(StatusCode::OK);
+    harness.get("/api/v1/app/acme/").await.is(StatusCode::OK);
+    harness
+        .post("/api/v1/app/acme/msg/", json!({"eventType": "a", "payload": {}}))
+        .await
+        .is(StatusCode::ACCEPTED);
+}

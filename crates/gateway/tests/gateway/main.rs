@@ -1,0 +1,11 @@
+//! The gateway's API, driven through its router in this process: a real store, the in-process limits, and a broker
+//! that records at once what the journal gets and keeps the rest for the test to look at.
+
+mod accept;
+mod authz;
+mod config;
+mod deliveries;
+mod errors;
+mod harness;
+mod openapi;
+mod outage;

@@ -112,7 +112,7 @@ fn envelopes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("envelope of 64 jobs");
     group.throughput(Throughput::Elements(64));
     group.bench_function("encode", |bencher| {
-        bencher.iter(|| postrider_wire::encode_jobs(black_box(&jobs)))
+        bencher.iter(|| postrider_wire::encode_jobs(black_box(&jobs)));
     });
     group.bench_function("decode", |bencher| {
         bencher.iter(|| postrider_wire::decode(black_box(frame.clone())).expect("what was encoded"));

@@ -32,12 +32,12 @@ impl Http {
         }
     }
 
-    /// One exchange; the status and the body, whatever they are.
+    /// One exchange, with a JSON body if there is one; the status and the body, whatever they are.
     pub(crate) async fn exchange(
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        json: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes)> {
         let mut request = Request::builder()
             .method(method)
@@ -45,15 +45,12 @@ impl Http {
         if let Some(key) = &self.key {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
-        let bytes = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                serde_json::to_vec(body)?
-            }
-            None => Vec::new(),
-        };
+        if json.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(json.unwrap_or_default()))?;
         let exchange = async {
-            let response = self.client.request(request.body(Full::from(bytes))?).await?;
+            let response = self.client.request(request).await?;
             let status = response.status();
             anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
         };
@@ -64,7 +61,8 @@ impl Http {
 
     /// Asks; anything but 2xx is an error that quotes the answer.
     pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
-        let (status, bytes) = self.exchange(method, path, body).await?;
+        let json = body.map(serde_json::to_vec).transpose()?.map(Bytes::from);
+        let (status, bytes) = self.exchange(method, path, json).await?;
         ensure!(
             status.is_success(),
             "{path}: {status}: {}",

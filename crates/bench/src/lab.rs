@@ -21,6 +21,7 @@ pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 const REST_CORES: f64 = 0.05;
 /// How long to wait for that.
 const REST_LIMIT: Duration = Duration::from_secs(20);
+const REST_LIMIT_QUICK: Duration = Duration::from_secs(2);
 const REST_LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) struct Lab {
@@ -98,9 +99,16 @@ impl Lab {
         self.file(&format!("{name}.log"))
     }
 
-    /// Waits until the children do next to nothing (checkpoints, vacuum, compaction of what was before), for 20 s at most.
+    /// Ends everything in good order.
+    pub(crate) async fn close(self) -> Result<()> {
+        self.receiver.process.stop().await?;
+        self.services.stop().await
+    }
+
+    /// Waits until the children do next to nothing (checkpoints, vacuum, compaction of what was before), for 20 s at
+    /// most; with `--quick` 2 s.
     pub(crate) async fn rest(&self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + REST_LIMIT;
+        let deadline = tokio::time::Instant::now() + if self.quick { REST_LIMIT_QUICK } else { REST_LIMIT };
         loop {
             let before: f64 = usage::children(&self.names.get())?
                 .values()

@@ -24,12 +24,17 @@ const MEMORY_LOOK: Duration = Duration::from_millis(250);
 /// What the generator may take longer than it was told.
 const GENERATOR_GRACE: Duration = Duration::from_secs(120);
 
+/// Processes that every subject uses.
+const SHARED: [&str; 4] = ["broker", "redis", "postgres", "receiver"];
+
 /// What load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) mode: Mode,
     pub(crate) connections: usize,
     pub(crate) seconds: f64,
+    /// Messages at most.
+    pub(crate) messages: Option<u64>,
     /// Bytes of the payload.
     pub(crate) bytes: usize,
     /// How long nothing may arrive before what is missing counts as missing.
@@ -45,6 +50,7 @@ impl Load {
             mode: Mode::Closed,
             connections: 64,
             seconds,
+            messages: None,
             bytes: 1_024,
             quiet: Duration::from_secs(20),
             recorded: true,
@@ -122,7 +128,7 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
         None
     };
     let before = usage::children(&lab.names.get())?;
-    let mut peaks = Peaks::new(&before);
+    let mut peaks = Peaks(before.clone());
     let (generated, ended) = {
         let generator = start_generator(lab, target, load, 0)?;
         let run = async {
@@ -147,7 +153,11 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
         &generated,
         ended,
         groups,
-        &Costs { before, after, peaks },
+        &Costs {
+            before,
+            after,
+            peaks: peaks.0,
+        },
     ))
 }
 
@@ -164,7 +174,7 @@ pub(crate) fn start_generator(lab: &Lab, target: &Target, load: &Load, first_num
         connections: load.connections,
         mode: load.mode,
         seconds: load.seconds,
-        messages: None,
+        messages: load.messages,
         first_number,
         bytes: load.bytes,
     };
@@ -224,7 +234,7 @@ async fn recorded(record: &mut Recorded, expected: u64, quiet: Duration) -> Resu
 struct Costs {
     before: usage::Table,
     after: usage::Table,
-    peaks: Peaks,
+    peaks: usage::Table,
 }
 
 fn sum_up(
@@ -239,9 +249,11 @@ fn sum_up(
     let start = generated.started_ns;
     let rate = |count: u64, end_ns: u64| figure(count) / seconds(start, end_ns).max(1e-9);
     let per_10k = |cpu_s: f64| cpu_s / figure(delivered.max(1)) * 10_000.0;
+    let concerned = |name: &str| SHARED.contains(&name) || target.processes.iter().any(|own| own == name);
     let mut cpu_s_per_10k: BTreeMap<String, f64> = costs
         .after
         .iter()
+        .filter(|(name, _)| concerned(name))
         .map(|(name, usage)| {
             let earlier = costs.before.get(name).map_or(0.0, |usage| usage.cpu_s);
             (name.clone(), per_10k((usage.cpu_s - earlier).max(0.0)))
@@ -249,10 +261,8 @@ fn sum_up(
         .collect();
     cpu_s_per_10k.insert("generator".into(), per_10k(generated.cpu_s));
     let rss = |table: &usage::Table| {
-        table
-            .iter()
-            .map(|(name, usage)| (name.clone(), usage.rss_mib))
-            .collect()
+        let lines = table.iter().filter(|(name, _)| concerned(name));
+        lines.map(|(name, usage)| (name.clone(), usage.rss_mib)).collect()
     };
     Measure {
         accepted: generated.accepted,
@@ -267,24 +277,18 @@ fn sum_up(
         groups,
         cpu_s_per_10k,
         rss_before_mib: rss(&costs.before),
-        rss_peak_mib: costs.peaks.0.clone(),
+        rss_peak_mib: rss(&costs.peaks),
     }
 }
 
 /// The most memory seen, by process.
-pub(crate) struct Peaks(BTreeMap<String, f64>);
+struct Peaks(usage::Table);
 
 impl Peaks {
-    pub(crate) fn new(table: &usage::Table) -> Self {
-        let mut peaks = Self(BTreeMap::new());
-        peaks.note(table);
-        peaks
-    }
-
     fn note(&mut self, table: &usage::Table) {
         for (name, usage) in table {
-            let peak = self.0.entry(name.clone()).or_default();
-            *peak = peak.max(usage.rss_mib);
+            let peak = self.0.entry(name.clone()).or_insert(*usage);
+            peak.rss_mib = peak.rss_mib.max(usage.rss_mib);
         }
     }
 

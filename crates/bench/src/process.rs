@@ -137,11 +137,16 @@ impl Process {
     }
 
     /// SIGTERM, and SIGKILL if that does not help.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.stop_with(Signal::TERM).await
+    }
+
+    /// A signal, and SIGKILL if that does not help.
+    pub(crate) async fn stop_with(mut self, signal: Signal) -> Result<()> {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
             && self.child.try_wait()?.is_none()
         {
-            kill_process(pid, Signal::TERM)?;
+            kill_process(pid, signal)?;
         }
         if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
             self.child.kill().await?;

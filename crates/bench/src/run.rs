@@ -66,6 +66,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             .insert(name.clone(), started.elapsed().as_secs_f64());
         report.write(&options.out)?;
     }
+    lab.close().await?;
     report::say(&report.summary());
     ensure!(
         report.failures.is_empty(),

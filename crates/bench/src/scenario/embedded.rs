@@ -5,14 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use http::{Method, StatusCode};
 use postrider_testkit::wait::{Poll, wait_for};
-use serde_json::json;
 
 use super::{Aim, Finding, Outcome, in_turn};
-use crate::clock::{now_ns, seconds};
+use crate::clock::seconds;
 use crate::figures::Spread;
 use crate::generate::plan::event_type;
 use crate::lab::Lab;
 use crate::load::{Load, Measure};
+use crate::payload::{Stamp, Template};
 use crate::subject::embedded::Embedded;
 use crate::subject::floor::{Floor, Shape};
 use crate::subject::{Target, Tenants};
@@ -113,16 +113,19 @@ async fn first_delivery(lab: &Lab, embedded: Embedded, app: &str) -> Result<(f64
     lab.receiver.reset(1).await?;
     let (started_ns, embedded) = embedded.restart_at_once(lab).await?;
     let path = format!("/api/v1/app/{app}/msg");
-    let stamp = crate::payload::Stamp {
-        sent_ns: now_ns(),
+    let before = format!(r#"{{"eventType":"{}","payload":"#, event_type(0));
+    let stamp = Stamp {
+        sent_ns: started_ns,
         number: 0,
     };
-    let payload = crate::payload::Template::new("", 256, "").stamped(stamp);
-    let payload: serde_json::Value = serde_json::from_slice(&payload)?;
-    let body = json!({"eventType": event_type(0), "payload": payload});
+    let body = Template::new(&before, 256, "}").stamped(stamp);
     let deadline = tokio::time::Instant::now() + START_LIMIT;
     loop {
-        match embedded.http.exchange(Method::POST, &path, Some(&body)).await {
+        match embedded
+            .http
+            .exchange(Method::POST, &path, Some(body.clone()))
+            .await
+        {
             Ok((StatusCode::ACCEPTED, _)) => break,
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }

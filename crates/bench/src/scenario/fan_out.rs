@@ -14,7 +14,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         "fan-out-10",
         "64 producers, closed loop, 1 KiB, each message to 10 endpoints; rates count deliveries",
     );
-    let load = Load::saturating(if lab.quick { 2.0 } else { 10.0 });
+    let load = Load::saturating(if lab.quick { 1.5 } else { 10.0 });
     let floor = Floor::start(
         lab,
         Shape {

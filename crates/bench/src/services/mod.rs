@@ -4,7 +4,9 @@ mod postgres;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
 use postrider_testkit::services::{RabbitServer, RedisServer};
 
 use crate::process::Names;
@@ -30,4 +32,30 @@ impl Services {
             postgres,
         })
     }
+}
+
+impl Services {
+    /// Shuts them down in good order.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.postgres.stop().await?;
+        self.redis.stop().await?;
+        self.rabbit.stop().await
+    }
+}
+
+/// Deletes queues, so that what was measured before costs nothing later.
+pub(crate) async fn delete_queues(broker: &str, queues: &[String]) -> Result<()> {
+    let connection = Connection::connect(broker, ConnectionProperties::default())
+        .await
+        .context("cannot connect to RabbitMQ")?;
+    let channel = connection.create_channel().await?;
+    for queue in queues {
+        channel
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+            .await?;
+    }
+    connection
+        .close(200, "done".into())
+        .await
+        .context("cannot close the connection")
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use postrider_testkit::services::{find_binary, free_port};
 use postrider_testkit::wait::{Poll, wait_for};
+use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
@@ -108,6 +109,11 @@ impl Postgres {
             .await?;
         connection.close().await?;
         Ok(self.url(name))
+    }
+
+    /// Ends it in good order.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.process.stop_with(Signal::INT).await
     }
 
     async fn wait(&mut self) -> Result<()> {

@@ -76,6 +76,7 @@ impl Embedded {
         let made = tenants.make(&self.http, url).await?;
         let target = Target {
             name: "postrider embedded".into(),
+            processes: vec!["postrider".into()],
             addresses: vec![self.address],
             route: Route::Postrider {
                 apps: made.apps.clone(),

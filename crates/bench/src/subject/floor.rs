@@ -7,6 +7,7 @@ use super::{Record, Target};
 use crate::generate::plan::Route;
 use crate::lab::{Lab, START_LIMIT, loopback};
 use crate::process::Process;
+use crate::services::delete_queues;
 
 /// What floor, and for which load.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Floor {
     pub(crate) target: Target,
     gateway: Process,
     worker: Process,
+    queue: String,
+    broker: String,
 }
 
 impl Floor {
@@ -44,11 +47,14 @@ impl Floor {
         } else {
             format!("bare loop × {}", shape.batch)
         };
+        let [gateway_name, worker_name] =
+            ["gateway", "worker"].map(|role| format!("bare×{} {role}", shape.batch));
         let address = loopback()?;
+        let queue_name = unique_name("bench_floor");
         let broker = format!("--broker={}", lab.services.rabbit.url());
-        let queue = format!("--queue={}", unique_name("bench_floor"));
+        let queue = format!("--queue={queue_name}");
         let mut gateway = lab.start_own(
-            "gateway",
+            &gateway_name,
             &[
                 "floor-gateway".into(),
                 format!("--listen={address}"),
@@ -61,9 +67,10 @@ impl Floor {
         )?;
         gateway.listening(address, START_LIMIT).await?;
         let url = format!("--url={}", lab.receiver.url("ok", 0));
-        let worker = lab.start_own("worker", &["floor-worker".into(), broker, queue, url])?;
+        let worker = lab.start_own(&worker_name, &["floor-worker".into(), broker, queue, url])?;
         let target = Target {
             name,
+            processes: vec![gateway_name, worker_name],
             addresses: vec![address],
             route: Route::Floor,
             fan_out: shape.fan_out.into(),
@@ -73,11 +80,14 @@ impl Floor {
             target,
             gateway,
             worker,
+            queue: queue_name,
+            broker: lab.services.rabbit.url(),
         })
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.gateway.stop().await?;
-        self.worker.stop().await
+        self.worker.stop().await?;
+        delete_queues(&self.broker, &[self.queue]).await
     }
 }

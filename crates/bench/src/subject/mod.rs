@@ -22,6 +22,8 @@ pub(crate) use tenants::Tenants;
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) name: String,
+    /// The names of its processes.
+    pub(crate) processes: Vec<String>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) route: Route,
     /// Endpoints that each message goes to.

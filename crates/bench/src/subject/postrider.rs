@@ -13,11 +13,14 @@ use crate::generate::plan::Route;
 use crate::http_client::Http;
 use crate::lab::{Lab, START_LIMIT, loopback};
 use crate::process::Process;
+use crate::services::delete_queues;
 
 /// An administrator's key for a deployment that lives for minutes on loopback.
 const KEY: &str = "prk_bench-bench-bench-bench-bench-bench-bench-w";
 /// A key for payloads that are made up.
 const SECRETS_KEY: &str = "psk_YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU=";
+/// The default number of delivery queues.
+const SHARDS: u16 = 4;
 const MIGRATE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many processes of each role.
@@ -42,6 +45,9 @@ pub(crate) struct Postrider {
     pub(crate) http: Http,
     gateways: Vec<SocketAddr>,
     database: String,
+    /// What the names of its queues start with.
+    prefix: String,
+    broker: String,
     processes: Vec<Process>,
     env: Vec<(String, String)>,
 }
@@ -49,8 +55,19 @@ pub(crate) struct Postrider {
 impl Postrider {
     /// Starts it on a new database, with nobody in it.
     pub(crate) async fn start(lab: &Lab, layout: Layout) -> Result<Self> {
-        let database = lab.services.postgres.database(&unique_name("bench")).await?;
-        let env = environment(lab, &database);
+        Self::start_with(lab, layout, &[]).await
+    }
+
+    /// Starts it with further settings, by environment variable.
+    pub(crate) async fn start_with(lab: &Lab, layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
+        let prefix = unique_name("bench");
+        let database = lab.services.postgres.database(&prefix).await?;
+        let mut env = environment(lab, &database, &prefix);
+        env.extend(
+            settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         let migrate = lab.start_postrider("migrate", &["migrate".into()], env.clone())?;
         migrate.output(MIGRATE_LIMIT).await?;
         let mut new = Self {
@@ -62,6 +79,8 @@ impl Postrider {
             http: Http::new(String::new(), None),
             gateways: Vec::new(),
             database,
+            prefix,
+            broker: lab.services.rabbit.url(),
             processes: Vec::new(),
             env,
         };
@@ -110,6 +129,7 @@ impl Postrider {
     pub(crate) fn target_of(&self, tenants: &Tenants, made: &Made) -> Target {
         Target {
             name: "postrider".into(),
+            processes: ["gateway", "worker", "ledger"].map(Into::into).into(),
             addresses: self.gateways.clone(),
             route: Route::Postrider {
                 apps: made.apps.clone(),
@@ -129,10 +149,16 @@ impl Postrider {
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
-        for process in self.processes {
+        // The gateways first: what they accepted can still be delivered.
+        for process in self.processes.into_iter().rev() {
             process.stop().await?;
         }
-        Ok(())
+        let shards = (0..SHARDS).flat_map(|shard| [format!("deliver.{shard}"), format!("retry.{shard}")]);
+        let queues = shards.chain(["journal".into(), "stray".into()]);
+        let queues: Vec<String> = queues
+            .map(|queue| format!("{}.v1.{queue}", self.prefix))
+            .collect();
+        delete_queues(&self.broker, &queues).await
     }
 }
 
@@ -149,11 +175,13 @@ pub(super) async fn ready(process: &mut Process, address: SocketAddr) -> Result<
     .await
 }
 
-fn environment(lab: &Lab, database: &str) -> Vec<(String, String)> {
+fn environment(lab: &Lab, database: &str, prefix: &str) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = [
         ("POSTRIDER_BROKER__URL", lab.services.rabbit.url().as_str()),
         ("POSTRIDER_REDIS__URL", lab.services.redis.url().as_str()),
         ("POSTRIDER_STORE__URL", database),
+        ("POSTRIDER_BROKER__PREFIX", prefix),
+        ("POSTRIDER_REDIS__PREFIX", prefix),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
@@ -170,8 +198,12 @@ pub(super) fn common_environment(tls_ca: Option<&PathBuf>) -> Vec<(String, Strin
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    // The platform's verifier takes its roots from there.
-    env.extend(tls_ca.map(|path| ("SSL_CERT_FILE".to_owned(), path.display().to_string())));
+    env.extend(tls_ca.map(|path| {
+        (
+            "POSTRIDER_EGRESS__EXTRA_ROOTS".to_owned(),
+            path.display().to_string(),
+        )
+    }));
     env
 }
 

@@ -44,9 +44,9 @@ impl Tenants {
             "there are {EVENT_TYPES} event types"
         );
         for index in 0..EVENT_TYPES {
-            let body = json!({"name": event_type(index), "description": "made by the bench"});
+            let body = json!({"name": event_type(index), "description": "made by the bench"}).to_string();
             let (status, text) = http
-                .exchange(Method::POST, "/api/v1/event-type", Some(&body))
+                .exchange(Method::POST, "/api/v1/event-type", Some(body.into()))
                 .await?;
             let known = status == StatusCode::CONFLICT;
             ensure!(

@@ -1,0 +1,119 @@
+//! A delivery that kills every worker that tries it, in an envelope with others.
+
+use anyhow::{Result, ensure};
+use postrider_testkit::receiver::Receiver;
+use postrider_testkit::wait::{Poll, wait_for};
+use serde_json::{Value, json};
+
+use super::{LOOK, say};
+use crate::api::Api;
+use crate::stack::{SOON, Shape, Shared, Stack};
+
+/// More deaths than it takes to split an envelope and to park what is left.
+const DEATHS_MAX: usize = 20;
+
+#[tokio::test]
+async fn a_worker_that_crashes_on_one_delivery_of_an_envelope() -> Result<()> {
+    let shared = Shared::on_shared_services().await?;
+    // One shard, so that all deliveries of a message share an envelope.
+    let mut stack = Stack::scaled_on(shared, Shape::SMALL, |builder| {
+        builder
+            .env("POSTRIDER_BROKER__SHARDS", "1")
+            .env("POSTRIDER_FAILPOINT", "worker.before_post@/poison")
+    })
+    .await?;
+    let (api, receiver) = (stack.api(), Receiver::start().await?);
+    let app = api.app().await?;
+    let healthy = ["/a", "/b", "/c", "/d", "/e"];
+    for path in healthy {
+        api.endpoint(&app, &receiver.url(path)).await?;
+    }
+    let poisoned = api.endpoint(&app, &receiver.url("/poison")).await?;
+    let message = api.send(&app, json!({"n": 1})).await?;
+
+    let deaths = die_until_parked(&mut stack, &api).await?;
+    say(&format!("parked after {deaths} deaths"));
+    ensure!(
+        deaths >= 5,
+        "a worker may be killed by something else; {deaths} deaths are no proof"
+    );
+    let parked = api.get("/parked").await?;
+    ensure!(
+        parked["data"].as_array().is_some_and(|rows| rows.len() == 1),
+        "{parked}"
+    );
+    ensure!(parked["data"][0]["kind"] == "job", "{parked}");
+
+    for path in healthy {
+        receiver
+            .wait_for(path, SOON, |requests| {
+                requests.iter().any(|r| r.webhook_id() == message)
+            })
+            .await?;
+    }
+    wait_states(&api, &app, &message, &poisoned).await?;
+    ensure!(receiver.count("/poison") == 0, "the poisoned delivery was sent");
+    // The queue is free: what comes next is delivered by the same worker.
+    let pid = stack.workers[0].pid();
+    api.patch(
+        &format!("/app/{app}/endpoint/{poisoned}"),
+        &json!({"disabled": true}),
+    )
+    .await?;
+    let next = api.send(&app, json!({"n": 2})).await?;
+    for path in healthy {
+        receiver
+            .wait_for(path, SOON, |requests| {
+                requests.iter().any(|r| r.webhook_id() == next)
+            })
+            .await?;
+    }
+    ensure!(stack.workers[0].pid() == pid, "the worker died again");
+    Ok(())
+}
+
+/// Starts the worker again each time it dies, until something is parked; returns how often it died.
+async fn die_until_parked(stack: &mut Stack, api: &Api) -> Result<usize> {
+    for death in 0..=DEATHS_MAX {
+        let worker = &mut stack.workers[0];
+        let parked = wait_for(
+            &format!("death {death} of the worker, or a parked delivery"),
+            SOON,
+            async || {
+                let parked = api.get("/parked").await?;
+                if parked["data"].as_array().is_some_and(|rows| !rows.is_empty()) {
+                    return Ok(Poll::Ready(true));
+                }
+                let died = worker.wait_exit(LOOK).await.is_ok();
+                Ok(if died {
+                    Poll::Ready(false)
+                } else {
+                    Poll::NotYet("neither".to_owned())
+                })
+            },
+        )
+        .await?;
+        if parked {
+            return Ok(death);
+        }
+        // An error means that it died again before it was ready.
+        let _ = worker.start_again().await;
+    }
+    anyhow::bail!("not parked after {DEATHS_MAX} deaths")
+}
+
+/// The poisoned delivery is cancelled (2), the others have succeeded (0).
+async fn wait_states(api: &Api, app: &str, message: &str, poisoned: &str) -> Result<()> {
+    wait_for("the states of the deliveries", SOON, async || {
+        let answer = api.get(&format!("/app/{app}/msg/{message}/endpoint")).await?;
+        let rows: &[Value] = answer["data"].as_array().map_or(&[], Vec::as_slice);
+        let right = |row: &Value| row["status"] == if row["id"] == *poisoned { 2 } else { 0 };
+        let done = rows.len() == 6 && rows.iter().all(right);
+        Ok(if done {
+            Poll::Ready(())
+        } else {
+            Poll::NotYet(answer.to_string())
+        })
+    })
+    .await
+}

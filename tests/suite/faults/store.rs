@@ -1,0 +1,165 @@
+//! Postgres away: messages to cached applications are accepted and delivered, outcomes collect in the journal up to its
+//! limit, and everything is on record once it is back. Who starts without it says so and waits.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use postrider_testkit::wait::{Poll, wait_for_every};
+
+use super::{LOOK, SETTLE, SHORT_LEASE, Scene, Servers, pids, wait_health};
+use crate::stack::{SOON, Shape, Stack};
+
+const OUTAGE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn postgres_stopped_for_long_under_load() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    let mut stack = servers.stack().await?;
+    let before = pids(&mut stack);
+    let api = stack.api();
+    let scene = Scene::new(&api).await?;
+    let load = scene.load(std::slice::from_ref(&api));
+    load.progress(100, SOON).await?;
+    servers.postgres.stop().await?;
+    for process in stack.processes_mut() {
+        // What was read once goes on: ready all the same.
+        wait_health(process, "store", "down", true, SOON).await?;
+    }
+    let end = tokio::time::Instant::now() + OUTAGE;
+    while tokio::time::Instant::now() < end {
+        load.progress(20, SOON).await?;
+        scene.arrivals(20, SOON).await?;
+    }
+    servers.postgres.start_again().await?;
+    load.progress(50, SOON).await?;
+    ensure!(
+        load.refusals().is_empty(),
+        "losing the store costs no message: {load}"
+    );
+    load.finish().await?;
+    let verdict = scene.settle(&api, "Postgres stopped").await?;
+    ensure!(
+        verdict.unacknowledged == 0 && verdict.duplicates == 0,
+        "{verdict}"
+    );
+    ensure!(pids(&mut stack) == before, "a process was restarted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn postgres_killed_under_load() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    let mut stack = servers.stack().await?;
+    let before = pids(&mut stack);
+    let api = stack.api();
+    let scene = Scene::new(&api).await?;
+    let load = scene.load(std::slice::from_ref(&api));
+    for _ in 0..2 {
+        load.progress(50, SOON).await?;
+        servers.postgres.kill9();
+        load.progress(50, SOON).await?;
+        servers.postgres.start_again().await?;
+    }
+    load.progress(50, SOON).await?;
+    ensure!(
+        load.refusals().is_empty(),
+        "losing the store costs no message: {load}"
+    );
+    load.finish().await?;
+    let verdict = scene.settle(&api, "Postgres killed").await?;
+    ensure!(
+        verdict.unacknowledged == 0 && verdict.duplicates == 0,
+        "{verdict}"
+    );
+    ensure!(pids(&mut stack) == before, "a process was restarted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn above_the_journals_limit_messages_are_refused() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    let stack = Stack::scaled_on(servers.shared(), Shape::SMALL, |builder| {
+        builder
+            .env("POSTRIDER_INGEST__JOURNAL_MAX_FRAMES", "100")
+            .env(SHORT_LEASE.0, SHORT_LEASE.1)
+    })
+    .await?;
+    let api = stack.api();
+    let scene = Scene::new(&api).await?;
+    let load = scene.load(std::slice::from_ref(&api));
+    load.progress(50, SOON).await?;
+    servers.postgres.stop().await?;
+    load.refused_with("journal_full", SETTLE).await?;
+    wait_health(&stack.gateways[0], "journal", "full", false, SOON).await?;
+    // There is room for outcomes: what was accepted is delivered although nobody records it.
+    let expected = scene.oracle.expected();
+    wait_for_every(LOOK, "most deliveries to arrive unrecorded", SOON, async || {
+        let verdict = scene.oracle.judge(&[&scene.receiver])?;
+        // What failed at first waits for the store.
+        Ok(if verdict.missing * 2 < expected {
+            Poll::Ready(())
+        } else {
+            Poll::NotYet(verdict.to_string())
+        })
+    })
+    .await?;
+    load.only_asked_to_retry()?;
+    servers.postgres.start_again().await?;
+    wait_health(&stack.gateways[0], "journal", "up", true, SOON).await?;
+    load.progress(50, SOON).await?;
+    load.only_asked_to_retry()?;
+    load.finish().await?;
+    let verdict = scene.settle(&api, "journal full").await?;
+    ensure!(
+        verdict.unacknowledged == 0 && verdict.duplicates == 0,
+        "{verdict}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cold_worker_without_the_store_is_unready_and_recovers() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    let mut stack = servers.stack().await?;
+    let api = stack.api();
+    let scene = Scene::new(&api).await?;
+    let load = scene.load(std::slice::from_ref(&api));
+    load.progress(50, SOON).await?;
+    stack.workers[0].kill9();
+    servers.postgres.stop().await?;
+    let cold = stack
+        .shared
+        .iter()
+        .map(|shared| shared.builder("worker").spawn())
+        .collect::<Result<Vec<_>>>()?;
+    stack.workers = cold;
+    wait_health(&stack.workers[0], "store", "down", false, SOON).await?;
+    let arrived = scene.receiver.total();
+    load.progress(50, SOON).await?;
+    wait_health(&stack.workers[0], "store", "down", false, SOON).await?;
+    ensure!(
+        scene.receiver.total() == arrived,
+        "delivered without knowing the endpoint"
+    );
+    servers.postgres.start_again().await?;
+    let pid = stack.workers[0].pid();
+    wait_health(&stack.workers[0], "store", "up", true, SOON).await?;
+    load.progress(50, SOON).await?;
+    load.finish().await?;
+    let verdict = scene.settle(&api, "cold worker").await?;
+    ensure!(verdict.unacknowledged == 0, "{verdict}");
+    ensure!(stack.workers[0].pid() == pid, "the worker was restarted");
+    no_attempt_was_counted(&stack, &scene).await
+}
+
+/// Whose fault it was is a type: being without configuration counts as no attempt of the endpoint that always answers.
+async fn no_attempt_was_counted(stack: &Stack, scene: &Scene) -> Result<()> {
+    let (api, (endpoint, _)) = (stack.api(), &scene.endpoints[0]);
+    let path = format!("/app/{}/attempt/endpoint/{endpoint}?status=2&limit=50", scene.app);
+    let failed = api.get(&path).await?;
+    ensure!(
+        failed["data"].as_array().is_some_and(Vec::is_empty),
+        "failed attempts of an endpoint without fault: {failed}"
+    );
+    Ok(())
+}

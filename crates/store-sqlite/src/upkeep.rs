@@ -267,6 +267,28 @@ impl UpkeepStore for SqliteStore {
         .await
     }
 
+    async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
+        let keyring = self.keyring.clone();
+        self.read(move |connection| {
+            let row = connection
+                .prepare_cached("SELECT id, kind, reason, bytes, at FROM parked WHERE id = ?1")?
+                .query_row([id], |row| read_parked(row, &keyring))
+                .optional()?;
+            Ok(row)
+        })
+        .await
+    }
+
+    async fn parked_count(&self) -> Result<u64, StoreError> {
+        self.read(|connection| {
+            let count: i64 = connection
+                .prepare_cached("SELECT count(*) FROM parked")?
+                .query_row([], |row| row.get(0))?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
         let keyring = self.keyring.clone();
         self.write(move |connection| {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_model::{AppId, DeliveryId, EndpointId, UnixMillis};
-use postrider_store::{DueEndpoint, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore};
+use postrider_store::{
+    DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::SqliteStore;
@@ -266,6 +268,26 @@ fn waiting_counts(connection: &Connection) -> Fallible<(Vec<ReasonCount>, Durati
     Ok((counts, age))
 }
 
+fn busiest(connection: &Connection, limit: u32) -> Fallible<Vec<EndpointBacklog>> {
+    let busiest = connection
+        .prepare_cached(
+            "SELECT b.endpoint, b.app, (SELECT count(*) FROM waiting w WHERE w.endpoint = b.endpoint) AS n,
+                min(coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 0), ?1),
+                    coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 1), ?1))
+             FROM backlog b WHERE n > 0 ORDER BY n DESC, b.endpoint LIMIT ?2",
+        )?
+        .query_map(params![UnixMillis::NEVER.0, limit], |row| {
+            Ok(EndpointBacklog {
+                endpoint: codec::id(row, 0)?,
+                app: codec::id(row, 1)?,
+                count: row.get::<_, i64>(2)?.unsigned_abs(),
+                due_at: codec::time(row, 3)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(busiest)
+}
+
 #[async_trait]
 impl WaitingStore for SqliteStore {
     async fn claim_due(
@@ -316,6 +338,10 @@ impl WaitingStore for SqliteStore {
 
     async fn waiting_counts(&self) -> Result<(Vec<ReasonCount>, Duration), StoreError> {
         self.read(waiting_counts).await
+    }
+
+    async fn busiest(&self, limit: u32) -> Result<Vec<EndpointBacklog>, StoreError> {
+        self.read(move |connection| busiest(connection, limit)).await
     }
 
     async fn now(&self) -> Result<UnixMillis, StoreError> {

@@ -15,6 +15,7 @@
 //! rows may come before their message, and are leasable once it is there; the clock is the store's.
 
 mod config_store;
+pub mod conformance;
 mod error;
 pub mod fold;
 mod log_store;
@@ -30,7 +31,7 @@ pub use log_store::{
 };
 pub use record_store::{RecordReport, RecordStore};
 pub use upkeep_store::{ParkedRow, RetentionReport, SweepReport, TaskKind, TaskRow, TaskState, UpkeepStore};
-pub use waiting_store::{DueEndpoint, Grant, LeasedJob, ReasonCount, WaitingStore};
+pub use waiting_store::{DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, WaitingStore};
 
 /// Everything the roles need of a store.
 pub trait Store: ConfigStore + LogStore + RecordStore + WaitingStore + UpkeepStore {}

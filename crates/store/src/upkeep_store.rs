@@ -118,6 +118,10 @@ pub trait UpkeepStore: Send + Sync + 'static {
     async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError>;
     /// Parked rows, newest first.
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
+    /// One parked row.
+    async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError>;
+    /// How many rows are parked.
+    async fn parked_count(&self) -> Result<u64, StoreError>;
     /// Removes a parked row and returns it.
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError>;
     /// Flushes and closes.

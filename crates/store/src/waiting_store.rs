@@ -64,6 +64,19 @@ pub struct ReasonCount {
     pub count: u64,
 }
 
+/// What waits for one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointBacklog {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// Its application.
+    pub app: AppId,
+    /// How many deliveries wait, exact while fewer than 100,000 wait in all and then an estimate.
+    pub count: u64,
+    /// When the first of them is due (`ordered`: the head).
+    pub due_at: UnixMillis,
+}
+
 /// Hands out what waits.
 #[async_trait]
 pub trait WaitingStore: Send + Sync + 'static {
@@ -93,6 +106,9 @@ pub trait WaitingStore: Send + Sync + 'static {
 
     /// What waits, by reason, and the age of the oldest due one.
     async fn waiting_counts(&self) -> Result<(Vec<ReasonCount>, Duration), StoreError>;
+
+    /// The endpoints for which most deliveries wait, most first. Costs a look at every waiting row, or at a sample.
+    async fn busiest(&self, limit: u32) -> Result<Vec<EndpointBacklog>, StoreError>;
 
     /// The store's clock.
     async fn now(&self) -> Result<UnixMillis, StoreError>;

@@ -1,0 +1,111 @@
+//! What every store must do, as checks that panic where it does not.
+//!
+//! [`store_conformance!`](crate::store_conformance) makes a test of each. A check gets an empty store of its own, whose schema is up to date and
+//! which disables endpoints after 5 days of failures. Waits are bounded by [`PATIENCE`].
+
+use std::time::Duration;
+
+pub mod config;
+mod fixture;
+pub mod log;
+pub mod ordered;
+pub mod record;
+pub mod retention;
+pub mod sweeps;
+pub mod waiting;
+
+/// How long a check waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes one test of each check. The argument names an `async fn() -> (SharedStore, guard)`; the guard lives as long
+/// as the test.
+#[macro_export]
+macro_rules! store_conformance {
+    ($make:ident) => {
+        $crate::store_conformance! { $make;
+            config {
+                applications_are_created_changed_and_deleted,
+                uids_are_unique_among_the_living,
+                every_change_raises_the_version,
+                a_snapshot_is_of_one_version,
+                endpoints_round_trip,
+                lists_page_both_ways,
+                event_types_live_by_name,
+                keys_are_found_by_hash_until_revoked,
+            }
+            record {
+                a_batch_recorded_twice_is_recorded_once,
+                an_outcome_may_come_before_its_message,
+                an_outcome_of_an_earlier_run_is_stale,
+                terminal_states_are_final,
+                counters_follow_the_states,
+                gone_disables_the_endpoint,
+                days_of_failures_disable_the_endpoint,
+                an_exhausted_delivery_pauses_where_the_policy_says_so,
+                claims_stand_until_they_expire,
+                any_bytes_survive,
+                a_large_batch_is_recorded_whole,
+                concurrent_batches_do_not_disturb_each_other,
+            }
+            waiting {
+                what_is_due_is_claimed_and_leased,
+                rows_are_leased_in_order_of_due_time,
+                an_expired_lease_is_due_again_and_the_next_is_longer,
+                what_is_given_back_is_due_again,
+                a_claim_keeps_others_off,
+                a_grant_paces_its_endpoint,
+                several_schedulers_never_lease_the_same_run,
+                a_row_whose_message_is_missing_waits_for_it,
+                a_delivery_without_payload_is_cancelled,
+                a_restart_releases_every_lease,
+                what_waits_is_counted_by_reason,
+            }
+            ordered {
+                a_run_comes_from_the_head_in_order,
+                nothing_else_goes_while_a_lease_is_out,
+                a_head_that_waits_blocks_the_rest,
+                a_removed_head_lets_the_next_go,
+            }
+            sweeps {
+                a_paused_endpoint_keeps_what_waits,
+                a_disabled_endpoint_is_swept,
+                deleted_endpoints_and_applications_are_swept,
+                an_endpoint_enabled_in_time_keeps_the_rest,
+                orphans_are_counted,
+                a_recovery_delivers_again_what_failed,
+                a_replay_delivers_what_never_came,
+                a_task_of_a_deleted_endpoint_fails,
+                parked_rows_are_kept_and_taken,
+                the_schema_is_current,
+            }
+            retention {
+                payloads_expire_on_record,
+                a_message_may_have_a_retention_of_its_own,
+                a_young_payload_stays,
+                old_records_go,
+            }
+            log {
+                five_hundred_messages_page_both_ways,
+                messages_are_filtered,
+                deliveries_of_an_endpoint_are_filtered,
+                deliveries_of_a_message_page,
+                attempts_are_filtered,
+                attempts_page,
+                one_message_and_one_attempt_are_found,
+                expunging_removes_bytes_and_nothing_else,
+            }
+        }
+    };
+    ($make:ident; $($module:ident { $($check:ident),+ $(,)? })+) => {$(
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $check() {
+                    let (store, _guard) = super::$make().await;
+                    $crate::conformance::$module::$check(store.clone()).await;
+                    store.close().await;
+                }
+            )+
+        }
+    )+};
+}

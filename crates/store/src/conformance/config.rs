@@ -1,0 +1,314 @@
+//! Checks of `ConfigStore`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use postrider_model::{
+    AppId, EndpointSecret, EventType, EventTypeId, ExhaustedPolicy, HeaderNames, KeyId, RetrySchedule,
+    UnixMillis,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::fixture::{World, first, must};
+use crate::{AppRef, EndpointRef, NewKey, Page, SharedStore, StoreError};
+
+/// What was written is read, by id and by uid, until it is deleted.
+pub async fn applications_are_created_changed_and_deleted(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut app = world.application(world.id(AppId::generate));
+    app.uid = Some("acme".into());
+    app.throttle_rate = Some(50);
+    app.metadata = BTreeMap::from([("plan".into(), "gold ☃".into())]);
+    assert_eq!(must(store.create_app(&app).await), 1);
+    let found = must(store.app(&AppRef::Uid("acme".into())).await).expect("found by uid");
+    assert_eq!(
+        (found.id, found.throttle_rate, &found.metadata),
+        (app.id, Some(50), &app.metadata)
+    );
+
+    app.name = "renamed".into();
+    app.uid = None;
+    assert_eq!(must(store.update_app(&app).await), Some(2));
+    assert!(must(store.app(&AppRef::Uid("acme".into())).await).is_none());
+    let found = must(store.app(&AppRef::Id(app.id)).await).expect("found by id");
+    assert_eq!(found.name, "renamed");
+
+    let now = UnixMillis::now();
+    assert_eq!(must(store.delete_app(app.id, now).await), Some(3));
+    assert!(must(store.app(&AppRef::Id(app.id)).await).is_none());
+    assert_eq!(must(store.delete_app(app.id, now).await), None);
+    assert_eq!(must(store.update_app(&app).await), None);
+}
+
+/// A uid is taken once among applications and once in an application; deleting frees it.
+pub async fn uids_are_unique_among_the_living(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut app = world.application(world.id(AppId::generate));
+    app.uid = Some("acme".into());
+    must(store.create_app(&app).await);
+    let mut other = app.clone();
+    other.id = world.id(AppId::generate);
+    assert!(matches!(
+        store.create_app(&other).await,
+        Err(StoreError::Conflict("uid"))
+    ));
+    let mut mine = must(store.app(&AppRef::Id(world.app)).await).expect("the world's application");
+    mine.uid = Some("acme".into());
+    assert!(matches!(
+        store.update_app(&mine).await,
+        Err(StoreError::Conflict("uid"))
+    ));
+    must(store.delete_app(app.id, UnixMillis::now()).await);
+    must(store.create_app(&other).await);
+    other.uid = None;
+    assert!(matches!(
+        store.create_app(&other).await,
+        Err(StoreError::Conflict("id"))
+    ));
+
+    let endpoint = world
+        .endpoint(|endpoint| endpoint.uid = Some("billing".into()))
+        .await;
+    let mut second = world.draft();
+    second.uid = Some("billing".into());
+    assert!(matches!(
+        store.create_endpoint(&second).await,
+        Err(StoreError::Conflict("uid"))
+    ));
+    let mut elsewhere = second.clone();
+    elsewhere.app = other.id;
+    must(store.create_endpoint(&elsewhere).await);
+    must(
+        store
+            .delete_endpoint(world.app, endpoint.id, UnixMillis::now())
+            .await,
+    );
+    second.id = world.draft().id;
+    must(store.create_endpoint(&second).await);
+}
+
+/// Versions grow by every change, and a change that was refused does not count.
+pub async fn every_change_raises_the_version(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut endpoint = world.draft();
+    endpoint.uid = Some("one".into());
+    assert_eq!(must(store.create_endpoint(&endpoint).await), Some(2));
+    endpoint.paused = true;
+    assert_eq!(must(store.update_endpoint(&endpoint).await), Some(3));
+    let mut twin = world.draft();
+    twin.uid = Some("one".into());
+    assert!(store.create_endpoint(&twin).await.is_err());
+    let now = UnixMillis::now();
+    assert_eq!(
+        must(store.delete_endpoint(world.app, endpoint.id, now).await),
+        Some(4)
+    );
+    assert_eq!(
+        must(store.delete_endpoint(world.app, endpoint.id, now).await),
+        None
+    );
+    assert_eq!(must(store.update_endpoint(&endpoint).await), None);
+    let snapshot = must(store.snapshot(&AppRef::Id(world.app)).await).expect("a snapshot");
+    assert_eq!((snapshot.version, snapshot.endpoints.len()), (4, 0));
+    let mut lost = world.draft();
+    lost.app = world.id(AppId::generate);
+    assert_eq!(must(store.create_endpoint(&lost).await), None);
+}
+
+/// While endpoints are being made, each snapshot's version is that of its endpoints.
+pub async fn a_snapshot_is_of_one_version(store: SharedStore) {
+    const ENDPOINTS: usize = 60;
+    let world = World::new(store).await;
+    let writer = async {
+        for _ in 0..ENDPOINTS {
+            world.endpoint(|_| {}).await;
+        }
+    };
+    let reader = async {
+        loop {
+            let snapshot = must(world.store.snapshot(&AppRef::Id(world.app)).await).expect("a snapshot");
+            let endpoints = snapshot.endpoints.len();
+            assert_eq!(
+                snapshot.version,
+                u64::try_from(endpoints + 1).unwrap_or(0),
+                "each endpoint is one version"
+            );
+            assert!(snapshot.endpoints.is_sorted_by_key(|endpoint| endpoint.id));
+            if endpoints == ENDPOINTS {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(writer, reader);
+}
+
+/// Every field comes back, secrets and header values among them.
+pub async fn endpoints_round_trip(store: SharedStore) {
+    let world = World::new(store).await;
+    let expiry = UnixMillis(UnixMillis::now().0 + 60_000);
+    let stored = world
+        .endpoint(|endpoint| {
+            endpoint.uid = Some("billing".into());
+            endpoint.description = "für die Buchhaltung".into();
+            endpoint.event_types = vec!["invoice.paid".into(), "invoice.void".into()];
+            endpoint.channels = vec!["eu".into()];
+            endpoint.paused = true;
+            endpoint.throttle_rate = Some(9);
+            endpoint.ordered = true;
+            endpoint.on_exhausted = ExhaustedPolicy::Pause;
+            endpoint.header_names = HeaderNames::Svix;
+            endpoint.timeout = Some(Duration::from_millis(1_500));
+            endpoint.retry_schedule = RetrySchedule::try_new(vec![Duration::from_millis(1_250)]).ok();
+            endpoint.headers = BTreeMap::from([("authorization".into(), SecretString::from("Bearer x"))]);
+            endpoint.metadata = BTreeMap::from([("k".into(), "v".into())]);
+            endpoint.secrets.push(EndpointSecret {
+                text: SecretString::from("whsec_b2xk"),
+                expires_at: Some(expiry),
+            });
+        })
+        .await;
+    let by_uid = EndpointRef::Uid("billing".into());
+    for reference in [by_uid, EndpointRef::Id(stored.id)] {
+        let found = must(world.store.endpoint(world.app, &reference).await).expect("found");
+        assert_eq!(
+            format!("{found:?}"),
+            format!("{stored:?}"),
+            "all that is not secret"
+        );
+        let secrets: Vec<_> = found
+            .secrets
+            .iter()
+            .map(|secret| (secret.text.expose_secret(), secret.expires_at))
+            .collect();
+        let text = stored.secrets[0].text.expose_secret();
+        assert_eq!(secrets, [(text, None), ("whsec_b2xk", Some(expiry))]);
+        assert_eq!(found.headers["authorization"].expose_secret(), "Bearer x");
+    }
+    let other = world.id(AppId::generate);
+    let found = must(world.store.endpoint(other, &EndpointRef::Id(stored.id)).await);
+    assert!(found.is_none(), "another application's endpoint is not found");
+}
+
+/// Pages forwards and backwards, up and down, with one row more where there are more.
+pub async fn lists_page_both_ways(store: SharedStore) {
+    let world = World::new(store).await;
+    let mut ids = Vec::new();
+    for _ in 0..7 {
+        ids.push(world.endpoint(|_| {}).await.id);
+    }
+    ids.sort_unstable();
+    let list = async |after: Option<usize>, backwards: bool, descending: bool| {
+        let page = Page {
+            after: after.map(|index| ids[index]),
+            backwards,
+            descending,
+            limit: 3,
+        };
+        let rows = must(world.store.endpoints(world.app, &page).await);
+        let places: Vec<usize> = rows
+            .iter()
+            .filter_map(|row| ids.iter().position(|id| *id == row.id))
+            .collect();
+        places
+    };
+    assert_eq!(list(None, false, false).await, [0, 1, 2, 3]);
+    assert_eq!(list(Some(2), false, false).await, [3, 4, 5, 6]);
+    assert_eq!(list(Some(5), false, false).await, [6]);
+    assert_eq!(list(Some(6), true, false).await, [2, 3, 4, 5]);
+    assert_eq!(list(Some(2), true, false).await, [0, 1]);
+    assert_eq!(list(None, false, true).await, [6, 5, 4, 3]);
+    assert_eq!(list(Some(4), false, true).await, [3, 2, 1, 0]);
+    assert_eq!(list(Some(1), true, true).await, [5, 4, 3, 2]);
+
+    let second = world.application(world.id(AppId::generate));
+    must(world.store.create_app(&second).await);
+    let apps = must(world.store.apps(&first(10)).await);
+    assert_eq!(apps.len(), 2);
+    assert!(apps.is_sorted_by_key(|app| app.id));
+    must(world.store.delete_app(second.id, UnixMillis::now()).await);
+    assert_eq!(must(world.store.apps(&first(10)).await).len(), 1);
+}
+
+/// Made once, put often, archived and expunged.
+pub async fn event_types_live_by_name(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let now = UnixMillis::now();
+    let make = |name: &str| EventType {
+        id: world.id(EventTypeId::generate),
+        name: name.into(),
+        description: "something happened".into(),
+        archived: false,
+        deprecated: false,
+        feature_flag: Some("beta".into()),
+        schemas: Some("{\"1\":{\"type\":\"object\"}}".into()),
+        created_at: now,
+        updated_at: now,
+    };
+    let user = make("user.created");
+    must(store.create_event_type(&user).await);
+    assert!(matches!(
+        store.create_event_type(&make("user.created")).await,
+        Err(StoreError::Conflict("name"))
+    ));
+    let mut again = make("user.created");
+    again.description = "a user came".into();
+    again.created_at = UnixMillis(1);
+    assert!(!must(store.put_event_type(&again).await));
+    let found = must(store.event_type("user.created").await).expect("found");
+    assert_eq!((found.id, found.created_at), (user.id, now));
+    assert_eq!(
+        (found.description, found.schemas),
+        (again.description, again.schemas)
+    );
+    assert!(must(store.put_event_type(&make("invoice.paid")).await));
+
+    let names = async |archived_too: bool| {
+        let rows = must(store.event_types(&first(10), archived_too).await);
+        rows.into_iter()
+            .map(|event_type| event_type.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(false).await, ["invoice.paid", "user.created"]);
+    assert!(must(store.delete_event_type("invoice.paid", false, now).await));
+    assert_eq!(names(false).await, ["user.created"]);
+    assert_eq!(names(true).await.len(), 2);
+    let after = Page {
+        after: Some("invoice.paid".to_owned()),
+        ..first(10)
+    };
+    assert_eq!(must(store.event_types(&after, true).await).len(), 1);
+    assert!(must(store.delete_event_type("invoice.paid", true, now).await));
+    assert!(!must(store.delete_event_type("invoice.paid", true, now).await));
+    assert!(must(store.event_type("invoice.paid").await).is_none());
+}
+
+/// A revoked key is listed, and opens nothing.
+pub async fn keys_are_found_by_hash_until_revoked(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let key = NewKey {
+        id: world.id(KeyId::generate),
+        hash: [7; 32],
+        scope: "ingest".into(),
+        name: "producer".into(),
+        created_at: UnixMillis::now(),
+    };
+    must(store.create_key(&key).await);
+    let found = must(store.key_by_hash(&key.hash).await).expect("found");
+    assert_eq!(
+        (found.key.id, found.key.scope.as_str(), found.revoked_at),
+        (key.id, "ingest", None)
+    );
+    assert!(must(store.key_by_hash(&[8; 32]).await).is_none());
+    let now = UnixMillis::now();
+    assert!(must(store.revoke_key(key.id, now).await));
+    assert!(!must(store.revoke_key(key.id, now).await));
+    assert!(must(store.key_by_hash(&key.hash).await).is_none());
+    let keys = must(store.keys().await);
+    assert_eq!((keys.len(), keys[0].revoked_at), (1, Some(now)));
+}

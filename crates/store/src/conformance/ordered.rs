@@ -1,0 +1,109 @@
+//! Checks of leases of `ordered` endpoints.
+
+use std::time::Duration;
+
+use postrider_model::{DeferReason, Disposition, EndpointId, Job, MessageId, Next};
+
+use super::fixture::{HOUR, World, grant, must, until};
+use crate::{Grant, SharedStore};
+
+async fn ordered(world: &World) -> EndpointId {
+    world.endpoint(|endpoint| endpoint.ordered = true).await.id
+}
+
+fn messages(jobs: &[Job]) -> Vec<MessageId> {
+    jobs.iter().map(|job| job.message.id).collect()
+}
+
+/// Accepts messages one after the other; the ids in that order, which is not that of the ids themselves.
+async fn accept_backwards(world: &World, endpoint: EndpointId, count: u64) -> Vec<MessageId> {
+    let mut accepted = Vec::new();
+    for n in 0..count {
+        let message = world.message_aged(Duration::from_secs(n), |_| {});
+        world
+            .record(&[world.accepted(&message, &[endpoint], Disposition::Ordered)])
+            .await;
+        accepted.push(message.id);
+    }
+    accepted
+}
+
+/// The sequence is that of acceptance.
+pub async fn a_run_comes_from_the_head_in_order(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = ordered(&world).await;
+    let accepted = accept_backwards(&world, endpoint, 6).await;
+    let due = world.claim_until(endpoint).await;
+    assert_eq!((due.ordered, due.due, due.out), (true, 6, 0));
+    let granted = Grant {
+        ordered: true,
+        ..grant(endpoint, 4)
+    };
+    let jobs = world.lease(&[granted], HOUR).await;
+    assert_eq!(messages(&jobs), accepted[..4]);
+    assert!(jobs.iter().all(|job| job.ordered && job.run == 1));
+}
+
+/// One run at a time, whoever asks.
+pub async fn nothing_else_goes_while_a_lease_is_out(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = ordered(&world).await;
+    accept_backwards(&world, endpoint, 5).await;
+    assert_eq!(world.take(endpoint, 2).await.len(), 2);
+    assert!(world.claim().await.iter().all(|due| due.due == 0));
+    let granted = Grant {
+        ordered: true,
+        ..grant(endpoint, 2)
+    };
+    assert!(world.lease(&[granted], HOUR).await.is_empty());
+}
+
+/// A failed head waits for its retry, and everything behind it waits too.
+pub async fn a_head_that_waits_blocks_the_rest(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = ordered(&world).await;
+    let accepted = accept_backwards(&world, endpoint, 3).await;
+    let jobs = world.take(endpoint, 3).await;
+    let retry = Next::Retry {
+        delay: Duration::from_millis(400),
+    };
+    let deferred = Next::Deferred {
+        reason: DeferReason::Ordered,
+        delay: Duration::ZERO,
+    };
+    let failed_at = must(world.store.now().await);
+    world
+        .record(&[
+            world.ended(&jobs[0].message, endpoint, 1, retry),
+            world.ended(&jobs[1].message, endpoint, 1, deferred),
+            world.ended(&jobs[2].message, endpoint, 1, deferred),
+        ])
+        .await;
+    let jobs = world.take(endpoint, 3).await;
+    assert!(must(world.store.now().await) >= failed_at.plus(Duration::from_millis(350)));
+    assert_eq!(messages(&jobs), accepted);
+    assert_eq!((jobs[0].attempts, jobs[1].attempts), (2, 0));
+    assert!(jobs.iter().all(|job| job.run == 2));
+}
+
+/// When a run has ended the next one goes, without waiting for its lease to end.
+pub async fn a_removed_head_lets_the_next_go(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = ordered(&world).await;
+    let accepted = accept_backwards(&world, endpoint, 5).await;
+    let mut seen = Vec::new();
+    while seen.len() < accepted.len() {
+        let jobs = world.take(endpoint, 2).await;
+        for job in &jobs {
+            world
+                .record(&[world.ended(&job.message, endpoint, job.run, Next::Delivered)])
+                .await;
+        }
+        seen.extend(messages(&jobs));
+    }
+    assert_eq!(seen, accepted);
+    until("nothing is left", async || {
+        world.claim().await.is_empty().then_some(())
+    })
+    .await;
+}

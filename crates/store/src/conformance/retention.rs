@@ -1,0 +1,137 @@
+//! Checks of retention.
+
+use std::time::Duration;
+
+use postrider_model::{DeliveryState, Disposition, Next};
+
+use super::fixture::{DAY, RETRY, WAITING, World, first, must};
+use crate::{AttemptFilter, MessageFilter, RetentionReport, SharedStore};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Chunks until nothing is left to remove.
+async fn retain_all(world: &World, payloads: Duration, log: Duration) -> RetentionReport {
+    let mut sum = RetentionReport::default();
+    for _ in 0..1_000 {
+        let report = must(world.store.retain(payloads, log, 4).await);
+        if report == RetentionReport::default() {
+            return sum;
+        }
+        sum.payloads += report.payloads;
+        sum.messages += report.messages;
+        sum.cancelled += report.cancelled;
+    }
+    panic!("retention never ends: {sum:?}");
+}
+
+/// A payload that goes takes what waits for it along, on record; the record stays.
+pub async fn payloads_expire_on_record(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let mut messages = Vec::new();
+    for n in 0..10 {
+        let message = world.message_aged(3 * DAY, |_| {});
+        let next = if n % 2 == 0 { Next::Delivered } else { RETRY };
+        world
+            .record(&[
+                world.accepted(&message, &[endpoint], WAITING),
+                world.ended(&message, endpoint, 0, next),
+            ])
+            .await;
+        messages.push(message);
+    }
+    let report = retain_all(&world, 2 * DAY, YEAR).await;
+    assert_eq!((report.payloads, report.cancelled), (10, 5));
+    for (n, message) in messages.iter().enumerate() {
+        let row = must(world.store.message(world.app, message.id, true).await).expect("the record stays");
+        assert!(row.payload_gone && row.message.payload.is_empty());
+        assert!(must(world.store.payload(message.id).await).is_none());
+        let delivery = world.delivery(message).await;
+        let expected = if n % 2 == 0 {
+            DeliveryState::Delivered
+        } else {
+            DeliveryState::Cancelled
+        };
+        assert_eq!((delivery.state, delivery.waiting), (expected, None));
+    }
+    let counts = world.counts(endpoint).await;
+    assert_eq!((counts.success, counts.canceled, counts.sending), (5, 5, 0));
+    assert!(world.take_all().await.is_empty());
+}
+
+/// A message's own retention may be shorter or longer than the default.
+pub async fn a_message_may_have_a_retention_of_its_own(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let aged = |days: u32, own: Option<u16>| {
+        world.message_aged(days * DAY, |message| message.payload_retention_days = own)
+    };
+    let messages = [aged(3, Some(1)), aged(3, Some(5)), aged(3, None), aged(1, None)];
+    let batch: Vec<_> = messages
+        .iter()
+        .map(|message| world.accepted(message, &[endpoint], Disposition::Queued))
+        .collect();
+    world.record(&batch).await;
+    assert_eq!(retain_all(&world, 2 * DAY, YEAR).await.payloads, 2);
+    let mut gone = Vec::new();
+    for message in &messages {
+        gone.push(must(world.store.payload(message.id).await).is_none());
+    }
+    assert_eq!(gone, [true, false, true, false]);
+    assert_eq!(retain_all(&world, DAY / 2, YEAR).await.payloads, 1);
+    assert!(must(world.store.payload(messages[1].id).await).is_some());
+}
+
+/// What is young is left alone, however often retention looks.
+pub async fn a_young_payload_stays(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let messages = world.accept_many(endpoint, 20, WAITING).await;
+    assert_eq!(
+        retain_all(&world, 2 * DAY, 3 * DAY).await,
+        RetentionReport::default()
+    );
+    assert!(must(world.store.payload(messages[0].id).await).is_some());
+    assert_eq!(world.take(endpoint, 100).await.len(), 20);
+}
+
+/// Old records go with everything that hangs on them.
+pub async fn old_records_go(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let mut old = Vec::new();
+    for _ in 0..9 {
+        let message = world.message_aged(10 * DAY, |_| {});
+        let mut outcome = world.outcome(&message, endpoint, 0, RETRY);
+        if let Some(attempt) = &mut outcome.attempt {
+            let at = message.id.created_at();
+            attempt.id = world.id(|_, rng| postrider_model::AttemptId::generate(at, rng));
+        }
+        world
+            .record(&[
+                world.accepted(&message, &[endpoint], WAITING),
+                postrider_model::Record::Outcome(Box::new(outcome)),
+            ])
+            .await;
+        old.push(message);
+    }
+    let young = world.accept_many(endpoint, 3, WAITING).await;
+    retain_all(&world, 4 * DAY, 5 * DAY).await;
+    for message in &old {
+        assert!(must(world.store.message(world.app, message.id, false).await).is_none());
+        assert!(world.deliveries(message).await.is_empty());
+    }
+    let rows = must(
+        world
+            .store
+            .messages(world.app, &MessageFilter::default(), &first(100))
+            .await,
+    );
+    assert_eq!(rows.len(), young.len());
+    let filter = AttemptFilter {
+        endpoint: Some(endpoint),
+        ..AttemptFilter::default()
+    };
+    assert!(must(world.store.attempts(world.app, &filter, &first(100)).await).is_empty());
+    assert_eq!(world.take(endpoint, 100).await.len(), 3);
+}

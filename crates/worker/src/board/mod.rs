@@ -5,11 +5,12 @@
 //! one turn. A lane is *ready* while it has units and may start one:
 //!
 //! - its endpoint has fewer in flight than its adaptive limit ([`pace`]);
-//! - its host has fewer than the cap in flight, and a slow endpoint also needs room in the quarter of the cap, and of
-//!   all slots, that slow endpoints share.
+//! - its host has fewer than the cap in flight; a slow endpoint also needs room in the quarter of the cap, and of all
+//!   slots, that slow endpoints share; and so does one of which nothing is known yet, in a quarter of its own, so that
+//!   endpoints that hang leave half to the others even when all of them are new.
 //!
-//! What is not ready does not wait long: [`Board::push`] refuses what would take over the bound, and
-//! [`Board::take_stuck`] gives back what has waited for it. Both are deferred to the store by the caller.
+//! Nothing waits long: [`Board::push`] refuses what would take over the bound, and [`Board::take_stuck`] gives back
+//! what has waited for it. Both are deferred to the store by the caller.
 
 mod pace;
 #[cfg(test)]
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use postrider_model::{AppId, EndpointId};
 
-use pace::Pace;
 pub(crate) use pace::Verdict;
+use pace::{Pace, Speed};
 
 /// Bounds of the board.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,7 @@ pub(crate) struct Slot {
     endpoint: EndpointId,
     host: u64,
     started: Instant,
-    counted_slow: bool,
+    counted: Speed,
 }
 
 struct Lane<U> {
@@ -72,9 +73,45 @@ struct Lane<U> {
 #[derive(Default)]
 struct Host {
     in_flight: usize,
-    slow: usize,
+    held: Held,
     /// Lanes with units that wait for room on this host.
     blocked: VecDeque<EndpointId>,
+}
+
+/// Attempts in flight to endpoints that are not known to be fast.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    slow: usize,
+    unknown: usize,
+}
+
+impl Held {
+    fn add(&mut self, speed: Speed) {
+        match speed {
+            Speed::Fast => {}
+            Speed::Slow => self.slow += 1,
+            Speed::Unknown => self.unknown += 1,
+        }
+    }
+
+    fn remove(&mut self, speed: Speed) {
+        match speed {
+            Speed::Fast => {}
+            Speed::Slow => self.slow -= 1,
+            Speed::Unknown => self.unknown -= 1,
+        }
+    }
+
+    /// Whether one more may start, of `slots` in all. What was unknown when it began may turn out to be slow, so both
+    /// together are bounded too.
+    fn has_room(&self, speed: Speed, slots: usize) -> bool {
+        let quarter = (slots / 4).max(1);
+        match speed {
+            Speed::Fast => true,
+            Speed::Slow => self.slow < quarter,
+            Speed::Unknown => self.unknown < quarter && self.slow + self.unknown < (slots / 2).max(1),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -89,10 +126,10 @@ pub(crate) struct Board<U> {
     hosts: HashMap<u64, Host>,
     apps: HashMap<AppId, AppLanes>,
     ring: VecDeque<AppId>,
-    /// Slow lanes with units that wait for room in the quarter of all slots.
-    slow_blocked: VecDeque<EndpointId>,
+    /// Slow and unknown lanes with units that wait for room in their quarter of all slots.
+    held_back: VecDeque<EndpointId>,
     in_flight: usize,
-    slow: usize,
+    held: Held,
     queued: usize,
 }
 
@@ -100,8 +137,11 @@ pub(crate) struct Board<U> {
 enum Blocked {
     Endpoint,
     Host,
-    Slow,
+    Speed,
 }
+
+/// Lanes that are woken when one attempt ends: one may start; some may find that they must wait for something else.
+const WOKEN: usize = 4;
 
 impl<U> Board<U> {
     pub(crate) fn new(settings: BoardSettings) -> Self {
@@ -111,9 +151,9 @@ impl<U> Board<U> {
             hosts: HashMap::new(),
             apps: HashMap::new(),
             ring: VecDeque::new(),
-            slow_blocked: VecDeque::new(),
+            held_back: VecDeque::new(),
             in_flight: 0,
-            slow: 0,
+            held: Held::default(),
             queued: 0,
         }
     }
@@ -204,9 +244,9 @@ impl<U> Board<U> {
                 self.hosts.entry(host).or_default().blocked.push_back(endpoint);
                 return None;
             }
-            Some(Blocked::Slow) => {
+            Some(Blocked::Speed) => {
                 self.lanes.get_mut(&endpoint)?.parked = true;
-                self.slow_blocked.push_back(endpoint);
+                self.held_back.push_back(endpoint);
                 return None;
             }
         }
@@ -216,31 +256,33 @@ impl<U> Board<U> {
             lane.progress_at = now;
         }
         lane.in_flight += 1;
-        let slow = lane.pace.is_slow(self.settings.slow_after);
+        let speed = lane.pace.speed(self.settings.slow_after);
         let host = self.hosts.entry(lane.host).or_default();
         host.in_flight += 1;
-        host.slow += usize::from(slow);
-        self.slow += usize::from(slow);
+        host.held.add(speed);
+        self.held.add(speed);
         self.in_flight += 1;
         self.queued -= 1;
         let slot = Slot {
             endpoint,
             host: lane.host,
             started: now,
-            counted_slow: slow,
+            counted: speed,
         };
         Some(Started { unit, slot })
     }
 
     /// Counts a running attempt as slow: it has run for longer than the bound.
     pub(crate) fn mark_slow(&mut self, slot: &mut Slot) {
-        if slot.counted_slow {
+        let before = std::mem::replace(&mut slot.counted, Speed::Slow);
+        if before == Speed::Slow {
             return;
         }
-        slot.counted_slow = true;
-        self.slow += 1;
+        self.held.remove(before);
+        self.held.add(Speed::Slow);
         if let Some(host) = self.hosts.get_mut(&slot.host) {
-            host.slow += 1;
+            host.held.remove(before);
+            host.held.add(Speed::Slow);
         }
         if let Some(lane) = self.lanes.get_mut(&slot.endpoint) {
             lane.pace.saw_slow(self.settings.slow_after);
@@ -250,40 +292,59 @@ impl<U> Board<U> {
     /// Ends an attempt and learns from it.
     pub(crate) fn done(&mut self, slot: &Slot, verdict: Verdict, now: Instant) {
         self.in_flight -= 1;
-        self.slow -= usize::from(slot.counted_slow);
+        self.held.remove(slot.counted);
         if let Some(lane) = self.lanes.get_mut(&slot.endpoint) {
             lane.in_flight -= 1;
             lane.progress_at = now;
             lane.pace
                 .learn(verdict, now.saturating_duration_since(slot.started), now);
+            // The first attempt to end tells whether it has to keep to a quarter at all.
+            lane.parked &= slot.counted != Speed::Unknown;
         }
-        let mut unparked: Vec<EndpointId> = Vec::new();
         if let Some(host) = self.hosts.get_mut(&slot.host) {
             host.in_flight -= 1;
-            host.slow -= usize::from(slot.counted_slow);
-            unparked.extend(host.blocked.drain(..));
-            if host.in_flight == 0 {
-                self.hosts.remove(&slot.host);
+            host.held.remove(slot.counted);
+            let mut waiting = std::mem::take(&mut host.blocked);
+            // With nothing left in flight there is nobody to wake the others later.
+            let last = host.in_flight == 0;
+            self.wake(&mut waiting, if last { usize::MAX } else { WOKEN });
+            match self.hosts.get_mut(&slot.host) {
+                Some(_) if last => drop(self.hosts.remove(&slot.host)),
+                Some(host) => host.blocked = waiting,
+                None => {}
             }
         }
-        if slot.counted_slow {
-            unparked.extend(self.slow_blocked.drain(..));
-        }
-        for endpoint in unparked {
-            if let Some(lane) = self.lanes.get_mut(&endpoint) {
-                lane.parked = false;
-            }
-            self.enter_ring(endpoint);
+        if slot.counted != Speed::Fast {
+            let mut waiting = std::mem::take(&mut self.held_back);
+            let last = self.held.slow + self.held.unknown == 0;
+            self.wake(&mut waiting, if last { usize::MAX } else { WOKEN });
+            self.held_back = waiting;
         }
         self.enter_ring(slot.endpoint);
         self.forget_if_idle(slot.endpoint, now);
     }
 
-    /// Takes back units that have waited for longer than the bound in a lane that cannot start.
+    /// Has parked lanes take turns again, until `count` of them do.
+    fn wake(&mut self, parked: &mut VecDeque<EndpointId>, count: usize) {
+        let mut woken = 0;
+        while woken < count
+            && let Some(endpoint) = parked.pop_front()
+        {
+            let Some(lane) = self.lanes.get_mut(&endpoint) else {
+                continue;
+            };
+            lane.parked = false;
+            self.enter_ring(endpoint);
+            woken += usize::from(self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
+        }
+    }
+
+    /// Takes back units that have waited for longer than the bound: their endpoint, its host or the whole worker is
+    /// busy, and what they came with keeps others in the broker.
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<U> {
         let bound = self.settings.queue_max_wait;
         let mut stuck = Vec::new();
-        let blocked: Vec<EndpointId> = self
+        let late: Vec<EndpointId> = self
             .lanes
             .iter()
             .filter(|(_, lane)| {
@@ -293,10 +354,7 @@ impl<U> Board<U> {
             })
             .map(|(endpoint, _)| *endpoint)
             .collect();
-        for endpoint in blocked {
-            if self.blocked(endpoint).is_none() {
-                continue;
-            }
+        for endpoint in late {
             let Some(lane) = self.lanes.get_mut(&endpoint) else {
                 continue;
             };
@@ -331,14 +389,14 @@ impl<U> Board<U> {
         if lane.in_flight >= lane.pace.limit() {
             return Some(Blocked::Endpoint);
         }
-        let slow = lane.pace.is_slow(self.settings.slow_after);
+        let speed = lane.pace.speed(self.settings.slow_after);
         if let Some(host) = self.hosts.get(&lane.host)
             && (host.in_flight >= self.settings.host_slots
-                || (slow && host.slow >= (self.settings.host_slots / 4).max(1)))
+                || !host.held.has_room(speed, self.settings.host_slots))
         {
             return Some(Blocked::Host);
         }
-        (slow && self.slow >= (self.settings.slots / 4).max(1)).then_some(Blocked::Slow)
+        (!self.held.has_room(speed, self.settings.slots)).then_some(Blocked::Speed)
     }
 
     fn enter_ring(&mut self, endpoint: EndpointId) {
@@ -377,6 +435,15 @@ impl<U> Board<U> {
 impl<U> Lane<U> {
     /// How long a unit queued now would wait: what is ahead of it, at the endpoint's pace.
     fn expected_wait(&self, now: Instant) -> Duration {
+        // What is first has waited for its turn already; what is queued now will wait no less.
+        let turn = self
+            .units
+            .front()
+            .map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at));
+        self.wait_for_endpoint(now).max(turn)
+    }
+
+    fn wait_for_endpoint(&self, now: Instant) -> Duration {
         let ahead = (self.units.len() + 1 + self.in_flight).saturating_sub(self.pace.limit());
         if ahead == 0 {
             return Duration::ZERO;

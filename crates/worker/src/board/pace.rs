@@ -22,6 +22,15 @@ pub(crate) enum Verdict {
     Neutral,
 }
 
+/// What is known of how long an endpoint's attempts take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speed {
+    /// None has ended or run for long yet.
+    Unknown,
+    Fast,
+    Slow,
+}
+
 #[derive(Debug)]
 pub(super) struct Pace {
     limit: f64,
@@ -59,8 +68,13 @@ impl Pace {
         self.latency.unwrap_or_default()
     }
 
-    pub(super) fn is_slow(&self, bound: Duration) -> bool {
-        self.latency() >= bound
+    /// Slow means that attempts take at least `bound`.
+    pub(super) fn speed(&self, bound: Duration) -> Speed {
+        match self.latency {
+            None => Speed::Unknown,
+            Some(latency) if latency >= bound => Speed::Slow,
+            Some(_) => Speed::Fast,
+        }
     }
 
     pub(super) fn is_stale(&self, now: Instant) -> bool {

@@ -127,6 +127,51 @@ fn slow_endpoints_share_a_quarter_of_a_host_and_leave_the_rest() {
 }
 
 #[test]
+fn unknown_endpoints_that_hang_leave_half_of_the_slots_and_of_their_host() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let app = world.app();
+    let known = world.endpoint();
+    board.push(app, known, 1, 0, world.now).unwrap();
+    let first = board.start(world.now).unwrap().slot;
+    board.done(&first, Verdict::Fine, world.now);
+    for round in 0..4_u64 {
+        for n in 0..40 {
+            let endpoint = world.endpoint();
+            let _ = board.push(app, endpoint, 1 + (n % 8), 1, world.now);
+        }
+        let mut started: Vec<_> = std::iter::from_fn(|| board.start(world.now)).collect();
+        for started in &mut started {
+            board.mark_slow(&mut started.slot);
+        }
+        let expected = [16, 16, 0, 0][usize::try_from(round).unwrap()];
+        assert_eq!(
+            started.len(),
+            expected,
+            "a quarter of 64 a round, and half in all"
+        );
+    }
+    board.push(app, known, 1, 7, world.now).unwrap();
+    assert_eq!(board.start(world.now).map(|started| started.unit), Some(7));
+}
+
+#[test]
+fn what_waited_for_its_turn_for_too_long_is_given_back_however_fast_its_endpoint() {
+    let mut world = World::new();
+    let mut board = Board::new(BoardSettings { slots: 1, ..SETTINGS });
+    let (app, endpoint) = (world.app(), world.endpoint());
+    for n in 0..100 {
+        board.push(app, endpoint, 1, n, world.now).unwrap();
+    }
+    let first = board.start(world.now).unwrap().slot;
+    world.now += Duration::from_millis(1500);
+    board.done(&first, Verdict::Fine, world.now);
+    assert!(board.push(app, endpoint, 1, 100, world.now).is_err());
+    assert_eq!(board.take_stuck(world.now).len(), 99);
+    board.push(app, endpoint, 1, 101, world.now).unwrap();
+}
+
+#[test]
 fn nothing_is_lost_or_started_twice_under_random_use() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);
@@ -181,5 +226,8 @@ fn nothing_is_lost_or_started_twice_under_random_use() {
     }
     assert_eq!(board.queued(), 0, "nothing is stuck once all is idle");
     assert_eq!(seen.len(), pushed as usize);
-    assert_eq!((board.in_flight(), board.slow), (0, 0));
+    assert_eq!(
+        (board.in_flight(), board.held.slow, board.held.unknown),
+        (0, 0, 0)
+    );
 }

@@ -1,7 +1,6 @@
 //! What every message pays on its way: signing, envelopes, rate limits, matching.
 //!
-//! `cargo bench -p postrider-bench` shows times; instruction counts come from the same functions under callgrind, see
-//! `docs/performance.md`.
+//! `cargo bench -p postrider-bench` runs them.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask test` runs all tests with everything that they need.
+//! Developer commands: `cargo xtask test` runs all tests with everything that they need, `cargo xtask bench` measures.
 #![expect(clippy::print_stderr, reason = "a developer watches what it does")]
 
+mod bench;
 mod install;
 mod sdk;
 mod servers;
@@ -32,12 +33,21 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filters: Vec<String>,
     },
+    /// Measures Postrider against the bare loop, with release builds and real servers; see docs/performance.md.
+    Bench {
+        /// Passed on to the bench, as in `cargo xtask bench --quick`; `--help` lists what there is.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Command::Test { filters } = Cli::parse().command;
-    match test::run(&filters).await {
+    let done = match Cli::parse().command {
+        Command::Test { filters } => test::run(&filters).await,
+        Command::Bench { options } => bench::run(&options).await,
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("xtask: {error:#}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -23,6 +23,10 @@ pub(crate) fn address(host: u16) -> Ipv4Addr {
 /// Starts to serve `hosts` hosts and writes the certificate of their authority to `ca`.
 pub(crate) async fn serve(hosts: u16, port: u16, ca: &Path, tally: &Shared) -> Result<()> {
     let mut params = CertificateParams::new(Vec::new())?;
+    // Another name than the hosts', whose certificates would pass for self-signed.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "bench authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
@@ -39,6 +43,7 @@ pub(crate) async fn serve(hosts: u16, port: u16, ca: &Path, tally: &Shared) -> R
 
 fn acceptor(host: u16, key: &KeyPair, issuer: &CertifiedIssuer<'_, KeyPair>) -> Result<TlsAcceptor> {
     let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "bench host");
     params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(address(host)))];
     let certificate = params.signed_by(key, issuer)?;
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

@@ -1,10 +1,12 @@
 //! One attempt: sign, POST, see what came of it. And an `ordered` endpoint's run: one attempt after another.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use postrider_egress::{Failure, Request, Response};
 use postrider_limits::Signal;
@@ -14,7 +16,7 @@ use postrider_model::{
 use rand::RngExt;
 
 use crate::board::{Slot, Started, Verdict};
-use crate::classify::{Consequence, Met, consequence, retry_after};
+use crate::classify::{Consequence, Met, OURS_DELAY, consequence, retry_after};
 use crate::config::Target;
 use crate::finish;
 use crate::run::Context;
@@ -104,6 +106,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
     let started = Instant::now();
     let mut verdict = Verdict::Neutral;
     let mut going = true;
+    let mut left = Vec::new();
     for step in steps {
         match step {
             Step::Marked(outcome, job) => {
@@ -116,11 +119,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
                 });
                 going &= !lease_ends && started.elapsed() < RUN_MAX && !context.is_stopping();
                 if !going {
-                    let next = Next::Deferred {
-                        reason: DeferReason::Ordered,
-                        delay: Duration::ZERO,
-                    };
-                    finish::untried(context, &work.job, next).await;
+                    left.push(Step::Try(work));
                     continue;
                 }
                 let tried = attempt(context, &work, slot).await;
@@ -132,6 +131,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
             }
         }
     }
+    finish::defer_unit(context, Unit::Run(left), DeferReason::Ordered, Duration::ZERO).await;
     verdict
 }
 
@@ -141,7 +141,39 @@ struct Tried {
     verdict: Verdict,
 }
 
+/// One attempt. A panic in it is a failure of ours like any other: the delivery waits in the store, and neither its
+/// slot nor its part in the envelope is lost with the task.
 async fn attempt(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
+    let panicked = match AssertUnwindSafe(post(context, work, slot)).catch_unwind().await {
+        Ok(tried) => return tried,
+        Err(panicked) => panicked,
+    };
+    drop(panicked);
+    tracing::error!(delivery.id = %work.job.delivery, "an attempt panicked");
+    context.deps.metrics.our_failure("panic");
+    Tried {
+        outcome: Outcome {
+            delivery: work.job.delivery,
+            message: work.job.message.id,
+            endpoint: work.job.endpoint,
+            app: work.job.message.app,
+            run: work.job.run,
+            attempts: work.job.attempts,
+            trigger: work.job.trigger,
+            at: UnixMillis::now(),
+            attempt: None,
+            next: Next::Deferred {
+                reason: DeferReason::Ours,
+                delay: OURS_DELAY,
+            },
+        },
+        signal: Signal::Neutral,
+        verdict: Verdict::Neutral,
+    }
+}
+
+/// Signs, POSTs and sees what came of it.
+async fn post(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
     let Work { job, target } = work;
     let deadline = timeout(context, target);
     let id = AttemptId::generate(UnixMillis::now(), &mut rand::rng());

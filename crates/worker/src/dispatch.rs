@@ -14,6 +14,7 @@ use postrider_model::{
 };
 use postrider_store::StoreError;
 use postrider_telemetry::error_chain;
+use postrider_telemetry::labels::Duplicate;
 
 use crate::attempt::{Step, Unit, Work};
 use crate::classify::OURS_DELAY;
@@ -35,13 +36,13 @@ pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>) {
         }
     }
     let gates = gates(context, &jobs, &snapshots).await;
-    for (job, gate) in jobs.iter().zip(&gates) {
-        refresh(context, &mut snapshots, job.message.app, gate.version).await;
+    for (app, version) in newest_versions(&jobs, &gates) {
+        refresh(context, &mut snapshots, app, version).await;
     }
     let mut runs: Vec<(EndpointId, Vec<Step>)> = Vec::new();
     for (job, gate) in jobs.into_iter().zip(gates) {
         let ordered = job.ordered.then_some(job.endpoint);
-        let Some(step) = step(context, job, gate, &snapshots).await else {
+        let Some(step) = step(context, job, gate, &snapshots) else {
             continue;
         };
         match ordered {
@@ -56,6 +57,17 @@ pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>) {
         push(context, Unit::Run(steps));
     }
     context.pump();
+}
+
+/// Each application of the frame once, however many of its deliveries there are: a look at one that is gone, or while
+/// no version is known, may cost a trip to the store.
+fn newest_versions(jobs: &[Job], gates: &[Gate]) -> HashMap<AppId, Option<u64>> {
+    let mut versions = HashMap::new();
+    for (job, gate) in jobs.iter().zip(gates) {
+        let newest = versions.entry(job.message.app).or_insert(gate.version);
+        *newest = gate.version.max(*newest);
+    }
+    versions
 }
 
 /// Reloads an application whose version has moved on.
@@ -117,13 +129,14 @@ fn rate_of(job: &Job, snapshots: &Snapshots) -> Option<Rate> {
     snapshot.endpoint(job.endpoint)?.throttle_rate.map(Rate::smooth)
 }
 
-/// What to do with one delivery; `None` when that has been done.
-async fn step(context: &Arc<Context>, job: Job, gate: Gate, snapshots: &Snapshots) -> Option<Step> {
+/// What to do with one delivery; `None` when it needs no turn on the board. Its outcome is then journaled in a task of
+/// its own: those behind it in the frame, of other endpoints, do not wait for that.
+fn step(context: &Arc<Context>, job: Job, gate: Gate, snapshots: &Snapshots) -> Option<Step> {
     let end = match gate.verdict {
         Verdict::Done(mark) => match postrider_wire::decode_outcome(mark) {
             Ok(outcome) => {
-                context.deps.metrics.duplicate_suppressed();
-                return marked(context, job, outcome).await;
+                context.deps.metrics.duplicate(Duplicate::DoneMark);
+                return marked(context, job, outcome);
             }
             Err(error) => {
                 tracing::error!(error = %error_chain(&error), "a done mark cannot be read; delivering again");
@@ -157,7 +170,10 @@ async fn step(context: &Arc<Context>, job: Job, gate: Gate, snapshots: &Snapshot
             }
         },
     };
-    finish::untried(context, &job, next).await;
+    let owner = context.clone();
+    context
+        .tasks
+        .spawn(async move { finish::untried(&owner, &job, next).await });
     None
 }
 
@@ -177,11 +193,14 @@ fn wanted(endpoint: Option<&Arc<Endpoint>>) -> Result<&Arc<Endpoint>, Next> {
 
 /// A delivery that was done before: its outcome is journaled again. In an `ordered` run it keeps its place, because a
 /// failure stops the run.
-async fn marked(context: &Arc<Context>, job: Job, outcome: postrider_model::Outcome) -> Option<Step> {
+fn marked(context: &Arc<Context>, job: Job, outcome: postrider_model::Outcome) -> Option<Step> {
     if job.ordered {
         return Some(Step::Marked(Box::new(outcome), job));
     }
-    finish::again(context, &job, outcome).await;
+    let owner = context.clone();
+    context
+        .tasks
+        .spawn(async move { finish::again(&owner, &job, outcome).await });
     None
 }
 

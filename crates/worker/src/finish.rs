@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use postrider_limits::{BreakerChange, FinishReport, Signal};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
 use postrider_telemetry::error_chain;
@@ -40,7 +41,7 @@ pub(crate) async fn send_reports(context: Arc<Context>, mut queue: mpsc::Receive
                 }
             }
             Err(error) => {
-                context.deps.metrics.limits_fallback("report");
+                context.deps.metrics.limits_fallback("finish");
                 tracing::warn!(error = %error_chain(&error), "done marks were not written");
             }
         }
@@ -129,14 +130,15 @@ pub(crate) async fn again(context: &Arc<Context>, job: &Job, outcome: Outcome) {
     settle(context, job).await;
 }
 
-/// Defers what is left of a unit.
+/// Defers what is left of a unit, all of it at once: an `ordered` run's deliveries keep their sequence in the store.
 pub(crate) async fn defer_unit(context: &Arc<Context>, unit: Unit, reason: DeferReason, delay: Duration) {
-    for step in unit.into_steps() {
+    let steps = unit.into_steps().into_iter().map(|step| async move {
         match step {
             Step::Try(work) => untried(context, &work.job, Next::Deferred { reason, delay }).await,
             Step::Marked(outcome, job) => again(context, &job, *outcome).await,
         }
-    }
+    });
+    join_all(steps).await;
 }
 
 async fn settle(context: &Context, job: &Job) {

@@ -2,26 +2,32 @@
 //! bounded in jobs and in bytes; the rest stays in the broker.
 //!
 //! A frame that keeps coming back holds something that kills workers. From the third return on its jobs go back to the
-//! queue one by one; the one that still comes back five times alone is parked, and the rest have been delivered.
+//! queue one by one. Those that still come back five times alone are tried one after the other; the one that kills a
+//! worker then is parked, and the rest have been delivered.
 
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use postrider_broker::{Incoming, PublishError, Queue, Subscription};
 use postrider_model::{CancelReason, DeferReason, Job, Next};
 use postrider_telemetry::error_chain;
+use postrider_telemetry::labels::Duplicate;
 use postrider_wire::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::run::{Context, ROOM_UNIT};
-use crate::{dispatch, envelope, finish};
+use crate::{dispatch, envelope, finish, suspect};
 
 /// Returns after which a frame of several jobs is split.
 const SPLIT_AT: u32 = 3;
-/// Returns after which a job alone is parked.
-const PARK_AT: u32 = 5;
+/// Returns after which a job alone is a suspect.
+const TRIAL_AT: u32 = 5;
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// Consumes a queue until `stop`; keeps the subscription, and with it what is unacknowledged, until `released`.
@@ -39,12 +45,15 @@ pub(crate) async fn run(
             .await
         {
             Ok(mut subscription) => {
-                let ended = stop
-                    .run_until_cancelled(consume(&context, queue, &mut subscription))
-                    .await;
-                if ended.is_none() {
-                    released.cancelled().await;
-                    return;
+                let consuming = AssertUnwindSafe(consume(&context, queue, &mut subscription));
+                match stop.run_until_cancelled(consuming.catch_unwind()).await {
+                    None => {
+                        released.cancelled().await;
+                        return;
+                    }
+                    // The queue must not go unread for that. What was held comes back, and is split and parked in time.
+                    Some(Err(_)) => tracing::error!(?queue, "consuming panicked"),
+                    Some(Ok(())) => {}
                 }
             }
             Err(error) => tracing::warn!(?queue, error = %error_chain(&error), "a queue cannot be consumed"),
@@ -76,7 +85,7 @@ async fn consume(context: &Arc<Context>, queue: Queue, subscription: &mut Subscr
                 continue;
             }
         };
-        let Some(room) = take_room(context, jobs.len(), incoming.frame.len()).await else {
+        let Some(mut room) = take_room(context, jobs.len(), incoming.frame.len()).await else {
             return;
         };
         let context = context.clone();
@@ -86,21 +95,28 @@ async fn consume(context: &Arc<Context>, queue: Queue, subscription: &mut Subscr
                 split(&context, queue, incoming, jobs, room).await;
                 return;
             }
+            let suspect = incoming.delivery_count >= TRIAL_AT;
+            if suspect {
+                // Goes with the envelope, so the next suspect's turn is when this one is settled.
+                room.extend(context.trial.clone().acquire_owned().await);
+            }
             let shares = envelope::shares(incoming.receipt, jobs.len(), room);
             let fresh: Vec<Job> = jobs
                 .into_iter()
                 .zip(shares)
                 .filter_map(|(job, share)| {
-                    context
-                        .active
-                        .begin((job.delivery, job.run), share)
-                        .then_some(job)
+                    let begun = context.active.begin((job.delivery, job.run), share);
+                    if !begun {
+                        context.deps.metrics.duplicate(Duplicate::InFlight);
+                    }
+                    begun.then_some(job)
                 })
                 .collect();
-            if let [job] = fresh.as_slice()
-                && incoming.delivery_count >= PARK_AT
+            if suspect
+                && let [job] = fresh.as_slice()
+                && suspect::is_fatal(&context, job).await
             {
-                tracing::error!(delivery.id = %job.delivery, "a delivery came back too often; parked");
+                tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
                 finish::untried(&context, job, Next::Cancelled(CancelReason::Parked)).await;
                 return;
             }
@@ -137,14 +153,14 @@ async fn send_astray(context: &Context, queue: Queue, incoming: Incoming, reason
     }
 }
 
-/// Publishes a suspect frame's jobs one by one and acknowledges it. Of an `ordered` run only the head goes on; the
-/// rest returns to the store, so that the order holds.
+/// Publishes a suspect frame's jobs one by one and acknowledges it once all are elsewhere. Of each `ordered` endpoint
+/// only the head goes on; what is behind it returns to the store, so that the order holds.
 async fn split(
     context: &Arc<Context>,
     queue: Queue,
     incoming: Incoming,
-    mut jobs: Vec<Job>,
-    _room: Vec<OwnedSemaphorePermit>,
+    jobs: Vec<Job>,
+    room: Vec<OwnedSemaphorePermit>,
 ) {
     tracing::warn!(
         ?queue,
@@ -152,31 +168,39 @@ async fn split(
         returns = incoming.delivery_count,
         "a suspect frame is split"
     );
-    if jobs.iter().all(|job| job.ordered) {
-        for job in jobs.split_off(1) {
-            finish::untried(
-                context,
-                &job,
-                Next::Deferred {
-                    reason: DeferReason::Ordered,
-                    delay: Duration::ZERO,
-                },
-            )
-            .await;
-        }
-    }
-    for job in &jobs {
-        if !publish_until_taken(
-            context,
-            queue,
-            postrider_wire::encode_jobs(std::slice::from_ref(job)),
-        )
-        .await
-        {
+    let shares = envelope::shares(incoming.receipt, jobs.len(), room);
+    let (singly, back) = parted(jobs);
+    let mut shares = shares.into_iter();
+    let back: Vec<Job> = back
+        .into_iter()
+        .zip(shares.by_ref())
+        // What is being tried here still ends by itself.
+        .filter_map(|(job, share)| {
+            context
+                .active
+                .begin((job.delivery, job.run), share)
+                .then_some(job)
+        })
+        .collect();
+    let next = Next::Deferred {
+        reason: DeferReason::Ordered,
+        delay: Duration::ZERO,
+    };
+    join_all(back.iter().map(|job| finish::untried(context, job, next))).await;
+    for (job, share) in singly.iter().zip(shares) {
+        let frame = postrider_wire::encode_jobs(std::slice::from_ref(job));
+        if !publish_until_taken(context, queue, frame).await {
             return;
         }
+        share.settle().await;
     }
-    let _ = incoming.receipt.acknowledge().await;
+}
+
+/// What of a suspect frame goes on alone, and what returns to the store: all but the first of an `ordered` endpoint.
+fn parted(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
+    let mut heads = HashSet::new();
+    jobs.into_iter()
+        .partition(|job| !job.ordered || heads.insert(job.endpoint))
 }
 
 /// Publishes until the broker takes it; false when the worker stops first (the frame then comes back).
@@ -192,4 +216,54 @@ async fn publish_until_taken(context: &Context, queue: Queue, frame: Bytes) -> b
         delay = (delay * 2).min(Duration::from_secs(5));
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_model::{AppId, DeliveryId, EndpointId, Message, MessageId, Trigger, UnixMillis};
+
+    use super::*;
+
+    #[test]
+    fn of_a_suspect_frame_only_the_head_of_each_ordered_endpoint_goes_on() {
+        let mut rng = rand::rng();
+        let message = Arc::new(Message {
+            id: MessageId::generate(UnixMillis(1), &mut rng),
+            app: AppId::generate(UnixMillis(1), &mut rng),
+            event_type: "a".to_owned(),
+            event_id: None,
+            channels: Vec::new(),
+            content_type: "application/json".to_owned(),
+            payload: Bytes::from_static(b"{}"),
+            accepted_at: UnixMillis(1),
+            payload_retention_days: None,
+            traceparent: None,
+        });
+        let ends: Vec<EndpointId> = (0..3)
+            .map(|_| EndpointId::generate(UnixMillis(1), &mut rng))
+            .collect();
+        let job = |run: u32, endpoint: usize, ordered: bool| Job {
+            delivery: DeliveryId::derive(message.id, ends[endpoint]),
+            endpoint: ends[endpoint],
+            message: message.clone(),
+            run,
+            attempts: 0,
+            trigger: Trigger::Scheduled,
+            probe: false,
+            has_token: false,
+            ordered,
+            lease_until: None,
+        };
+        let frame = vec![
+            job(1, 0, true),
+            job(2, 1, false),
+            job(3, 0, true),
+            job(4, 2, true),
+            job(5, 1, false),
+            job(6, 2, true),
+        ];
+        let (singly, back) = parted(frame);
+        let runs = |jobs: Vec<Job>| jobs.iter().map(|job| job.run).collect::<Vec<_>>();
+        assert_eq!((runs(singly), runs(back)), (vec![1, 2, 4, 5], vec![3, 6]));
+    }
 }

@@ -34,12 +34,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
     })
 }
 
-pub(crate) fn list(
-    connection: &Connection,
-    app: AppId,
-    filter: &AttemptFilter,
-    page: &Page<AttemptId>,
-) -> Fallible<Vec<AttemptRow>> {
+/// Walks the attempts of an endpoint or of a message.
+pub(crate) fn list_sql(filter: &AttemptFilter, walk: &Walk) -> Fallible<String> {
     // A message has few attempts at one endpoint, an endpoint many: the message's index first.
     let of = match (filter.message, filter.endpoint) {
         (Some(_), Some(_)) => "a.message = :message AND +a.endpoint = :endpoint",
@@ -49,9 +45,7 @@ pub(crate) fn list(
             return Err(StoreError::Rejected("attempts are listed by endpoint or by message".into()).into());
         }
     };
-    let walk = Walk::of(page);
-    let (from, to) = walk.bounds(page.after.as_ref().map(AttemptId::as_bytes), filter.range);
-    let sql = format!(
+    Ok(format!(
         "SELECT {COLUMNS} FROM attempts a LEFT JOIN messages m ON m.id = a.message
          WHERE {of} AND a.app = :app AND a.id >= :from AND a.id < :to
             AND (:success IS NULL OR (a.class = :ok) = :success)
@@ -59,9 +53,19 @@ pub(crate) fn list(
          ORDER BY a.id {} LIMIT :rows",
         message_filter!(":types", ":channel"),
         walk.order(),
-    );
+    ))
+}
+
+pub(crate) fn list(
+    connection: &Connection,
+    app: AppId,
+    filter: &AttemptFilter,
+    page: &Page<AttemptId>,
+) -> Fallible<Vec<AttemptRow>> {
+    let walk = Walk::of(page);
+    let (from, to) = walk.bounds(page.after.as_ref().map(AttemptId::as_bytes), filter.range);
     let rows = connection
-        .prepare_cached(&sql)?
+        .prepare_cached(&list_sql(filter, &walk)?)?
         .query_map(
             named_params! {
                 ":message": filter.message.as_ref().map(|id| *id.as_bytes()),

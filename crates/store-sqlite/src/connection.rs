@@ -19,6 +19,7 @@ const BUSY_TIMEOUT_MS: i64 = 5_000;
 
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let open = || -> Fallible<Connection> {
+        make_private(path).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -33,6 +34,15 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         Ok(connection)
     };
     open().map_err(StoreError::from)
+}
+
+/// Makes a file that is not there yet, for its owner alone; SQLite gives the WAL the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }
 
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fail> {

@@ -21,6 +21,8 @@ mod connection;
 mod endpoints;
 mod error;
 mod log;
+#[cfg(test)]
+mod plans;
 mod readers;
 mod record;
 mod retention;

@@ -129,6 +129,17 @@ fn read_delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     })
 }
 
+/// Walks an application's messages.
+pub(crate) fn messages_sql(walk: &Walk) -> String {
+    format!(
+        "SELECT {MESSAGE_COLUMNS} FROM messages m
+         WHERE m.app = ?1 AND m.id >= ?2 AND m.id < ?3 AND {}
+         ORDER BY m.id {} LIMIT ?6",
+        message_filter!("?4", "?5"),
+        walk.order(),
+    )
+}
+
 fn list_messages(
     connection: &Connection,
     keyring: &Keyring,
@@ -138,15 +149,8 @@ fn list_messages(
 ) -> Fallible<Vec<MessageRow>> {
     let walk = Walk::of(page);
     let (from, to) = walk.bounds(page.after.as_ref().map(MessageId::as_bytes), filter.range);
-    let sql = format!(
-        "SELECT {MESSAGE_COLUMNS} FROM messages m
-         WHERE m.app = ?1 AND m.id >= ?2 AND m.id < ?3 AND {}
-         ORDER BY m.id {} LIMIT ?6",
-        message_filter!("?4", "?5"),
-        walk.order(),
-    );
     let rows = connection
-        .prepare_cached(&sql)?
+        .prepare_cached(&messages_sql(&walk))?
         .query_map(
             params![
                 app.as_bytes(),
@@ -163,6 +167,19 @@ fn list_messages(
         .into_iter()
         .map(|row| with_payload(connection, keyring, row, filter.with_payload))
         .collect()
+}
+
+/// Walks an endpoint's deliveries.
+pub(crate) fn of_endpoint_sql(walk: &Walk) -> String {
+    let order = walk.order();
+    format!(
+        "SELECT {DELIVERY_COLUMNS}, {MESSAGE_COLUMNS}
+         FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
+         WHERE d.endpoint = ?1 AND d.message >= ?2 AND d.message < ?3 AND m.app = ?7
+            AND (?4 = '[]' OR d.state IN (SELECT value FROM json_each(?4))) AND {}
+         ORDER BY d.message {order}, d.origin {order}, d.id {order} LIMIT ?8",
+        message_filter!("?5", "?6"),
+    )
 }
 
 /// Which endpoint's deliveries, and how much of their messages.
@@ -183,17 +200,8 @@ fn list_of_endpoint(
     let walk = Walk::of(page);
     let (from, to) = walk.bounds(page.after.as_ref().map(MessageId::as_bytes), filter.range);
     let states: Vec<i64> = filter.states.iter().copied().map(codec::state_number).collect();
-    let order = walk.order();
-    let sql = format!(
-        "SELECT {DELIVERY_COLUMNS}, {MESSAGE_COLUMNS}
-         FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
-         WHERE d.endpoint = ?1 AND d.message >= ?2 AND d.message < ?3 AND m.app = ?7
-            AND (?4 = '[]' OR d.state IN (SELECT value FROM json_each(?4))) AND {}
-         ORDER BY d.message {order}, d.origin {order}, d.id {order} LIMIT ?8",
-        message_filter!("?5", "?6"),
-    );
     let rows = connection
-        .prepare_cached(&sql)?
+        .prepare_cached(&of_endpoint_sql(&walk))?
         .query_map(
             params![
                 query.endpoint.as_bytes(),
@@ -217,6 +225,17 @@ fn list_of_endpoint(
         .collect()
 }
 
+/// Walks a message's deliveries.
+pub(crate) fn of_message_sql(walk: &Walk) -> String {
+    let order = walk.order();
+    format!(
+        "SELECT {DELIVERY_COLUMNS}
+         FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
+         WHERE d.message = ?1 AND m.app = ?2 AND d.endpoint >= ?3 AND d.endpoint < ?4
+         ORDER BY d.endpoint {order}, d.origin {order}, d.id {order} LIMIT ?5",
+    )
+}
+
 fn list_of_message(
     connection: &Connection,
     app: AppId,
@@ -224,19 +243,12 @@ fn list_of_message(
     page: &Page<EndpointId>,
 ) -> Fallible<Vec<DeliveryRow>> {
     let walk = Walk::of(page);
-    let order = walk.order();
-    let sql = format!(
-        "SELECT {DELIVERY_COLUMNS}
-         FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
-         WHERE d.message = ?1 AND m.app = ?2 AND d.endpoint >= ?3 AND d.endpoint < ?4
-         ORDER BY d.endpoint {order}, d.origin {order}, d.id {order} LIMIT ?5",
-    );
     let (from, to) = walk.bounds(
         page.after.as_ref().map(EndpointId::as_bytes),
         TimeRange::default(),
     );
     let rows = connection
-        .prepare_cached(&sql)?
+        .prepare_cached(&of_message_sql(&walk))?
         .query_map(
             params![message.as_bytes(), app.as_bytes(), from, to, walk.rows],
             read_delivery,

@@ -169,3 +169,83 @@ fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
         .map(|_| ())
         .map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Writer {
+        let connection = Connection::open_in_memory().expect("a database");
+        connection
+            .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+            .expect("a table");
+        Writer::start(connection).expect("a thread")
+    }
+
+    fn insert(connection: &Connection, n: i64) -> Fallible<()> {
+        connection.execute("INSERT INTO t VALUES (?1)", [n])?;
+        Ok(())
+    }
+
+    async fn rows(writer: &Writer) -> Vec<i64> {
+        let read = |connection: &Connection| {
+            let mut statement = connection.prepare("SELECT n FROM t ORDER BY n")?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
+        };
+        writer.write(read).await.expect("rows")
+    }
+
+    #[tokio::test]
+    async fn a_failing_job_undoes_itself_and_nothing_else() {
+        let writer = std::sync::Arc::new(store());
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..200_i64 {
+            let writer = writer.clone();
+            tasks.spawn(async move {
+                let job = move |connection: &Connection| {
+                    insert(connection, n)?;
+                    if n % 3 == 0 {
+                        // Fails on a row that is there already.
+                        insert(connection, n)?;
+                    }
+                    assert!(n % 10 != 1, "every tenth panics");
+                    Ok(())
+                };
+                (n, writer.write(job).await.is_ok())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let (n, ok) = done.expect("no panic outside of the job");
+            assert_eq!(ok, n % 3 != 0 && n % 10 != 1, "job {n}");
+        }
+        let expected: Vec<_> = (0..200).filter(|n| n % 3 != 0 && n % 10 != 1).collect();
+        assert_eq!(rows(&writer).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_lost_transaction_fails_every_job_of_its_group_and_the_writer_goes_on() {
+        let writer = store();
+        let lost = writer
+            .write(|connection| {
+                insert(connection, 1)?;
+                connection.execute_batch("ROLLBACK")?;
+                Ok(())
+            })
+            .await;
+        assert!(matches!(lost, Err(StoreError::Unavailable(_))), "{lost:?}");
+        writer
+            .write(|connection| insert(connection, 2))
+            .await
+            .expect("the next one");
+        assert_eq!(rows(&writer).await, [2]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_writer_says_so() {
+        let writer = store();
+        writer.close().await;
+        let refused = writer.write(|connection| insert(connection, 1)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    }
+}

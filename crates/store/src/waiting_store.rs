@@ -98,7 +98,7 @@ pub trait WaitingStore: Send + Sync + 'static {
     /// Gives leases back that could not be published: due again after `delay`, if the run is still current.
     async fn give_back(&self, leases: &[(DeliveryId, u32)], delay: Duration) -> Result<(), StoreError>;
 
-    /// Makes every leased row of reason `Leased` due now: at the start of the embedded set-up, whose broker is empty.
+    /// Makes every leased row due now: at the start of the embedded set-up, whose broker is empty.
     async fn release_all_leases(&self) -> Result<u64, StoreError>;
 
     /// When the next endpoint is due, for the scheduler's sleep; `None` when nothing waits.

@@ -1,0 +1,71 @@
+//! The plans of the lists: each seeks in an index and reads in its order, so that a page costs the same in a large
+//! store as in a small one.
+
+use postrider_model::{AttemptId, EndpointId, MessageId, UnixMillis};
+use postrider_store::{AttemptFilter, Page};
+use rusqlite::Connection;
+
+use crate::codec::Walk;
+use crate::{attempts, log, schema};
+
+/// The steps of a statement's plan that touch tables, in words.
+fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = connection
+        .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+        .expect("the statement is valid");
+    statement
+        .raw_query()
+        .mapped(|row| row.get::<_, String>(3))
+        .collect::<rusqlite::Result<Vec<_>>>()
+        .expect("a plan")
+}
+
+fn seeks(connection: &Connection, sql: &str, index: &str) {
+    let steps = plan(connection, sql);
+    let first = &steps[0];
+    assert!(first.starts_with("SEARCH") && first.contains(index), "{steps:#?}");
+    for step in &steps {
+        let scans = step.starts_with("SCAN") && !step.contains("json_each");
+        // Sorting by the last terms of an order is among the few deliveries of one message to one endpoint.
+        let sorts = step.contains("TEMP B-TREE FOR ORDER BY");
+        assert!(!scans && !sorts, "{steps:#?}");
+    }
+}
+
+#[test]
+fn every_list_walks_an_index() {
+    let mut connection = Connection::open_in_memory().expect("a database");
+    schema::migrate(&mut connection).expect("a schema");
+    let message = Some(MessageId::floor(UnixMillis(1)));
+    let endpoint = Some(EndpointId::floor(UnixMillis(1)));
+    for descending in [false, true] {
+        let walk = Walk::of(&Page::<AttemptId> {
+            after: None,
+            backwards: false,
+            descending,
+            limit: 50,
+        });
+        seeks(
+            &connection,
+            &log::messages_sql(&walk),
+            "messages_app (app=? AND id>? AND id<?)",
+        );
+        let index = "deliveries_endpoint (endpoint=? AND message>? AND message<?)";
+        seeks(&connection, &log::of_endpoint_sql(&walk), index);
+        let index = "PRIMARY KEY (message=? AND endpoint>? AND endpoint<?)";
+        seeks(&connection, &log::of_message_sql(&walk), index);
+        for (message, endpoint, index) in [
+            (None, endpoint, "attempts_endpoint (endpoint=? AND id>? AND id<?)"),
+            (message, None, "PRIMARY KEY (message=? AND id>? AND id<?)"),
+            (message, endpoint, "PRIMARY KEY (message=? AND id>? AND id<?)"),
+        ] {
+            let filter = AttemptFilter {
+                message,
+                endpoint,
+                ..AttemptFilter::default()
+            };
+            let sql = attempts::list_sql(&filter, &walk).expect("a list");
+            seeks(&connection, &sql, index);
+        }
+    }
+}

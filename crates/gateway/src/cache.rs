@@ -2,8 +2,8 @@
 //!
 //! Guarantees: an entry is at most [`AGE_MAX`] old unless the store is away, and is read again at once when a newer
 //! version is known. Reads of one application are single-flight. With the store away a cached application goes on
-//! with what is cached; one that is not cached cannot be served. Memory is bounded by an estimate of each
-//! snapshot's size.
+//! with what is cached, and no request waits for the store once its absence was noticed; one that is not cached cannot be
+//! served. Memory is bounded by an estimate of each snapshot's size.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -15,6 +15,8 @@ use moka::sync::Cache;
 use postrider_limits::SharedLimits;
 use postrider_model::{AppId, AppSnapshot};
 use postrider_store::{AppRef, SharedStore, StoreError};
+use postrider_telemetry::Metrics;
+use postrider_telemetry::labels::{self, CacheResult};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -43,14 +45,22 @@ pub(crate) struct AppCache(Arc<Inner>);
 struct Inner {
     store: SharedStore,
     limits: SharedLimits,
+    metrics: Arc<Metrics>,
     entries: Cache<AppId, Arc<Entry>>,
     uids: Cache<String, AppId>,
     /// Readers of the same application queue up here; the first one reads for all.
     stripes: Box<[Mutex<()>]>,
+    /// When a read last failed because the store was away; `None` again once one succeeds.
+    away: parking_lot::Mutex<Option<Instant>>,
 }
 
 impl AppCache {
-    pub(crate) fn new(store: SharedStore, limits: SharedLimits, bytes_max: u64) -> Self {
+    pub(crate) fn new(
+        store: SharedStore,
+        limits: SharedLimits,
+        bytes_max: u64,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let entries = Cache::builder()
             .max_capacity(bytes_max)
             .weigher(|_, entry: &Arc<Entry>| estimate(&entry.snapshot))
@@ -60,9 +70,11 @@ impl AppCache {
         Self(Arc::new(Inner {
             store,
             limits,
+            metrics,
             entries,
             uids,
             stripes,
+            away: parking_lot::Mutex::default(),
         }))
     }
 
@@ -81,8 +93,14 @@ impl AppCache {
     /// The application, cached or read now; `None` when there is none.
     pub(crate) async fn get(&self, app: &AppRef) -> Result<Option<Arc<Entry>>, StoreError> {
         match self.peek(app) {
-            Some(entry) => Ok(Some(entry)),
-            None => self.load(app, Instant::now()).await,
+            Some(entry) => {
+                self.count(CacheResult::Hit);
+                Ok(Some(entry))
+            }
+            None => {
+                self.count(CacheResult::Miss);
+                self.load(app, Instant::now()).await
+            }
         }
     }
 
@@ -99,12 +117,16 @@ impl AppCache {
             None => age >= AGE_UNKNOWN,
         };
         if !outdated && !entry.expired.load(Ordering::Acquire) {
-            if age >= AGE_REFRESH && !entry.refreshing.swap(true, Ordering::AcqRel) {
-                let (cache, app) = (self.clone(), app.clone());
-                tokio::spawn(async move { cache.load(&app, Instant::now()).await.map(drop) });
+            if age >= AGE_REFRESH {
+                self.refresh(app, &entry);
             }
             return Ok(Some(entry));
         }
+        if self.0.away.lock().is_some() {
+            self.refresh(app, &entry);
+            return Ok(Some(entry));
+        }
+        self.count(CacheResult::Miss);
         match self.load(app, Instant::now()).await {
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, "going on with cached configuration");
@@ -112,6 +134,23 @@ impl AppCache {
             }
             other => other,
         }
+    }
+
+    /// Reads the application beside the traffic, unless that is being done.
+    fn refresh(&self, app: &AppRef, entry: &Arc<Entry>) {
+        if entry.refreshing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (cache, app, entry) = (self.clone(), app.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            if cache.load(&app, Instant::now()).await.is_err() {
+                entry.refreshing.store(false, Ordering::Release);
+            }
+        });
+    }
+
+    fn count(&self, result: CacheResult) {
+        self.0.metrics.cache(labels::Cache::Gateway, result);
     }
 
     /// Has the application read again at its next use.
@@ -140,10 +179,23 @@ impl AppCache {
         {
             return Ok(Some(entry));
         }
+        // Who queued up behind a read that failed does not wait for another one.
+        if self.0.away.lock().is_some_and(|failed| failed >= asked_at) {
+            return Err(StoreError::Unavailable(
+                "the store did not answer just now".into(),
+            ));
+        }
         let read_at = Instant::now();
         let read = tokio::time::timeout(LOAD_TIMEOUT, self.0.store.snapshot(app)).await;
-        let snapshot = read.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(Box::new(elapsed))))?;
-        let Some(snapshot) = snapshot else {
+        let read = read.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(Box::new(elapsed))));
+        match &read {
+            Ok(_) => *self.0.away.lock() = None,
+            Err(error) if error.is_transient() => *self.0.away.lock() = Some(Instant::now()),
+            Err(_) => {}
+        }
+        let read = read?;
+        self.0.metrics.config_reloaded();
+        let Some(snapshot) = read else {
             self.forget(app);
             return Ok(None);
         };

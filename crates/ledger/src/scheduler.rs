@@ -160,7 +160,7 @@ fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> Grant {
     }
 }
 
-/// Publishes leased jobs, shard by shard; an `ordered` run stays together. What fails is given back.
+/// Publishes leased jobs, shard by shard; an `ordered` run stays together. What was surely not published is given back.
 async fn publish(context: &Context, jobs: Vec<Job>) {
     let mut shards: HashMap<u16, Vec<Job>> = HashMap::new();
     for job in jobs {
@@ -171,11 +171,37 @@ async fn publish(context: &Context, jobs: Vec<Job>) {
     }
     let publishes = shards.into_iter().map(|(shard, jobs)| async move {
         let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
-        (leases, context.deps.jobs.publish(Queue::Retry(shard), jobs).await)
+        (leases, publish_shard(context, Queue::Retry(shard), jobs).await)
     });
     for (leases, result) in futures_util::future::join_all(publishes).await {
         if let Err(error) = result {
             give_back(context, &leases, &error).await;
+        }
+    }
+}
+
+/// An error only when nothing of it is out. When that is not known (the connection broke before the confirm), giving the
+/// rows back would send them twice, as two runs. The same run is published again instead, which workers recognise; if
+/// that takes too long, the leases run out.
+async fn publish_shard(context: &Context, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
+    let until = tokio::time::Instant::now() + context.settings.lease / 2;
+    let mut may_be_out = false;
+    loop {
+        let error = match context.deps.jobs.publish(queue, jobs.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        may_be_out |= matches!(
+            error,
+            PublishError::Lost | PublishError::Timeout(_) | PublishError::Refused
+        );
+        if !may_be_out {
+            return Err(error);
+        }
+        let deliveries = jobs.len();
+        tracing::warn!(error = %error_chain(&error), deliveries, "released deliveries were not confirmed");
+        if context.stopped_within(GIVE_BACK).await || tokio::time::Instant::now() >= until {
+            return Ok(());
         }
     }
 }

@@ -22,6 +22,7 @@ mod envelope;
 mod finish;
 mod intake;
 mod run;
+mod suspect;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -294,9 +294,13 @@ pub async fn parked_rows_are_kept_and_taken(store: SharedStore) {
     let kinds: Vec<_> = rows.iter().map(|row| row.kind.as_str()).collect();
     assert_eq!(kinds, ["job", "frame"]);
     assert_eq!(must(store.parked(1).await).len(), 1);
+    assert_eq!(must(store.parked_count().await), 2);
+    let row = must(store.parked_row(rows[1].id).await).expect("there");
+    assert_eq!((row.kind.as_str(), &row.bytes), ("frame", &bytes));
     let row = must(store.unpark(rows[1].id).await).expect("there");
     assert_eq!((row.bytes, row.reason.as_str()), (bytes, "unknown version"));
     assert!(must(store.unpark(rows[1].id).await).is_none());
+    assert!(must(store.parked_row(rows[1].id).await).is_none());
     assert_eq!(must(store.parked(10).await).len(), 1);
 }
 

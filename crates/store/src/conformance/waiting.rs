@@ -359,4 +359,11 @@ pub async fn what_waits_is_counted_by_reason(store: SharedStore) {
         .record(&[world.ended(&slow[0], endpoint, 0, Next::Delivered)])
         .await;
     assert_eq!(count(DeferReason::Rate).await, 2);
+    let other = world.endpoint(|_| {}).await.id;
+    world.accept_many(other, 1, WAITING).await;
+    let busiest = must(world.store.busiest(10).await);
+    let counts: Vec<_> = busiest.iter().map(|busy| (busy.endpoint, busy.count)).collect();
+    assert_eq!(counts, [(endpoint, 6), (other, 1)]);
+    assert!(busiest[0].due_at <= must(world.store.now().await), "{busiest:?}");
+    assert_eq!(must(world.store.busiest(1).await).len(), 1);
 }

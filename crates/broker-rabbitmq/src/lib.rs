@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_broker::{Broker, BrokerError, Health, PublishError, Queue, Subscription};
+use postrider_broker::{Broker, BrokerError, Health, PublishError, Queue, QueueLook, Subscription};
 use postrider_telemetry::Metrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -112,16 +112,16 @@ impl Broker for Rabbit {
     }
 
     /// Ready frames only: over AMQP RabbitMQ does not tell the unacknowledged ones.
-    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
+    async fn look(&self, queue: Queue) -> Result<QueueLook, BrokerError> {
         let topology = &self.shared.topology;
         let name = topology.checked(queue)?;
         let link = self.consuming.borrow().clone();
         let link = link.ok_or_else(|| failed("there is no connection", None))?;
         let limit = self.shared.settings.connect_timeout;
-        match tokio::time::timeout(limit, topology.depth(&link.connection, &name)).await {
-            Ok(depth) => depth,
+        match tokio::time::timeout(limit, topology.look(&link.connection, &name)).await {
+            Ok(look) => look,
             Err(_) => Err(failed(
-                &format!("the depth of {name} did not come within {limit:?}"),
+                &format!("a look at {name} took longer than {limit:?}"),
                 None,
             )),
         }

@@ -7,7 +7,7 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
-use postrider_broker::{BrokerError, Queue};
+use postrider_broker::{BrokerError, Queue, QueueLook};
 
 use crate::link::failed;
 use crate::settings::Settings;
@@ -78,8 +78,8 @@ impl Topology {
             .map_err(|error| failed("cannot declare the queues", Some(error)))
     }
 
-    /// Ready frames of a queue.
-    pub(crate) async fn depth(&self, connection: &Connection, name: &str) -> Result<u64, BrokerError> {
+    /// Ready frames and consumers of a queue.
+    pub(crate) async fn look(&self, connection: &Connection, name: &str) -> Result<QueueLook, BrokerError> {
         let look = async {
             let channel = connection.create_channel().await?;
             let queue = channel
@@ -90,10 +90,13 @@ impl Topology {
                 )
                 .await?;
             channel.close(200, "OK".into()).await?;
-            Ok(u64::from(queue.message_count()))
+            Ok(QueueLook {
+                depth: u64::from(queue.message_count()),
+                consumers: queue.consumer_count(),
+            })
         };
         look.await
-            .map_err(|error| failed(&format!("cannot tell the depth of {name}"), Some(error)))
+            .map_err(|error| failed(&format!("cannot look at {name}"), Some(error)))
     }
 
     async fn declare_stray(&self, channel: &Channel) -> lapin::Result<()> {

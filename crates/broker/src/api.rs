@@ -19,6 +19,15 @@ pub enum Queue {
     Stray,
 }
 
+/// What can be seen of a queue from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueLook {
+    /// Frames in it, ready and unacknowledged where the broker can tell.
+    pub depth: u64,
+    /// Consumers, those that stand by included.
+    pub consumers: u32,
+}
+
 /// Whether the broker takes frames now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -74,8 +83,13 @@ pub trait Broker: Send + Sync + 'static {
     /// broker is reachable.
     async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
+    /// A queue from outside: what is in it and who consumes it.
+    async fn look(&self, queue: Queue) -> Result<QueueLook, BrokerError>;
+
     /// Frames in a queue, ready and unacknowledged where the broker can tell.
-    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError>;
+    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
+        Ok(self.look(queue).await?.depth)
+    }
 
     /// The state of the publishing side, now and as it changes.
     fn health(&self) -> watch::Receiver<Health>;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use self::queue::{Push, SharedQueue};
-use crate::{Broker, BrokerError, Health, PublishError, Queue, Subscription};
+use crate::{Broker, BrokerError, Health, PublishError, Queue, QueueLook, Subscription};
 
 /// Limits of an [`InProcess`] broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ impl Broker for InProcess {
         Ok(consume::start(self.existing(queue)?.clone(), prefetch))
     }
 
-    async fn depth(&self, queue: Queue) -> Result<u64, BrokerError> {
-        Ok(self.existing(queue)?.depth())
+    async fn look(&self, queue: Queue) -> Result<QueueLook, BrokerError> {
+        Ok(self.existing(queue)?.look())
     }
 
     fn health(&self) -> watch::Receiver<Health> {

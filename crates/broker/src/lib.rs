@@ -18,7 +18,7 @@ mod gather;
 mod in_process;
 
 pub use api::{
-    Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, Receipt, Subscription,
+    Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, QueueLook, Receipt, Subscription,
 };
 pub use gather::{GatherSettings, JobPublisher, JournalPublisher};
 pub use in_process::{InProcess, InProcessSettings};

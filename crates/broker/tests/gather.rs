@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use postrider_broker::{
     Broker, BrokerError, GatherSettings, Health, JobPublisher, JournalPublisher, PublishError, Queue,
-    Subscription,
+    QueueLook, Subscription,
 };
 use postrider_model::{
     AppId, DeliveryId, EndpointId, Job, Message, MessageId, Next, Outcome, Record, Trigger, UnixMillis,
@@ -65,7 +65,7 @@ impl Broker for Held {
         unreachable!("the gatherer only publishes")
     }
 
-    async fn depth(&self, _: Queue) -> Result<u64, BrokerError> {
+    async fn look(&self, _: Queue) -> Result<QueueLook, BrokerError> {
         unreachable!("the gatherer only publishes")
     }
 

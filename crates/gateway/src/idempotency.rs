@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimRequest, Settlement};
 use postrider_model::AppId;
+use postrider_telemetry::labels::Duplicate;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
@@ -164,7 +165,10 @@ impl Once {
                     resource,
                     finished: true,
                     ..
-                }) => return Ok(made(resource, true, false)),
+                }) => {
+                    api.telemetry.duplicate(Duplicate::IdempotencyKey);
+                    return Ok(made(resource, true, false));
+                }
                 Some(ClaimAnswer::Held { .. }) if Instant::now() >= until => return Err(in_progress()),
                 Some(ClaimAnswer::Held { .. }) => tokio::time::sleep(POLL).await,
             }

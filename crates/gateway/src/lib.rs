@@ -47,7 +47,8 @@ use crate::error::Error;
 use crate::health::Readiness;
 use crate::state::{Api, Inner};
 
-pub use crate::metrics::Metrics;
+pub use crate::api::status::{EndpointStatus, QueueStatus, ServiceStatus, Status, WaitingStatus};
+pub use crate::metrics::{DOCS, Metrics};
 pub use crate::settings::Settings;
 
 const CONFIG_LOCKS: usize = 64;
@@ -66,8 +67,10 @@ pub struct Deps {
     pub journal: JournalPublisher,
     /// Which URLs an endpoint may have.
     pub policy: Policy,
-    /// What is counted; register it first.
+    /// What only a gateway counts; register it first.
     pub metrics: Arc<Metrics>,
+    /// What every process counts.
+    pub telemetry: Arc<postrider_telemetry::Metrics>,
 }
 
 /// A gateway: its router and its background tasks.
@@ -88,6 +91,7 @@ impl Gateway {
                 Arc::clone(&deps.store),
                 Arc::clone(&deps.limits),
                 settings.cache_bytes_max,
+                Arc::clone(&deps.telemetry),
             ),
             admitter: Admitter::new(Arc::clone(&deps.limits), tasks.clone(), Arc::clone(&deps.metrics)),
             auth: Authenticator::new(Arc::clone(&deps.store), settings.admin_key.as_ref()),
@@ -103,6 +107,7 @@ impl Gateway {
             journal: deps.journal,
             policy: deps.policy,
             metrics: deps.metrics,
+            telemetry: deps.telemetry,
             tasks: tasks.clone(),
             settings,
         });

@@ -1,5 +1,6 @@
 //! What the gateway counts. No tenant and no endpoint is a label.
 
+use postrider_telemetry::{Doc, Kind};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -43,6 +44,46 @@ impl Default for Metrics {
         }
     }
 }
+
+/// What [`Metrics::register`] adds, as it is exported.
+pub const DOCS: &[Doc] = &[
+    Doc::new(
+        "postrider_gateway_requests_total",
+        Kind::Counter,
+        "1",
+        "Requests answered, by `method`, `route` (its template) and `status`",
+    ),
+    Doc::new(
+        "postrider_gateway_request_seconds",
+        Kind::Histogram,
+        "seconds",
+        "Time to answer a request",
+    ),
+    Doc::new(
+        "postrider_gateway_messages_accepted_total",
+        Kind::Counter,
+        "1",
+        "Messages accepted",
+    ),
+    Doc::new(
+        "postrider_gateway_deliveries_made_total",
+        Kind::Counter,
+        "1",
+        "Deliveries of accepted messages",
+    ),
+    Doc::new(
+        "postrider_gateway_messages_refused_total",
+        Kind::Counter,
+        "1",
+        "Requests to accept a message that were refused, by the error's `code`",
+    ),
+    Doc::new(
+        "postrider_gateway_limits_failures_total",
+        Kind::Counter,
+        "1",
+        "Calls to the shared limits that failed; requests went on without them",
+    ),
+];
 
 impl Metrics {
     /// Adds the metrics to a registry, under `gateway_`.

@@ -36,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) auth: Authenticator,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) telemetry: Arc<postrider_telemetry::Metrics>,
     pub(crate) body_memory: Arc<Semaphore>,
     pub(crate) requests: Semaphore,
     pub(crate) tasks: TaskTracker,

@@ -19,6 +19,9 @@ use postrider_telemetry::error_chain;
 
 use crate::Context;
 
+/// After so long without a frame the journal is empty, and nothing lags.
+const IDLE: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(context: Arc<Context>) {
     while !context.stop.is_cancelled() {
         let subscription = context
@@ -59,6 +62,10 @@ async fn consume(context: &Context, mut subscription: Subscription) -> Result<()
             biased;
             () = context.stop.cancelled() => return Ok(()),
             first = subscription.next() => first,
+            () = tokio::time::sleep(IDLE) => {
+                context.deps.metrics.journal_lag(Duration::ZERO);
+                continue;
+            }
         };
         let Some(first) = first else { return Ok(()) };
         let mut batch = Batch::default();

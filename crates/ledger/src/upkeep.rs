@@ -17,7 +17,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     let mut next_retain = Instant::now();
     let mut next_count = Instant::now();
     loop {
-        let busy = match sweep(&context).await {
+        let mut busy = match sweep(&context).await {
             Ok(busy) => busy,
             Err(error) => {
                 tracing::warn!(error = %error_chain(&error), "a sweep failed");
@@ -29,13 +29,16 @@ pub(crate) async fn run(context: Arc<Context>) {
             next_count = Instant::now() + COUNT_EVERY;
         }
         if Instant::now() >= next_retain {
+            // Chunk after chunk while there is more: what expires in a day is what came in on another day, and a rest
+            // between two chunks would bound how much that may be.
             let more = retain(&context).await;
-            next_retain = Instant::now()
-                + if more {
-                    Duration::ZERO
-                } else {
-                    context.settings.retain_every
-                };
+            busy |= more;
+            let rest = if more {
+                Duration::ZERO
+            } else {
+                context.settings.retain_every
+            };
+            next_retain = Instant::now() + rest;
         }
         let pause = if busy {
             context.settings.tick
@@ -69,6 +72,10 @@ async fn count(context: &Context) {
             context.deps.metrics.waiting(counts, oldest);
         }
         Err(error) => tracing::warn!(error = %error_chain(&error), "what waits cannot be counted"),
+    }
+    match context.deps.limits.open_breakers().await {
+        Ok(open) => context.deps.metrics.breakers_open(open),
+        Err(error) => tracing::warn!(error = %error_chain(&error), "open breakers cannot be counted"),
     }
 }
 

@@ -6,12 +6,13 @@ use std::vec::IntoIter;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use postrider_limits::breaker::MEMORY;
 use postrider_limits::gcra::{Gcra, micros};
 use postrider_limits::{
     Admission, AdmitRequest, BreakerChange, ClaimAnswer, FinishReport, Gate, GateRequest, Limits,
     LimitsError, PUSH_BACK_MAX, Rate, Release, ReleaseRequest, Settlement, Signal, Verdict,
 };
-use postrider_model::AppId;
+use postrider_model::{AppId, UnixMillis};
 use redis::{ErrorKind, RedisResult, Value};
 use tokio::sync::broadcast;
 
@@ -124,8 +125,11 @@ impl Limits for RedisLimits {
                 }),
             })
         };
-        self.call("finish", calls.run(&self.connection, &self.scripts.finish, read))
-            .await
+        let changes = self
+            .call("finish", calls.run(&self.connection, &self.scripts.finish, read))
+            .await?;
+        self.note_breakers(batch, &changes).await;
+        Ok(changes)
     }
 
     async fn release(&self, batch: &[ReleaseRequest]) -> Result<Vec<Release>, LimitsError> {
@@ -145,6 +149,19 @@ impl Limits for RedisLimits {
         .await
     }
 
+    async fn open_breakers(&self) -> Result<u64, LimitsError> {
+        let key = self.keys.open_breakers();
+        let mut forget = redis::cmd("ZREMRANGEBYSCORE");
+        forget.arg(&key).arg("-inf").arg(UnixMillis::now().0 / 1000);
+        let mut count = redis::cmd("ZCARD");
+        count.arg(&key);
+        let counted = async {
+            self.connection.send(&forget).await?;
+            redis::from_redis_value(self.connection.send(&count).await?).map_err(Into::into)
+        };
+        self.call("open_breakers", counted).await
+    }
+
     async fn ping(&self) -> Result<(), LimitsError> {
         self.call("ping", self.connection.send(&redis::cmd("PING")))
             .await
@@ -153,6 +170,37 @@ impl Limits for RedisLimits {
 }
 
 impl RedisLimits {
+    /// Keeps the list of open breakers, which is for people only: a failure here changes nothing else.
+    async fn note_breakers(&self, batch: &[FinishReport], changes: &[BreakerChange]) {
+        let key = self.keys.open_breakers();
+        let (mut opened, mut closed) = (redis::cmd("ZADD"), redis::cmd("ZREM"));
+        opened.arg(&key);
+        closed.arg(&key);
+        let (mut any_opened, mut any_closed) = (false, false);
+        for (report, change) in batch.iter().zip(changes) {
+            match *change {
+                BreakerChange::None => {}
+                BreakerChange::Opened(time) => {
+                    let forget_at = UnixMillis::now().plus(time + MEMORY).0 / 1000;
+                    opened.arg(forget_at).arg(report.endpoint.to_string());
+                    any_opened = true;
+                }
+                BreakerChange::Closed => {
+                    closed.arg(report.endpoint.to_string());
+                    any_closed = true;
+                }
+            }
+        }
+        for command in [any_opened.then_some(opened), any_closed.then_some(closed)]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(error) = self.call("breakers", self.connection.send(&command)).await {
+                tracing::debug!(%error, "limits: an open breaker was not counted");
+            }
+        }
+    }
+
     /// The known versions of these applications.
     async fn versions(&self, apps: impl Iterator<Item = AppId>) -> RedisResult<HashMap<AppId, u64>> {
         let mut slots: HashMap<u16, Vec<AppId>> = HashMap::new();

@@ -24,6 +24,12 @@ impl Keys {
         format!("{}:changed", self.prefix)
     }
 
+    /// Endpoints whose breaker opened, by the time in seconds at which they may be forgotten. Outside of the scripts,
+    /// since it is one key for all endpoints.
+    pub(crate) fn open_breakers(&self) -> String {
+        format!("{}:open", self.prefix)
+    }
+
     pub(crate) fn version(&self, app: AppId) -> Vec<u8> {
         format!("{}:{{{app}}}:v", self.prefix).into_bytes()
     }

@@ -36,6 +36,11 @@ impl Endpoint {
             .max(breaker)
     }
 
+    /// Whether its breaker is open or half-open.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.breaker, Breaker::Closed { .. })
+    }
+
     /// Whether a delivery that has no done mark may be tried.
     pub(crate) fn gate(&mut self, request: &GateRequest, now: u64) -> Verdict {
         if !request.released {

@@ -46,6 +46,15 @@ impl<K: Eq + Hash + Copy, V> Expiring<K, V> {
         }
     }
 
+    /// How many live values are so. Locks one shard after the other and looks at everything in it.
+    pub(crate) fn count(&self, now: u64, is: impl Fn(&V) -> bool) -> u64 {
+        let live = |entry: &&Entry<V>| entry.expires > now && is(&entry.value);
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().map.values().filter(live).count() as u64)
+            .sum()
+    }
+
     /// Locks the shard of `by`; keys of one `by` are always in one shard.
     pub(crate) fn lock(&self, by: &impl Hash) -> MutexGuard<'_, Shard<K, V>> {
         let shards = u64::try_from(self.shards.len()).unwrap_or(1);

@@ -229,6 +229,16 @@ impl Limits for Fallback {
         self.inner.local.release(&batch).await
     }
 
+    async fn open_breakers(&self) -> Result<u64, LimitsError> {
+        match self
+            .shared("open_breakers", self.inner.shared.open_breakers())
+            .await
+        {
+            Some(open) => Ok(open),
+            None => self.inner.local.open_breakers().await,
+        }
+    }
+
     async fn ping(&self) -> Result<(), LimitsError> {
         self.inner.shared.ping().await
     }

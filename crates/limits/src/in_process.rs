@@ -305,6 +305,10 @@ impl Limits for InProcess {
         Ok(batch.iter().map(release).collect())
     }
 
+    async fn open_breakers(&self) -> Result<u64, LimitsError> {
+        Ok(self.endpoints.count(self.now(), Endpoint::is_open))
+    }
+
     async fn ping(&self) -> Result<(), LimitsError> {
         Ok(())
     }

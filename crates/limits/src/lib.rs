@@ -66,6 +66,10 @@ pub trait Limits: Send + Sync + 'static {
     /// Scheduler: how much of an endpoint's backlog may be released now? Takes the tokens and the probe lease.
     async fn release(&self, batch: &[ReleaseRequest]) -> Result<Vec<Release>, LimitsError>;
 
+    /// How many breakers are open or half-open. Those whose endpoint was not tried for [`breaker::MEMORY`] since
+    /// are forgotten.
+    async fn open_breakers(&self) -> Result<u64, LimitsError>;
+
     /// Whether the state is shared and reachable; for readiness and metrics.
     async fn ping(&self) -> Result<(), LimitsError>;
 }

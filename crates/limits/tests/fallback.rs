@@ -69,6 +69,10 @@ impl Limits for Shared {
         self.check()?;
         self.state.release(batch).await
     }
+    async fn open_breakers(&self) -> Result<u64, LimitsError> {
+        self.check()?;
+        self.state.open_breakers().await
+    }
     async fn ping(&self) -> Result<(), LimitsError> {
         self.check()
     }

@@ -200,6 +200,7 @@ fn gateway_deps(parts: &Parts, metrics: Arc<postrider_gateway::Metrics>) -> post
         journal: parts.journal.clone(),
         policy: parts.policy.clone(),
         metrics,
+        telemetry: parts.metrics.clone(),
     }
 }
 

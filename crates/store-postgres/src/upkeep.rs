@@ -93,6 +93,27 @@ impl UpkeepStore for PostgresStore {
         .await
     }
 
+    async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
+        self.reading(async {
+            let row = sqlx::query("SELECT * FROM parked WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&self.read)
+                .await?;
+            row.as_ref().map(decode).transpose()
+        })
+        .await
+    }
+
+    async fn parked_count(&self) -> Result<u64, StoreError> {
+        self.reading(async {
+            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM parked")
+                .fetch_one(&self.read)
+                .await?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
         self.writing(async {
             let row = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING *")

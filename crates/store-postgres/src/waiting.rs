@@ -8,8 +8,10 @@ pub(crate) mod look;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider_model::{DeferReason, DeliveryId, UnixMillis};
-use postrider_store::{DueEndpoint, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore};
+use postrider_model::{AppId, DeferReason, DeliveryId, EndpointId, UnixMillis};
+use postrider_store::{
+    DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore,
+};
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -64,6 +66,10 @@ impl WaitingStore for PostgresStore {
 
     async fn waiting_counts(&self) -> Result<(Vec<ReasonCount>, Duration), StoreError> {
         self.reading(counts(self)).await
+    }
+
+    async fn busiest(&self, limit: u32) -> Result<Vec<EndpointBacklog>, StoreError> {
+        self.reading(busiest(self, limit)).await
     }
 
     async fn now(&self) -> Result<UnixMillis, StoreError> {
@@ -162,6 +168,36 @@ async fn estimate(store: &PostgresStore) -> Work<Vec<(i16, i64)>> {
     .await?;
     rows.iter()
         .map(|row| Ok((row.try_get("reason")?, row.try_get("count")?)))
+        .collect()
+}
+
+/// Counts by endpoint in a sample like that of [`estimate`], which is the whole table while that is small.
+async fn busiest(store: &PostgresStore, limit: u32) -> Work<Vec<EndpointBacklog>> {
+    let rows = sqlx::query(
+        "WITH size AS (SELECT greatest(reltuples, $1)::float8 AS rows FROM pg_class \
+         WHERE oid = 'waiting'::regclass), \
+         sampled AS (SELECT endpoint, app, count(*)::float8 AS count FROM waiting \
+         TABLESAMPLE SYSTEM ((SELECT 100 * $1::float8 / rows FROM size)) GROUP BY endpoint, app \
+         ORDER BY count DESC, endpoint LIMIT $2) \
+         SELECT s.endpoint, s.app, (s.count * (SELECT rows FROM size) / $1::float8)::bigint AS count, \
+         coalesce(head.due_at, $3) AS due_at FROM sampled s LEFT JOIN LATERAL (SELECT due_at FROM waiting w \
+         WHERE w.endpoint = s.endpoint ORDER BY w.seq, w.due_at LIMIT 1) head ON true \
+         ORDER BY s.count DESC, s.endpoint",
+    )
+    .bind(f64::from(100_000))
+    .bind(i64::from(limit))
+    .bind(UnixMillis::NEVER.0)
+    .fetch_all(&store.read)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(EndpointBacklog {
+                endpoint: EndpointId::from_uuid(row.try_get("endpoint")?),
+                app: AppId::from_uuid(row.try_get("app")?),
+                count: row.try_get::<i64, _>("count")?.unsigned_abs(),
+                due_at: UnixMillis(row.try_get("due_at")?),
+            })
+        })
         .collect()
 }
 

@@ -40,13 +40,20 @@ pub struct Doc {
     pub meaning: &'static str,
 }
 
-const fn doc(name: &'static str, kind: Kind, unit: &'static str, meaning: &'static str) -> Doc {
-    Doc {
-        name,
-        kind,
-        unit,
-        meaning,
+impl Doc {
+    /// A metric of this name, type, unit and meaning.
+    pub const fn new(name: &'static str, kind: Kind, unit: &'static str, meaning: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            unit,
+            meaning,
+        }
     }
+}
+
+const fn doc(name: &'static str, kind: Kind, unit: &'static str, meaning: &'static str) -> Doc {
+    Doc::new(name, kind, unit, meaning)
 }
 
 use Kind::{Counter, Gauge, Histogram, Info};
@@ -109,6 +116,24 @@ pub const DOCS: &[Doc] = &[
         "Times that an endpoint's breaker opened",
     ),
     doc(
+        "postrider_breakers_open",
+        Gauge,
+        "1",
+        "Endpoints whose breaker is open, over all processes, as a ledger counts them; the same in every ledger",
+    ),
+    doc(
+        "postrider_broker_up",
+        Gauge,
+        "1",
+        "1 while the broker takes what this process publishes",
+    ),
+    doc(
+        "postrider_store_up",
+        Gauge,
+        "1",
+        "1 while the store answers this process",
+    ),
+    doc(
         "postrider_limits_fallback_total",
         Counter,
         "1",
@@ -148,7 +173,7 @@ pub const DOCS: &[Doc] = &[
         "postrider_journal_lag_seconds",
         Gauge,
         "seconds",
-        "Age of the oldest record of the batch that was written last",
+        "Age of the oldest record of the batch that was written last; 0 when nothing came for a second",
     ),
     doc(
         "postrider_ready_age_seconds",
@@ -196,7 +221,7 @@ pub const DOCS: &[Doc] = &[
         "postrider_reconnects_total",
         Counter,
         "1",
-        "Connections that had to be made again, by service",
+        "Connections to the broker that had to be made again, by what they are for",
     ),
     doc(
         "postrider_cache_lookups_total",
@@ -212,10 +237,10 @@ pub const DOCS: &[Doc] = &[
     ),
 ];
 
-/// [`DOCS`] as a Markdown table.
-pub fn docs_table() -> String {
+/// Metrics as a Markdown table.
+pub fn docs_table(docs: &[Doc]) -> String {
     let mut table = String::from("| Metric | Type | Unit | Meaning |\n|---|---|---|---|\n");
-    for doc in DOCS {
+    for doc in docs {
         // Writing to a string does not fail.
         let _ = writeln!(
             table,

@@ -181,16 +181,20 @@ label! {
 label! {
     /// Which of the shared limits fell back to what this process knows.
     Fallback("what") {
-        /// Idempotency keys, event ids and quotas of accepted messages.
-        Admission = "admission",
+        /// Idempotency keys, event ids and quotas of messages before they are accepted.
+        Admit = "admit",
+        /// The same afterwards.
+        Settle = "settle",
         /// Rate, breaker and done marks before an attempt.
         Gate = "gate",
         /// Done marks and breaker signals after an attempt.
-        Report = "report",
+        Finish = "finish",
         /// What the scheduler may release.
         Release = "release",
         /// Versions of applications' configuration.
-        Configuration = "configuration",
+        PublishVersion = "publish_version",
+        /// The number of open breakers.
+        OpenBreakers = "open_breakers",
         /// None of these.
         Other = "other",
     }
@@ -217,26 +221,22 @@ label! {
 }
 
 label! {
-    /// A service that Postrider stays connected to.
+    /// A connection that Postrider keeps.
     Service("service") {
         /// The broker, consuming.
         BrokerConsume = "broker_consume",
         /// The broker, publishing.
         BrokerPublish = "broker_publish",
-        /// Redis.
-        Redis = "redis",
-        /// The store.
-        Store = "store",
     }
 }
 
 label! {
     /// A cache.
     Cache("name") {
-        /// Applications' configuration.
-        Configuration = "configuration",
-        /// Resolved names.
-        Resolver = "resolver",
+        /// Applications' configuration, at a gateway.
+        Gateway = "gateway_configuration",
+        /// Applications' configuration, at a worker.
+        Worker = "worker_configuration",
     }
 }
 
@@ -245,7 +245,7 @@ label! {
     CacheResult("result") {
         /// It was there.
         Hit = "hit",
-        /// It had to be fetched.
+        /// It was not, or was too old.
         Miss = "miss",
     }
 }

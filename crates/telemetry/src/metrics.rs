@@ -50,6 +50,9 @@ pub struct Metrics {
     deferred: By<WaitReason, Counter>,
     our_failures: By<Stage, Counter>,
     breaker_opened: Counter,
+    breakers_open: Gauge,
+    broker_up: Gauge,
+    store_up: Gauge,
     limits_fallback: By<Fallback, Counter>,
     limits_degraded: Gauge,
     publish_confirm: Histogram,
@@ -93,6 +96,9 @@ impl Metrics {
             deferred: new.counters("postrider_deliveries_deferred_total"),
             our_failures: new.counters("postrider_our_failures_total"),
             breaker_opened: new.one("postrider_breaker_opened_total"),
+            breakers_open: new.one("postrider_breakers_open"),
+            broker_up: new.one("postrider_broker_up"),
+            store_up: new.one("postrider_store_up"),
             limits_fallback: new.counters("postrider_limits_fallback_total"),
             limits_degraded: new.one("postrider_limits_degraded"),
             publish_confirm: new.histogram("postrider_publish_confirm_seconds", CALL_SECONDS),
@@ -125,11 +131,6 @@ impl Metrics {
         // Writing to a string does not fail, and the metrics bring no errors of their own.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
-    }
-
-    /// A repeat was recognised by its done mark and not POSTed again.
-    pub fn duplicate_suppressed(&self) {
-        self.duplicate(Duplicate::DoneMark);
     }
 
     /// A repeat was recognised.
@@ -169,6 +170,21 @@ impl Metrics {
         self.breaker_opened.inc();
     }
 
+    /// How many breakers are open now, over all processes.
+    pub fn breakers_open(&self, open: u64) {
+        self.breakers_open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the broker takes frames now.
+    pub fn broker_up(&self, up: bool) {
+        self.broker_up.set(i64::from(up));
+    }
+
+    /// Whether the store answers now.
+    pub fn store_up(&self, up: bool) {
+        self.store_up.set(i64::from(up));
+    }
+
     /// The shared limits did not answer; this process decided alone.
     pub fn limits_fallback(&self, what: impl Into<Fallback>) {
         self.limits_fallback.get(what.into()).inc();
@@ -195,7 +211,7 @@ impl Metrics {
         self.stray.inc();
     }
 
-    /// The age of the oldest record in the batch just written.
+    /// The age of the oldest record in the batch just written; zero when there is nothing to write.
     pub fn journal_lag(&self, lag: Duration) {
         self.journal_lag.set(lag.as_secs_f64());
     }
@@ -382,7 +398,7 @@ mod tests {
                 doc.name
             );
         }
-        assert!(crate::docs_table().contains("| `postrider_attempts_total` | counter | 1 |"));
+        assert!(crate::docs_table(DOCS).contains("| `postrider_attempts_total` | counter | 1 |"));
     }
 
     #[test]
@@ -392,7 +408,7 @@ mod tests {
         metrics.deferred("rate");
         metrics.waiting([("retry", 7), ("paused", 2)], Duration::from_millis(1_500));
         metrics.waiting([("retry", 3)], Duration::from_millis(2_500));
-        metrics.cache(Cache::Configuration, CacheResult::Miss);
+        metrics.cache(Cache::Gateway, CacheResult::Miss);
         metrics.worker_load(5, 6);
         metrics.parked("something new");
         let text = metrics.render();
@@ -404,8 +420,8 @@ mod tests {
             "postrider_deliveries_waiting{reason=\"retry\"} 3",
             "postrider_deliveries_waiting{reason=\"paused\"} 0",
             "postrider_ready_age_seconds 2.5",
-            "postrider_cache_lookups_total{name=\"configuration\",result=\"miss\"} 1",
-            "postrider_cache_lookups_total{name=\"configuration\",result=\"hit\"} 0",
+            "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"miss\"} 1",
+            "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"hit\"} 0",
             "postrider_attempts_in_flight 5",
             "postrider_parked_total{kind=\"other\"} 1",
             "# EOF",

@@ -4,16 +4,20 @@
 //! version (the limits were lost) means reload if the snapshot is older than [`MAX_AGE`]. Either way a snapshot older
 //! than that is renewed beside the traffic. With the store away the cached one goes on serving.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use moka::future::Cache;
+use parking_lot::Mutex;
 use postrider_egress::{BlockedReason, Policy};
 use postrider_limits::SharedLimits;
 use postrider_model::{AppId, AppSnapshot, Endpoint, EndpointId, HeaderNames, UnixMillis};
 use postrider_signature::{HeaderStyle, Signer, SigningSecret};
 use postrider_store::{AppRef, SharedStore, StoreError};
+use postrider_telemetry::Metrics;
+use postrider_telemetry::labels::{self, CacheResult};
 use secrecy::ExposeSecret;
 
 /// Oldest a snapshot may be while the store answers.
@@ -59,12 +63,20 @@ pub(crate) struct ConfigCache {
     store: SharedStore,
     limits: SharedLimits,
     policy: Policy,
+    metrics: Arc<Metrics>,
     apps: Cache<AppId, Arc<Cached>>,
     targets: moka::sync::Cache<EndpointId, Arc<Target>>,
+    /// Applications that are being renewed: one look at the store each, however much traffic asks for it.
+    renewing: Mutex<HashSet<AppId>>,
 }
 
 impl ConfigCache {
-    pub(crate) fn new(store: SharedStore, limits: SharedLimits, policy: Policy) -> Self {
+    pub(crate) fn new(
+        store: SharedStore,
+        limits: SharedLimits,
+        policy: Policy,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let apps = Cache::builder()
             .max_capacity(CACHED_ENDPOINTS_MAX)
             .weigher(|_, cached: &Arc<Cached>| {
@@ -79,8 +91,10 @@ impl ConfigCache {
             store,
             limits,
             policy,
+            metrics,
             apps,
             targets: moka::sync::Cache::new(CACHED_TARGETS_MAX),
+            renewing: Mutex::default(),
         }
     }
 
@@ -102,14 +116,21 @@ impl ConfigCache {
         version: Option<u64>,
     ) -> Result<Option<Arc<AppSnapshot>>, StoreError> {
         let Some(cached) = self.apps.get(&app).await else {
+            self.metrics.cache(labels::Cache::Worker, CacheResult::Miss);
             return Ok(self.load(app, version).await?.snapshot.clone());
         };
         let old = cached.loaded_at.elapsed() > MAX_AGE;
-        let known = cached.snapshot.as_ref().map(|snapshot| snapshot.version);
-        let current = match version {
-            Some(version) => known.is_some_and(|known| known >= version),
-            None => !old,
+        let current = match (version, &cached.snapshot) {
+            (Some(version), Some(snapshot)) => snapshot.version >= version,
+            // No application comes back after it was deleted, so its absence need not be looked up for every frame.
+            (None, _) | (Some(_), None) => !old,
         };
+        let result = if current {
+            CacheResult::Hit
+        } else {
+            CacheResult::Miss
+        };
+        self.metrics.cache(labels::Cache::Worker, result);
         if current {
             if old {
                 self.renew(app);
@@ -132,6 +153,7 @@ impl ConfigCache {
     async fn load(&self, app: AppId, version: Option<u64>) -> Result<Arc<Cached>, StoreError> {
         let loading = async {
             let snapshot = self.store.snapshot(&AppRef::Id(app)).await?.map(Arc::new);
+            self.metrics.config_reloaded();
             if version.is_none()
                 && let Some(snapshot) = &snapshot
             {
@@ -147,15 +169,20 @@ impl ConfigCache {
     }
 
     fn renew(self: &Arc<Self>, app: AppId) {
+        if !self.renewing.lock().insert(app) {
+            return;
+        }
         let cache = self.clone();
         tokio::spawn(async move {
             if let Ok(snapshot) = cache.store.snapshot(&AppRef::Id(app)).await {
+                cache.metrics.config_reloaded();
                 let cached = Cached {
                     snapshot: snapshot.map(Arc::new),
                     loaded_at: Instant::now(),
                 };
                 cache.apps.insert(app, Arc::new(cached)).await;
             }
+            cache.renewing.lock().remove(&app);
         });
     }
 

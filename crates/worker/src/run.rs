@@ -37,6 +37,8 @@ pub(crate) struct Context {
     /// Room for jobs, and for bytes in units of [`ROOM_UNIT`].
     pub(crate) room_jobs: Arc<Semaphore>,
     pub(crate) room_bytes: Arc<Semaphore>,
+    /// Held by the one delivery that is on trial (see [`crate::suspect`]).
+    pub(crate) trial: Arc<Semaphore>,
     stopping: AtomicBool,
     broker_up: AtomicBool,
 }
@@ -50,6 +52,7 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
             deps.store.clone(),
             deps.limits.clone(),
             deps.policy.clone(),
+            deps.metrics.clone(),
         )),
         board: Mutex::new(Board::new(BoardSettings {
             slots: settings.slots,
@@ -64,6 +67,7 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
         tasks: TaskTracker::new(),
         room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
         room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
+        trial: Arc::new(Semaphore::new(1)),
         stopping: AtomicBool::new(false),
         broker_up: AtomicBool::new(*deps.broker.health().borrow() == Health::Up),
         settings,
@@ -150,8 +154,8 @@ async fn sweep(context: Arc<Context>) {
             context.defer_all_waiting();
         }
         let stuck = context.board.lock().take_stuck(Instant::now());
-        for unit in stuck {
-            context.defer_unit(unit, DeferReason::Queue, context.settings.queue_max_wait);
+        for (unit, wait) in stuck {
+            context.defer_unit(unit, DeferReason::Queue, wait);
         }
         let (in_flight, queued) = {
             let board = context.board.lock();

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use crate::QueueLook;
+
 /// A handed-out frame.
 pub(super) struct Taken {
     pub(super) place: u64,
@@ -172,9 +174,12 @@ impl SharedQueue {
         self.0.changed.send_replace(());
     }
 
-    pub(super) fn depth(&self) -> u64 {
+    pub(super) fn look(&self) -> QueueLook {
         let state = self.0.state.lock();
-        u64::try_from(state.ready.len() + state.taken.len()).unwrap_or(u64::MAX)
+        QueueLook {
+            depth: u64::try_from(state.ready.len() + state.taken.len()).unwrap_or(u64::MAX),
+            consumers: u32::try_from(state.consumers.len()).unwrap_or(u32::MAX),
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use postrider_limits::Rate;
 use postrider_model::{AppSnapshot, EndpointId, Message, MessageId, UnixMillis};
 use postrider_store::AppRef;
+use postrider_telemetry::labels::Duplicate;
 
 use crate::error::Error;
 use crate::health::may_accept;
@@ -87,6 +88,7 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
     let base = MessageId::generate(UnixMillis::now(), &mut rand::rng());
     let quota = app.throttle_rate.or(api.settings.throttle_rate).map(Rate::bursty);
     let claimed = claim::claim(api, app.id, quota, &request, base).await?;
+    count_repeats(api, &claimed);
     if claimed.settled {
         return Ok(verdicts(&cached.snapshot, request, &claimed));
     }
@@ -106,6 +108,18 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
             }
             Err(error)
         }
+    }
+}
+
+fn count_repeats(api: &Api, claimed: &claim::Claimed) {
+    let taken = claimed.fates.iter().filter(|fate| **fate == claim::Fate::Taken);
+    let taken = taken.count();
+    if claimed.settled && taken < claimed.fates.len() {
+        api.telemetry.duplicate(Duplicate::IdempotencyKey);
+        return;
+    }
+    for _ in 0..taken {
+        api.telemetry.duplicate(Duplicate::EventId);
     }
 }
 

@@ -15,6 +15,7 @@ mod message_in;
 mod message_raw;
 mod parked;
 mod portal;
+pub(crate) mod status;
 
 use axum::extract::FromRequestParts;
 use axum::extract::rejection::PathRejection;
@@ -80,6 +81,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(parked::delete))
         .routes(routes!(portal::app_portal_access))
         .routes(routes!(portal::logout))
+        .routes(routes!(status::get))
         .routes(routes!(crate::health::health))
         .routes(routes!(crate::health::ping))
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use postrider_broker::{
     Broker, BrokerError, GatherSettings, Health, JobPublisher, JournalPublisher, PublishError, Queue,
-    Subscription,
+    QueueLook, Subscription,
 };
 use postrider_egress::Policy;
 use postrider_gateway::{Deps, Gateway, Metrics, Settings};
@@ -74,8 +74,12 @@ impl Broker for TestBroker {
         unreachable!("the gateway does not consume")
     }
 
-    async fn depth(&self, _queue: Queue) -> Result<u64, BrokerError> {
-        Ok(self.journal_depth.load(Ordering::SeqCst))
+    async fn look(&self, queue: Queue) -> Result<QueueLook, BrokerError> {
+        let depth = match queue {
+            Queue::Journal => self.journal_depth.load(Ordering::SeqCst),
+            _ => 0,
+        };
+        Ok(QueueLook { depth, consumers: 1 })
     }
 
     fn health(&self) -> watch::Receiver<Health> {
@@ -174,6 +178,7 @@ impl Harness {
             broker: shared,
             policy: Policy::default(),
             metrics: Arc::new(Metrics::default()),
+            telemetry: postrider_telemetry::Metrics::new(),
         };
         let gateway = Gateway::new(settings, deps);
         Self {

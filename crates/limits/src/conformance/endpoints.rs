@@ -99,6 +99,7 @@ pub(super) async fn breaker_opens_probes_and_closes(limits: &dyn Limits) {
         panic!("the breaker is open")
     };
     assert!(wait <= open_for, "{wait:?}");
+    assert!(limits.open_breakers().await.expect("open_breakers") >= 1);
     assert_eq!(fixture.gate_released().await, Verdict::Go);
     probe_after_wait(&fixture).await;
     assert!(

@@ -106,12 +106,12 @@ pub(super) async fn orphans(store: &PostgresStore) -> Work<u64> {
     let before = UnixMillis(now.0 - ORPHAN_AFTER_MS);
     let count: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT endpoint FROM backlog WHERE next_due < $1 ORDER BY next_due LIMIT 1000) b \
-         CROSS JOIN LATERAL (SELECT message FROM waiting w WHERE w.endpoint = b.endpoint AND w.due_at < $2 \
+         CROSS JOIN LATERAL (SELECT message FROM waiting w WHERE w.endpoint = b.endpoint AND w.due_at <= $2 \
          AND w.message < $3 ORDER BY w.seq, w.due_at LIMIT 100) w \
          WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message)",
     )
     .bind(UnixMillis::NEVER.0)
-    .bind(before.0)
+    .bind(now.0)
     .bind(floor(before))
     .fetch_one(&mut *connection)
     .await?;

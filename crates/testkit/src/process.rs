@@ -261,6 +261,10 @@ impl Drop for Postrider {
     }
 }
 
+/// The binary that tests run: `POSTRIDER_BIN`, else the one in this test's target directory.
+///
+/// # Errors
+/// It has not been built.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("POSTRIDER_BIN").filter(|path| !path.is_empty()) {
         return Ok(path.into());

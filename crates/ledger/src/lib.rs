@@ -16,15 +16,21 @@ mod scheduler;
 mod strays;
 mod upkeep;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_limits::SharedLimits;
 use postrider_store::SharedStore;
 use postrider_telemetry::{Metrics, error_chain};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Rest before a task that panicked starts again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// Settings of the ledger.
 #[derive(Clone, Debug)]
@@ -103,6 +109,9 @@ impl std::fmt::Debug for Deps {
     }
 }
 
+/// Starts one of the ledger's tasks.
+type Start = fn(Arc<Context>) -> BoxFuture<'static, ()>;
+
 /// Shared by the ledger's tasks.
 struct Context {
     settings: Settings,
@@ -121,12 +130,33 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
         stop,
     });
     let tasks = TaskTracker::new();
-    tasks.spawn(recorder::run(context.clone()));
-    tasks.spawn(scheduler::run(context.clone()));
-    tasks.spawn(strays::run(context.clone()));
-    tasks.spawn(upkeep::run(context.clone()));
+    let each: [(&str, Start); 4] = [
+        ("recorder", |context| recorder::run(context).boxed()),
+        ("scheduler", |context| scheduler::run(context).boxed()),
+        ("strays", |context| strays::run(context).boxed()),
+        ("upkeep", |context| upkeep::run(context).boxed()),
+    ];
+    for (name, run) in each {
+        let (context, stop) = (context.clone(), context.stop.clone());
+        tasks.spawn(kept_up(name, stop, move || run(context.clone())));
+    }
     tasks.close();
     tasks.wait().await;
+}
+
+/// Runs a task, and again after a panic: a ledger that looks alive but records nothing would be worse than a dead one.
+/// What the task held is given back by the broker, or due again in the store.
+async fn kept_up<F>(name: &'static str, stop: CancellationToken, run: impl Fn() -> F)
+where
+    F: Future<Output = ()>,
+{
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!(task = name, "a task of the ledger panicked; it starts again");
+        let rest = tokio::time::sleep(RESTART_AFTER);
+        if stop.run_until_cancelled(rest).await.is_none() {
+            return;
+        }
+    }
 }
 
 impl Context {
@@ -148,5 +178,22 @@ impl Context {
             }
             delay = (delay * 2).min(Duration::from_secs(2));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_starts_again() {
+        let starts = AtomicU32::new(0);
+        kept_up("test", CancellationToken::new(), || async {
+            assert!(starts.fetch_add(1, Ordering::Relaxed) >= 2, "not yet");
+        })
+        .await;
+        assert_eq!(starts.load(Ordering::Relaxed), 3);
     }
 }

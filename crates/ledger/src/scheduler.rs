@@ -16,8 +16,9 @@ use postrider_broker::{Health, PublishError, Queue};
 use postrider_limits::{Rate, Release, ReleaseRequest};
 use postrider_model::{DeliveryId, Job};
 use postrider_store::{DueEndpoint, Grant, StoreError};
-
 use postrider_telemetry::error_chain;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::Context;
 
@@ -26,16 +27,36 @@ use crate::Context;
 const HOLD: Duration = Duration::from_secs(5);
 /// Most due rows counted per endpoint.
 const COUNT_MAX: u32 = 1_000;
+/// Bytes of bodies that are published to a shard at once, if they are of several deliveries.
+const PORTION: usize = 8 * 1024 * 1024;
 /// How soon a job that could not be published is due again.
 const GIVE_BACK: Duration = Duration::from_millis(500);
+/// Rounds whose jobs are being published while the next one is made.
+const PUBLISHING_MAX: usize = 4;
+
+/// Publications under way.
+struct Publishing {
+    tasks: TaskTracker,
+    room: Arc<Semaphore>,
+}
 
 pub(crate) async fn run(context: Arc<Context>) {
+    let publishing = Publishing {
+        tasks: TaskTracker::new(),
+        room: Arc::new(Semaphore::new(PUBLISHING_MAX)),
+    };
+    rounds(&context, &publishing).await;
+    publishing.tasks.close();
+    publishing.tasks.wait().await;
+}
+
+async fn rounds(context: &Arc<Context>, publishing: &Publishing) {
     while !context.stop.is_cancelled() {
-        if !broker_is_up(&context).await {
+        if !broker_is_up(context).await {
             return;
         }
-        match round(&context).await {
-            Ok(0) => rest(&context).await,
+        match round(context, publishing).await {
+            Ok(0) => rest(context).await,
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(error = %error_chain(&error), "the scheduler cannot reach the store");
@@ -77,23 +98,30 @@ async fn rest(context: &Context) {
 }
 
 /// One round; returns how many endpoints had something due.
-async fn round(context: &Context) -> Result<usize, StoreError> {
-    let Context { settings, deps, .. } = context;
+async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize, StoreError> {
+    let Context { settings, deps, .. } = context.as_ref();
     let due = deps.store.claim_due(settings.claim_max, COUNT_MAX, HOLD).await?;
     if due.is_empty() {
         return Ok(0);
     }
-    let now = deps.store.now().await?;
+    let (grants, now) = tokio::join!(decide(context, &due), deps.store.now());
     if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
-        deps.metrics.scheduler_lateness(now.since(oldest));
+        deps.metrics.scheduler_lateness(now?.since(oldest));
     }
-    let grants = decide(context, &due).await;
     let leased = deps.store.lease(&grants, settings.lease).await?;
     postrider_failpoint::hit("scheduler.after_lease");
     let jobs: Vec<Job> = leased.into_iter().map(|leased| leased.job).collect();
     deps.metrics.scheduler_released(jobs.len());
-    publish(context, jobs).await;
-    postrider_failpoint::hit("scheduler.after_publish");
+    if !jobs.is_empty() {
+        // The next round does not wait for the confirms of this one: a limited endpoint would miss its tokens.
+        let permit = publishing.room.clone().acquire_owned().await;
+        let context = context.clone();
+        publishing.tasks.spawn(async move {
+            let _permit = permit;
+            publish(&context, jobs).await;
+            postrider_failpoint::hit("scheduler.after_publish");
+        });
+    }
     Ok(due.len())
 }
 
@@ -170,14 +198,36 @@ async fn publish(context: &Context, jobs: Vec<Job>) {
             .push(job);
     }
     let publishes = shards.into_iter().map(|(shard, jobs)| async move {
-        let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
-        (leases, publish_shard(context, Queue::Retry(shard), jobs).await)
+        for jobs in portions(jobs, PORTION) {
+            let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
+            if let Err(error) = publish_shard(context, Queue::Retry(shard), jobs).await {
+                give_back(context, &leases, &error).await;
+            }
+        }
     });
-    for (leases, result) in futures_util::future::join_all(publishes).await {
-        if let Err(error) = result {
-            give_back(context, &leases, &error).await;
+    futures_util::future::join_all(publishes).await;
+}
+
+/// Cuts a shard's jobs into portions of at most about `bytes` of bodies, one after another: all at once could be more
+/// than a publisher ever takes, and would then be leased and given back for ever. An `ordered` run is not cut.
+fn portions(jobs: Vec<Job>, bytes: usize) -> Vec<Vec<Job>> {
+    let mut portions: Vec<Vec<Job>> = Vec::new();
+    let mut held = 0;
+    for job in jobs {
+        let size = job.message.payload.len();
+        let goes_on = |last: &Job| job.ordered && last.ordered && last.endpoint == job.endpoint;
+        match portions.last_mut() {
+            Some(portion) if held + size <= bytes || portion.last().is_some_and(goes_on) => {
+                held += size;
+                portion.push(job);
+            }
+            _ => {
+                held = size;
+                portions.push(vec![job]);
+            }
         }
     }
+    portions
 }
 
 /// An error only when nothing of it is out. When that is not known (the connection broke before the confirm), giving the
@@ -213,5 +263,55 @@ async fn give_back(context: &Context, leases: &[(DeliveryId, u32)], error: &Publ
     if let Err(error) = context.deps.store.give_back(leases, GIVE_BACK).await {
         // Their leases expire by themselves.
         tracing::warn!(error = %error_chain(&error), "leases were not given back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_model::{AppId, EndpointId, Message, MessageId, Trigger, UnixMillis};
+
+    use super::*;
+
+    fn job(endpoint: EndpointId, ordered: bool, bytes: usize) -> Job {
+        let mut rng = rand::rng();
+        let message = MessageId::generate(UnixMillis(1), &mut rng);
+        Job {
+            delivery: DeliveryId::derive(message, endpoint),
+            endpoint,
+            message: Arc::new(Message {
+                id: message,
+                app: AppId::generate(UnixMillis(1), &mut rng),
+                event_type: "a".to_owned(),
+                event_id: None,
+                channels: Vec::new(),
+                content_type: "application/json".to_owned(),
+                payload: vec![0; bytes].into(),
+                accepted_at: UnixMillis(1),
+                payload_retention_days: None,
+                traceparent: None,
+            }),
+            run: 1,
+            attempts: 0,
+            trigger: Trigger::Scheduled,
+            probe: false,
+            has_token: false,
+            ordered,
+            lease_until: None,
+        }
+    }
+
+    #[test]
+    fn a_shard_is_published_in_portions_that_cut_no_ordered_run() {
+        let endpoint = || EndpointId::generate(UnixMillis(1), &mut rand::rng());
+        let (free, first, second) = (endpoint(), endpoint(), endpoint());
+        let jobs = [(free, false); 5]
+            .into_iter()
+            .chain([(first, true); 4])
+            .chain([(second, true); 2])
+            .map(|(endpoint, ordered)| job(endpoint, ordered, 40))
+            .collect();
+        let sizes: Vec<usize> = portions(jobs, 100).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 2, 5, 2], "the run of four goes on after the fifth");
+        assert_eq!(portions(vec![job(free, false, 1_000)], 100).len(), 1);
     }
 }

@@ -113,7 +113,8 @@ DELIVERY_HEALTH = dashboard(
         ("What holds deliveries up", [
             panel("Waiting by reason", "retry: the last attempt failed. rate, breaker, paused: the endpoint's own limits. ours: a failure of ours.",
                   [("max by (reason) (postrider_deliveries_waiting)", "{{reason}}")], stack=True),
-            panel("Breakers opened", "Endpoints that failed ten times in a row, by default.", "sum(increase(postrider_breaker_opened_total[$__rate_interval]))"),
+            panel("Breakers", "Endpoints that failed ten times in a row, by default: how many opened, and how many are open.",
+                  [("sum(increase(postrider_breaker_opened_total[$__rate_interval]))", "opened"), ("max(postrider_breakers_open)", "open")]),
             panel("Answers to producers", "Answers to requests to accept a message. 5xx is our fault, 4xx the producer's.",
                   [(rate(f"postrider_gateway_requests_total{POST}", "status"), "{{status}}")], "reqps", stack=True),
         ]),

@@ -63,7 +63,7 @@ used = {
     "alerts": set(METRIC.findall("\n".join(rule["expr"] for rule in alerts))),
     "chart": set(METRIC.findall(chart)),
     # Pages may name a histogram as a whole.
-    "pages": {name if name in known else f"{name}_count" for name in METRIC.findall(pages)},
+    "pages": {name if name in known else f"{name}_count" for name in re.findall(r"`(postrider_\w+)`", pages)},
 }
 fail(*(f"{where}: no metric {name}" for where, names in used.items() for name in sorted(names - known)))
 

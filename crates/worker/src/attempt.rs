@@ -14,6 +14,7 @@ use postrider_model::{
     AppId, Attempt, AttemptClass, AttemptId, DeferReason, EndpointId, Job, Next, Outcome, Record, UnixMillis,
 };
 use rand::RngExt;
+use tokio::task::JoinSet;
 
 use crate::board::{Slot, Started, Verdict};
 use crate::classify::{Consequence, Met, OURS_DELAY, consequence, retry_after};
@@ -107,6 +108,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
     let mut verdict = Verdict::Neutral;
     let mut going = true;
     let mut left = Vec::new();
+    let mut outcomes = JoinSet::new();
     for step in steps {
         match step {
             Step::Marked(outcome, job) => {
@@ -127,10 +129,16 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
                 let skipped = matches!(tried.outcome.next, Next::Exhausted { gone: false })
                     && work.target.endpoint.on_exhausted == postrider_model::ExhaustedPolicy::Skip;
                 going = tried.outcome.next == Next::Delivered || skipped;
-                finish::tried(context, &work.job, tried.outcome, tried.signal).await;
+                // The next one does not wait for the confirm: what arrived has arrived in order, and nothing of the
+                // endpoint is leased again until every outcome of the run is recorded.
+                let context = context.clone();
+                outcomes.spawn(async move {
+                    finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
+                });
             }
         }
     }
+    outcomes.join_all().await;
     finish::defer_unit(context, Unit::Run(left), DeferReason::Ordered, Duration::ZERO).await;
     verdict
 }

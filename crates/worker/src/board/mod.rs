@@ -140,6 +140,9 @@ enum Blocked {
     Speed,
 }
 
+/// Longest time that a unit is told to wait.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Lanes that are woken when one attempt ends: one may start; some may find that they must wait for something else.
 const WOKEN: usize = 4;
 
@@ -188,10 +191,7 @@ impl<U> Board<U> {
         });
         let wait = lane.expected_wait(now);
         if wait > settings.queue_max_wait || self.queued >= settings.queued_max {
-            return Err((
-                unit,
-                wait.clamp(Duration::from_millis(50), Duration::from_secs(60)),
-            ));
+            return Err((unit, wait.clamp(Duration::from_millis(50), WAIT_MAX)));
         }
         if lane.in_flight == 0 {
             // An endpoint may have moved to another host; the lane follows once nothing is out.
@@ -341,7 +341,10 @@ impl<U> Board<U> {
 
     /// Takes back units that have waited for longer than the bound: their endpoint, its host or the whole worker is
     /// busy, and what they came with keeps others in the broker.
-    pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<U> {
+    ///
+    /// Each comes with the time after which it may be tried, longer the longer its endpoint has taken nothing, so that
+    /// what waits for an endpoint that hangs does not come back each second.
+    pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
         let bound = self.settings.queue_max_wait;
         let mut stuck = Vec::new();
         let late: Vec<EndpointId> = self
@@ -358,13 +361,14 @@ impl<U> Board<U> {
             let Some(lane) = self.lanes.get_mut(&endpoint) else {
                 continue;
             };
+            let wait = lane.expected_wait(now).clamp(bound, WAIT_MAX);
             while lane
                 .units
                 .front()
                 .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
             {
                 if let Some((_, unit)) = lane.units.pop_front() {
-                    stuck.push(unit);
+                    stuck.push((unit, wait));
                     self.queued -= 1;
                 }
             }

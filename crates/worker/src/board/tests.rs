@@ -101,7 +101,7 @@ fn a_hung_endpoint_is_refused_what_it_cannot_take_within_the_bound() {
     board.push(app, endpoint, 1, 4, world.now).unwrap();
     let later = world.now + Duration::from_millis(1500);
     assert!(board.push(app, endpoint, 1, 5, later).is_err());
-    assert_eq!(board.take_stuck(later), [4]);
+    assert_eq!(board.take_stuck(later), [(4, Duration::from_millis(1500))]);
     assert_eq!(board.queued(), 0);
 }
 
@@ -211,7 +211,7 @@ fn nothing_is_lost_or_started_twice_under_random_use() {
         }
         assert!(board.in_flight() <= SETTINGS.slots);
         if world.rng.random_bool(0.01) {
-            for unit in board.take_stuck(world.now) {
+            for (unit, _) in board.take_stuck(world.now) {
                 assert!(seen.insert(unit));
             }
         }

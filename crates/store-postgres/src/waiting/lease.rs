@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_model::{CancelReason, DeliveryId, EndpointId, Job, Message, UnixMillis};
-use postrider_store::{Grant, LeasedJob};
+use postrider_store::{Grant, LeasedJob, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::look::{self, Look};
 use crate::PostgresStore;
-use crate::error::Work;
+use crate::error::{Fail, Work};
 use crate::log::deliveries::to_trigger;
 use crate::log::messages::{self, body_join, message_columns};
 use crate::record::write::column;
 use crate::row::{millis, to_u32};
 use crate::upkeep::cancel::{self, Doomed};
+
+/// Bytes of bodies that one call leases, and that it leases of one endpoint: what is beyond stays due. One body always
+/// goes, whatever its size. An `ordered` run is one frame, and brokers bound those.
+const BYTES_MAX: i64 = 32 * 1024 * 1024;
+const ENDPOINT_BYTES_MAX: i64 = 8 * 1024 * 1024;
 
 /// Longest lease, however often earlier ones expired.
 const LEASE_MAX_MS: i64 = 3_600_000;
@@ -33,7 +38,8 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
     let rows = take(&mut tx, grants, lease, now).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     let mut bodiless = Vec::new();
-    let mut taken: HashMap<Uuid, u32> = HashMap::new();
+    let mut taken: HashMap<Uuid, Taken> = HashMap::new();
+    let mut bytes = 0;
     let mut shared: HashMap<Uuid, Arc<Message>> = HashMap::new();
     let by_endpoint: HashMap<Uuid, &Grant> = grants
         .iter()
@@ -41,17 +47,36 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
         .collect();
     for row in &rows {
         let endpoint: Uuid = row.try_get("endpoint")?;
-        *taken.entry(endpoint).or_default() += 1;
-        if row.try_get::<Option<&[u8]>, _>("sealed")?.is_none() {
+        let taken = taken.entry(endpoint).or_default();
+        taken.count += 1;
+        let Some(sealed) = row.try_get::<Option<&[u8]>, _>("sealed")? else {
             bodiless.push(Doomed::decode(row)?);
-        } else if let Some(grant) = by_endpoint.get(&endpoint) {
-            jobs.push(job(store, row, grant, &mut shared)?);
+            continue;
+        };
+        let size = i64::try_from(sealed.len()).unwrap_or(i64::MAX);
+        taken.bytes += size;
+        bytes += size;
+        let Some(grant) = by_endpoint.get(&endpoint).filter(|_| !taken.is_broken) else {
+            continue;
+        };
+        match job(store, row, grant, &mut shared) {
+            Ok(job) => jobs.push(job),
+            // It must not hold up everybody else's. Its lease ends, and the next look finds it again; nothing behind
+            // it in a sequence overtakes it.
+            Err(Fail::Store(error @ StoreError::Corrupt(_))) => {
+                tracing::error!(%error, "a due delivery cannot be released");
+                taken.is_broken = grant.ordered;
+            }
+            Err(error) => return Err(error),
         }
     }
     cancel::apply(&mut tx, &bodiless, CancelReason::PayloadExpired).await?;
     let looks = column(grants, |grant| {
         let endpoint = grant.endpoint.as_uuid();
-        let short = taken.get(&endpoint).copied().unwrap_or(0) < grant.count;
+        let taken = taken.get(&endpoint).copied().unwrap_or_default();
+        // Cut off by its bytes, it goes on at its pace.
+        let cut = taken.bytes >= ENDPOINT_BYTES_MAX || bytes >= BYTES_MAX;
+        let short = taken.count < grant.count && !cut;
         let rest = if short {
             grant.not_before.max(SHORT_REST)
         } else {
@@ -67,6 +92,15 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
     Ok(jobs)
 }
 
+/// What one endpoint got.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    count: u32,
+    bytes: i64,
+    /// Its sequence cannot go on.
+    is_broken: bool,
+}
+
 /// Leases rows and reads their messages, in order of grant and due time (or sequence).
 ///
 /// A row of a sequence that another transaction holds ends the run before it: nothing may overtake it.
@@ -80,11 +114,11 @@ async fn take(
         "WITH g AS MATERIALIZED (SELECT u.* FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) \
            WITH ORDINALITY AS u(endpoint, n, ordered, place) JOIN endpoints e ON e.id = u.endpoint \
            WHERE u.n > 0 AND NOT e.disabled AND NOT e.paused AND e.deleted_at IS NULL), \
-         free AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.seq, w.due_at FROM waiting w \
+         free AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at FROM waiting w \
            WHERE NOT g.ordered AND w.endpoint = g.endpoint AND w.seq = 0 AND w.due_at <= $4 \
            AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) \
            ORDER BY w.due_at LIMIT g.n FOR UPDATE OF w SKIP LOCKED) r), \
-         left_over AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.seq, w.due_at \
+         left_over AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at \
            FROM waiting w WHERE NOT g.ordered AND w.endpoint = g.endpoint AND w.seq > 0 AND w.due_at <= $4 \
            AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) ORDER BY w.seq, w.due_at \
            LIMIT g.n - (SELECT count(*) FROM free f WHERE f.place = g.place) FOR UPDATE OF w SKIP LOCKED) r), \
@@ -95,12 +129,18 @@ async fn take(
            FROM (SELECT * FROM waiting i WHERE g.ordered AND i.endpoint = g.endpoint \
              ORDER BY i.seq, i.due_at, i.delivery LIMIT g.n) w) h \
            WHERE NOT EXISTS (SELECT 1 FROM waiting l WHERE l.endpoint = g.endpoint AND l.leased AND l.due_at > $4)), \
-         held AS (SELECT run.place, run.nth, w.delivery, w.seq, w.due_at FROM run JOIN waiting w \
+         held AS (SELECT run.place, run.nth, w.delivery, w.message, w.seq, w.due_at FROM run JOIN waiting w \
            ON w.delivery = run.delivery WHERE run.ready AND w.due_at <= $4 FOR UPDATE OF w SKIP LOCKED), \
-         picked AS (SELECT place, delivery, seq, due_at FROM free \
-           UNION ALL SELECT place, delivery, seq, due_at FROM left_over \
-           UNION ALL SELECT place, delivery, seq, due_at FROM (SELECT *, \
+         found AS (SELECT place, delivery, message, seq, due_at FROM free \
+           UNION ALL SELECT place, delivery, message, seq, due_at FROM left_over \
+           UNION ALL SELECT place, delivery, message, seq, due_at FROM (SELECT *, \
              row_number() OVER (PARTITION BY place ORDER BY nth) AS kth FROM held) k WHERE kth = nth), \
+         sized AS (SELECT f.*, b.size, sum(b.size) OVER (PARTITION BY f.place ORDER BY f.seq, f.due_at, f.delivery) \
+             AS of_place, sum(b.size) OVER (ORDER BY f.place, f.seq, f.due_at, f.delivery) AS of_all FROM found f \
+           CROSS JOIN LATERAL (SELECT coalesce((SELECT octet_length(sealed) FROM bodies WHERE bodies.id = f.message), \
+             (SELECT octet_length(sealed) FROM bodies_kept WHERE bodies_kept.id = f.message), 0)::bigint AS size) b), \
+         picked AS (SELECT place, delivery, seq, due_at FROM sized \
+           WHERE of_place - size < $7 AND of_all - size < $8), \
          leased AS (UPDATE waiting w SET run = w.run + 1, leased = true, leased_at = $4, \
            due_at = $4 + least(($5 * 2 ^ least(w.lease_count, 20))::bigint, $6), \
            lease_count = least(w.lease_count + 1, 20) FROM picked WHERE w.delivery = picked.delivery \
@@ -117,6 +157,8 @@ async fn take(
     .bind(now.0)
     .bind(millis(lease).min(LEASE_MAX_MS))
     .bind(LEASE_MAX_MS)
+    .bind(ENDPOINT_BYTES_MAX)
+    .bind(BYTES_MAX)
     .fetch_all(connection)
     .await?;
     Ok(rows)

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod contention;
+mod leases;
 mod partitions;
 mod reads;
 mod schema;

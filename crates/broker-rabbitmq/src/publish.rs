@@ -1,6 +1,7 @@
 //! Publishing with confirms.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ struct Shipment {
     key: String,
     frame: Bytes,
     limit: Duration,
+    /// Whether it was handed to the connection, so that nobody knows any more where it is.
+    is_out: AtomicBool,
 }
 
 impl Publisher {
@@ -71,6 +74,7 @@ impl Publisher {
             key,
             frame,
             limit: settings.publish_timeout,
+            is_out: AtomicBool::new(false),
         };
         // A task of its own: a caller that goes away must not leave a confirm that nobody collects.
         let shipped = tokio::spawn(shipment.ship(link, health));
@@ -93,7 +97,12 @@ impl Shipment {
         let result = tokio::select! {
             biased;
             () = link.broken.cancelled() => return Err(PublishError::Lost),
-            () = blocked => return Err(PublishError::Blocked),
+            () = blocked => return Err(if self.is_out.load(Ordering::Acquire) {
+                // RabbitMQ reads it when the alarm is over.
+                PublishError::Lost
+            } else {
+                PublishError::Blocked
+            }),
             confirmed = timeout(self.limit, self.confirmed(outlet)) => {
                 confirmed.unwrap_or(Err(PublishError::Timeout(self.limit)))
             }
@@ -107,6 +116,7 @@ impl Shipment {
 
     async fn confirmed(&self, outlet: &Outlet) -> Result<(), PublishError> {
         let _place = outlet.window.acquire().await.map_err(|_| PublishError::Lost)?;
+        self.is_out.store(true, Ordering::Release);
         let published = outlet.channel.basic_publish(
             self.exchange.as_str().into(),
             self.key.as_str().into(),

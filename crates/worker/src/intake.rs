@@ -98,7 +98,7 @@ async fn consume(context: &Arc<Context>, queue: Queue, subscription: &mut Subscr
             let suspect = incoming.delivery_count >= TRIAL_AT;
             if suspect {
                 // Goes with the envelope, so the next suspect's turn is when this one is settled.
-                room.extend(context.trial.clone().acquire_owned().await);
+                room.extend(suspect::turn(&context).await);
             }
             let shares = envelope::shares(incoming.receipt, jobs.len(), room);
             let fresh: Vec<Job> = jobs

@@ -1,21 +1,35 @@
 //! The delivery that comes back again and again, alone: is it the one that kills workers?
 //!
 //! A return is no proof. Whatever a dying worker held comes back with one more return, the culprit and those that merely
-//! lay beside it. So suspects are tried one at a time, each after a mark in the limits that says so: one that comes
-//! back although it is marked was on trial when its worker died, and is parked. The others have been delivered by then.
+//! lay beside it. So suspects wait until what came with them has had its turn, and are then tried one at a time, each
+//! after a mark in the limits that says so: one that comes back although it is marked was on trial when its worker
+//! died, and is parked. The others are delivered sooner or later.
 //!
 //! Not load-bearing: without the limits there are no marks, a suspect is tried again, and nothing is parked.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_limits::{FinishReport, GateRequest, Signal, Verdict};
 use postrider_model::Job;
 use postrider_telemetry::error_chain;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::run::Context;
 
 /// Set in the run by which a trial is marked, so that it is apart from the run's done mark. No delivery has so many runs.
 const TRIAL: u32 = 1 << 31;
 const MARK: Bytes = Bytes::from_static(b"on trial");
+
+/// What has come to the worker together with a suspect, and is none yet, kills the worker within this time or not at all,
+/// most likely.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
+
+/// The suspect's turn. It lasts for as long as the permit is held.
+pub(crate) async fn turn(context: &Context) -> Option<OwnedSemaphorePermit> {
+    tokio::time::sleep(OTHERS_FIRST).await;
+    context.trial.clone().acquire_owned().await.ok()
+}
 
 /// Whether a worker died while it tried this delivery and no other suspect. Otherwise it is marked as being on trial now.
 /// The caller tries one suspect at a time.

@@ -45,7 +45,7 @@ pub enum PublishError {
     /// No connection.
     #[error("the broker is unreachable")]
     Down,
-    /// A memory or disk alarm.
+    /// A memory or disk alarm; the frame was not sent.
     #[error("the broker blocks publishers")]
     Blocked,
     /// No confirm within the limit.
@@ -57,7 +57,7 @@ pub enum PublishError {
     /// The queue's bound in frames or bytes is reached (in-process only).
     #[error("the queue is full")]
     Full,
-    /// The connection broke before the confirm, or the broker was closed.
+    /// The connection broke before the confirm, an alarm came before it, or the broker was closed.
     #[error("the broker's connection was lost before the confirm")]
     Lost,
 }

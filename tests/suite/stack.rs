@@ -10,7 +10,7 @@ use crate::api::Api;
 
 /// An admin key and an encryption key for tests, not secret.
 pub(crate) const ADMIN_KEY: &str = "prk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
-const SECRETS_KEY: &str = "psk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub(crate) const SECRETS_KEY: &str = "psk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -69,7 +69,14 @@ impl Shared {
 
     /// Brings the schema up to date.
     pub(crate) async fn migrate(&self) -> Result<()> {
-        let status = tokio::process::Command::new(postrider_testkit::process::binary()?)
+        let mut migrate = tokio::process::Command::new(postrider_testkit::process::binary()?);
+        // The tests' own variables are no settings, which it would refuse.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTRIDER_"))
+        {
+            migrate.env_remove(name);
+        }
+        let status = migrate
             .arg("migrate")
             .env("POSTRIDER_STORE__URL", &self.postgres)
             .env("POSTRIDER_SECRETS__KEY", SECRETS_KEY)

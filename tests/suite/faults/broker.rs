@@ -60,6 +60,7 @@ async fn rabbitmq_killed_under_load() -> Result<()> {
         load.progress(60, SOON).await?;
         servers.rabbit.kill9();
         servers.rabbit.start_again().await?;
+        elect_leaders(&servers.rabbit).await?;
         wait_broker(&mut stack, "up", true).await?;
     }
     load.progress(60, SOON).await?;
@@ -71,6 +72,15 @@ async fn rabbitmq_killed_under_load() -> Result<()> {
         "a repeat made another message: {verdict}"
     );
     ensure!(pids(&mut stack) == before, "a process was restarted");
+    Ok(())
+}
+
+/// After a kill a single node may leave a quorum queue without a leader for ever (rabbitmq-server issue 10070); operators
+/// help it by asking for an election, which queues with a leader ignore.
+async fn elect_leaders(rabbit: &RabbitServer) -> Result<()> {
+    let elect = "[ra:trigger_election(amqqueue:get_pid(Q)) || Q <- rabbit_amqqueue:list()].";
+    rabbit.ctl(&["await_startup"]).await?;
+    rabbit.ctl(&["eval", elect]).await?;
     Ok(())
 }
 

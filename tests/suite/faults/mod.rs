@@ -12,6 +12,7 @@ mod poison;
 mod redis;
 mod store;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use postrider_testkit::receiver::{Receiver, Reply, Script};
 use postrider_testkit::services::{PostgresServer, RabbitServer, RedisServer, free_port};
 use postrider_testkit::wait::{Poll, wait_for_every};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use self::load::Load;
 use crate::api::Api;
@@ -94,8 +96,28 @@ impl Scene {
     async fn settle(&self, api: &Api, what: &str) -> Result<Verdict> {
         let verdict = self.oracle.settle(&[&self.receiver], SETTLE).await?;
         say(&format!("{what}: {verdict}"));
+        self.say_doubled();
         self.recorded(api).await?;
         Ok(verdict)
+    }
+
+    /// Tells which deliveries were made more than once, and how far apart.
+    fn say_doubled(&self) {
+        for (_, url) in &self.endpoints {
+            let path = url.strip_prefix(&self.receiver.url("")).unwrap_or_default();
+            let mut seen: HashMap<String, Instant> = HashMap::new();
+            for request in self
+                .receiver
+                .requests(path)
+                .iter()
+                .filter(|request| request.succeeded())
+            {
+                let id = request.webhook_id();
+                if let Some(first) = seen.insert(id.to_owned(), request.at) {
+                    say(&format!("{path}: {id} again after {:?}", request.at - first));
+                }
+            }
+        }
     }
 
     /// Waits until the store says of every endpoint: so many delivered, nothing else.

@@ -8,4 +8,5 @@ mod stack;
 
 mod delivery;
 mod documents;
+mod faults;
 mod sdk;

@@ -86,7 +86,8 @@ impl PostgresStore {
     pub(crate) async fn verify_schema(&self) -> Work<()> {
         let mut connection = self.read.acquire().await?;
         let found = version(&mut connection).await?;
-        if found == VERSION {
+        // Migrations only add: a newer schema serves this program too, so that old and new run side by side.
+        if found >= VERSION {
             return Ok(());
         }
         Err(Fail::Store(StoreError::Schema {

@@ -95,7 +95,7 @@ pub struct RetentionReport {
 pub trait UpkeepStore: Send + Sync + 'static {
     /// Brings the schema up to date; returns the version before and after. Safe with several at once.
     async fn migrate(&self) -> Result<(u32, u32), StoreError>;
-    /// Refuses a schema that is not this program's.
+    /// Refuses a schema that is older than this program's, and, where only one program uses the store, a newer one.
     async fn check_schema(&self) -> Result<(), StoreError>;
     /// One cheap round trip.
     async fn ping(&self) -> Result<(), StoreError>;

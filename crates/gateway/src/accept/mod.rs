@@ -72,6 +72,11 @@ pub(crate) enum Verdict {
     EventIdTaken,
 }
 
+/// Refuses a request to accept a message before its body is read, and counts it, when it could not be published.
+pub(crate) fn may_begin(api: &Api) -> Result<(), Error> {
+    may_accept(api).inspect_err(|error| api.metrics.refused(error.code()))
+}
+
 /// Accepts messages: one verdict a draft, or nothing at all.
 pub(crate) async fn accept(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> {
     let result = accept_all(api, request).await;

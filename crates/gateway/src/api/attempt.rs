@@ -16,9 +16,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::Path;
 use super::endpoint::EndpointOut;
 use super::message::{ContentQuery, MessageOut, MessageQuery, find, with_payload};
+use crate::accept::may_begin;
 use crate::accept::{Load, publish};
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::health::may_accept;
 use crate::idempotency::IdempotencyKey;
 use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
 use crate::state::{Api, endpoint_ref};
@@ -467,7 +467,7 @@ pub(crate) async fn resend(
     Path((app, message, endpoint)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    may_accept(&api)?;
+    may_begin(&api)?;
     let key = IdempotencyKey::from_headers(&headers)?;
     endpoint_ref(&endpoint).ok_or_else(Error::not_found)?;
     let (app, endpoint) = api.app_endpoint(&app, &endpoint).await?;

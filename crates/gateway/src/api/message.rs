@@ -22,10 +22,10 @@ use super::Path;
 use super::application::{ApplicationIn, create_app};
 use super::endpoint::non_empty;
 use super::message_in::{JSON, MessageIn, json_payload};
+use crate::accept::may_begin;
 use crate::accept::{self, Target, Verdict, accept};
 use crate::body;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::health::may_accept;
 use crate::idempotency::{IdempotencyKey, digest};
 use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
 use crate::state::{Api, app_ref};
@@ -163,7 +163,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
-    may_accept(&api)?;
+    may_begin(&api)?;
     let body = body::read(&api, request, api.settings.body_bytes_max).await?;
     let input: MessageIn<'_> = body::parse(&body.bytes)?;
     let inline = input.application.clone();

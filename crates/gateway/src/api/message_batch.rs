@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use super::Path;
 use super::message::{ContentQuery, MessageOut, event_id_taken, traceparent};
 use super::message_in::MessageIn;
+use crate::accept::may_begin;
 use crate::accept::{self, Draft, Target, Verdict, accept};
 use crate::body;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::health::may_accept;
 use crate::idempotency::{IdempotencyKey, digest};
 use crate::page::Query;
 use crate::state::{Api, app_ref};
@@ -73,7 +73,7 @@ pub(crate) async fn create_batch(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
-    may_accept(&api)?;
+    may_begin(&api)?;
     let app = app_ref(&app).ok_or_else(Error::not_found)?;
     let body = body::read(&api, request, api.settings.batch_bytes_max).await?;
     let input: BatchIn<'_> = body::parse(&body.bytes)?;

@@ -9,10 +9,10 @@ use utoipa::IntoParams;
 use super::Path;
 use super::message::{MessageOut, respond_one, traceparent};
 use super::message_in::{CHANNELS_MAX, check_content_type};
+use crate::accept::may_begin;
 use crate::accept::{self, Draft, Target, accept};
 use crate::body;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::health::may_accept;
 use crate::idempotency::{IdempotencyKey, digest};
 use crate::page::{FromParams, Params, Query};
 use crate::state::{Api, app_ref};
@@ -65,7 +65,7 @@ pub(crate) async fn create_raw(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
-    may_accept(&api)?;
+    may_begin(&api)?;
     let app = app_ref(&app).ok_or_else(Error::not_found)?;
     let content_type = match headers.get(header::CONTENT_TYPE) {
         None => "application/octet-stream",

@@ -34,7 +34,7 @@ async fn migrating_twice_or_by_several_at_once_is_safe() {
 }
 
 #[tokio::test]
-async fn another_version_is_refused() {
+async fn a_newer_schema_serves_and_is_not_migrated_back() {
     let world = World::new().await;
     assert_eq!(
         world
@@ -42,11 +42,7 @@ async fn another_version_is_refused() {
             .await,
         99
     );
-    let found = world.store.check_schema().await;
-    assert!(
-        matches!(found, Err(StoreError::Schema { found: 99, wanted: 1 })),
-        "{found:?}"
-    );
+    world.store.check_schema().await.unwrap();
     assert!(matches!(
         world.store.migrate().await,
         Err(StoreError::Schema { found: 99, .. })

@@ -135,6 +135,19 @@ impl Api {
         )
     }
 
+    /// Sends many messages in one request and returns their ids once all are accepted.
+    pub(crate) async fn batch(&self, app: &str, payloads: &[Value]) -> Result<Vec<String>> {
+        let messages: Vec<Value> = payloads
+            .iter()
+            .map(|payload| json!({"eventType": "test.event", "payload": payload}))
+            .collect();
+        let body = self
+            .post(&format!("/app/{app}/msg/batch"), &json!({"messages": messages}))
+            .await?;
+        let results = body["data"].as_array().context("no results")?;
+        results.iter().map(|result| id_of(&result["message"])).collect()
+    }
+
     /// Sends bytes with a content type of their own.
     pub(crate) async fn raw(
         &self,

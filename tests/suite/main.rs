@@ -5,8 +5,16 @@
 
 mod api;
 mod stack;
+mod watch;
 
+mod backlog;
+mod configuration;
 mod delivery;
 mod documents;
 mod faults;
+mod flood;
+mod hostile;
+mod isolation;
+mod ordered;
+mod rate;
 mod sdk;

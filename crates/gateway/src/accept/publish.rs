@@ -33,7 +33,15 @@ pub(crate) async fn publish(api: &Api, load: Load) -> Result<(), (Error, Trace)>
     let result = if api.broker.is_durable() {
         publish_durable(api, load).await
     } else {
-        publish_in_process(api, load).await
+        // In a task of its own: a client that hangs up drops its request, and a record without its jobs would wait for
+        // the end of their lease.
+        let owner = api.clone();
+        let publishing = api
+            .tasks
+            .spawn(async move { publish_in_process(&owner, load).await });
+        publishing
+            .await
+            .unwrap_or_else(|_| Err(refused(&PublishError::Lost, Trace::Possible)))
     };
     postrider_failpoint::hit("gateway.after_publish");
     result

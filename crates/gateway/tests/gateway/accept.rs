@@ -1,5 +1,8 @@
 //! Accepting messages: what 202 promises, and what is refused.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{Method, StatusCode};
 use postrider_broker::{Health, PublishError, Queue};
@@ -184,6 +187,31 @@ async fn nothing_is_accepted_without_the_journal_confirm() {
             .await
             .is(StatusCode::SERVICE_UNAVAILABLE);
     }
+}
+
+#[tokio::test]
+async fn embedded_a_client_that_hangs_up_leaves_no_record_without_its_jobs() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    // Cut off at every stage, the wait for the store's commit among them.
+    for step in 1..60 {
+        let patience = Duration::from_micros(100 * step);
+        let request = harness.message(json!({"eventType": "a", "payload": {"step": step}}));
+        let _ = tokio::time::timeout(patience, request).await;
+    }
+    harness.gateway.shutdown().await;
+    let deliveries = || {
+        harness
+            .broker
+            .accepted()
+            .iter()
+            .flat_map(|accepted| accepted.deliveries.clone())
+            .map(|delivery| delivery.id)
+            .collect::<HashSet<_>>()
+    };
+    let jobs: HashSet<_> = harness.broker.jobs().iter().map(|job| job.delivery).collect();
+    assert!(!jobs.is_empty());
+    assert_eq!(jobs, deliveries());
 }
 
 #[tokio::test]

@@ -34,7 +34,17 @@ async fn the_reference_of_the_settings_is_fresh() -> Result<()> {
 
 #[tokio::test]
 async fn every_command_explains_itself() -> Result<()> {
-    for command in ["serve", "migrate", "key", "check-config", "healthcheck", "sink"] {
+    for command in [
+        "serve",
+        "migrate",
+        "key",
+        "check-config",
+        "healthcheck",
+        "sink",
+        "status",
+        "top",
+        "poison",
+    ] {
         let output = Command::new(binary()?).args([command, "--help"]).output().await?;
         ensure!(
             output.status.success() && output.stdout.len() > 200,

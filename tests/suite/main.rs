@@ -15,6 +15,7 @@ mod faults;
 mod flood;
 mod hostile;
 mod isolation;
+mod operations;
 mod ordered;
 mod rate;
 mod sdk;

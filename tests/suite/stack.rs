@@ -51,15 +51,23 @@ impl Shared {
 
     /// A process of these roles.
     pub(crate) fn builder(&self, roles: &str) -> Builder {
-        Postrider::builder()
-            .role(roles)
-            .env("POSTRIDER_BROKER__URL", &self.amqp)
-            .env("POSTRIDER_BROKER__PREFIX", &self.prefix)
-            .env("POSTRIDER_REDIS__URL", &self.redis)
-            .env("POSTRIDER_REDIS__PREFIX", &self.prefix)
-            .env("POSTRIDER_STORE__URL", &self.postgres)
-            .env("POSTRIDER_AUTH__ADMIN_KEY", ADMIN_KEY)
-            .env("POSTRIDER_SECRETS__KEY", SECRETS_KEY)
+        let settings = self.settings().into_iter();
+        settings.fold(Postrider::builder().role(roles), |builder, (name, value)| {
+            builder.env(name, value)
+        })
+    }
+
+    /// What every process of the stack has in its environment.
+    pub(crate) fn settings(&self) -> [(&'static str, &str); 7] {
+        [
+            ("POSTRIDER_BROKER__URL", &self.amqp),
+            ("POSTRIDER_BROKER__PREFIX", &self.prefix),
+            ("POSTRIDER_REDIS__URL", &self.redis),
+            ("POSTRIDER_REDIS__PREFIX", &self.prefix),
+            ("POSTRIDER_STORE__URL", &self.postgres),
+            ("POSTRIDER_AUTH__ADMIN_KEY", ADMIN_KEY),
+            ("POSTRIDER_SECRETS__KEY", SECRETS_KEY),
+        ]
     }
 
     /// The name of a queue, as the broker knows it.

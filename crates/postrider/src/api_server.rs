@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time that a client has to finish the TLS handshake, and to send the head of a request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an HTTP/2 client is asked whether it is still there; without an answer the connection ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long requests under way may take once the listener stops.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -99,26 +101,48 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, watc
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     match tls {
-        None => speak(stream, router, watcher).await,
+        None => speak(stream, Version::Http1, router, watcher).await,
         Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => speak(stream, router, watcher).await,
+            Ok(Ok(stream)) => {
+                let version = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Version::Http2,
+                    _ => Version::Http1,
+                };
+                speak(stream, version, router, watcher).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
     }
 }
 
+/// What a connection speaks: as agreed in the TLS handshake, HTTP/1.1 without one. Finding it out from the first bytes
+/// would let clients that send none keep their place among the connections for ever.
+#[derive(Clone, Copy)]
+enum Version {
+    Http1,
+    Http2,
+}
+
 async fn speak(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    version: Version,
     router: Router,
     watcher: Watcher,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder = match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+    };
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HANDSHAKE_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection.into_owned()).await {
         tracing::debug!(%error, "a connection broke");
@@ -142,4 +166,29 @@ fn acceptor(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .context("server.tls_cert and server.tls_key do not belong together")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_sends_nothing_loses_its_place() {
+        let server = ApiServer::bind(([127, 0, 0, 1], 0).into(), None, 1).await;
+        let server = server.unwrap_or_else(|error| panic!("{error}"));
+        let address = server.address().unwrap_or_else(|error| panic!("{error}"));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(Router::new(), stop.clone()));
+        let mut silent = TcpStream::connect(address)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut answer = Vec::new();
+        let patience = HANDSHAKE_TIMEOUT * 3;
+        let ended = tokio::time::timeout(patience, silent.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the connection is still there");
+        stop.cancel();
+        assert!(running.await.is_ok());
+    }
 }

@@ -43,6 +43,30 @@ enum Command {
     },
     /// Print the effective configuration with the source of each value. Secrets are hidden.
     CheckConfig(CheckArgs),
+    /// Tell how everything stands: services, roles, queues, what waits and for whom, what was parked.
+    Status {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        options: crate::status::Options,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The status, live in the terminal; q quits.
+    Top {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        options: crate::status::Options,
+    },
+    /// List, replay and drop what could not be handled and was parked.
+    Poison {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(subcommand)]
+        command: crate::poison::Command,
+    },
     /// Ask a running process whether it is ready; exit 0 when it is. Made for container health checks.
     Healthcheck(crate::healthcheck::Options),
     /// Run a receiver that verifies signatures and prints what it gets.
@@ -100,6 +124,15 @@ impl Cli {
             }
             Command::CheckConfig(args) => {
                 crate::check_config::run(&args.config.load(None)?, roles(args.roles))
+            }
+            Command::Status {
+                config,
+                options,
+                json,
+            } => crate::status::run(config.load(None)?.config, options, json).await,
+            Command::Top { config, options } => crate::top::run(config.load(None)?.config, options).await,
+            Command::Poison { config, command } => {
+                crate::poison::run(config.load(None)?.config, command).await
             }
             Command::Healthcheck(options) => crate::healthcheck::run(options).await,
             Command::Sink(options) => crate::sink::run(options).await,

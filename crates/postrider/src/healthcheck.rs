@@ -18,13 +18,7 @@ pub(crate) struct Options {
 
 /// Asks; an error when it is not ready.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let mut address = options.listen;
-    // A process that listens everywhere is asked on loopback.
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let address = reachable(options.listen);
     let client = reqwest::Client::builder()
         .timeout(Duration::from_millis(options.timeout_ms))
         .redirect(reqwest::redirect::Policy::none())
@@ -43,4 +37,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         response.text().await.unwrap_or_default()
     );
     Ok(())
+}
+
+/// Where to reach what listens there: a process that listens everywhere is asked on loopback.
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }

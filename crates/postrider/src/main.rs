@@ -3,15 +3,21 @@
 mod api_server;
 mod check_config;
 mod cli;
+mod dependencies;
 mod healthcheck;
 mod keys;
+#[cfg(test)]
+mod metrics_page;
 mod migrate;
 mod parts;
+mod poison;
 mod quickstart;
 mod serve;
 mod shutdown;
 mod sink;
 mod standby;
+mod status;
+mod top;
 
 use std::process::ExitCode;
 

@@ -88,6 +88,20 @@ pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
     }
 }
 
+/// The store of a Postrider that was started before. A command that only looks must not make an empty one.
+pub(crate) fn existing_store(config: &Config) -> anyhow::Result<SharedStore> {
+    if let StoreTarget::Sqlite(path) = config.store_target()
+        && !path.is_file()
+    {
+        anyhow::bail!(
+            "there is no store at {}; name the data directory with --data-dir, or the services of a scaled-out \
+             Postrider in the environment",
+            path.display()
+        );
+    }
+    store(config)
+}
+
 /// The key of encryption at rest: from the environment, or made in the data directory at the first start.
 fn keyring(config: &Config) -> anyhow::Result<Keyring> {
     match &config.secrets.key {

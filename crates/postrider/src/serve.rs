@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
 use crate::parts::{self, Parts};
-use crate::{quickstart, shutdown, standby};
+use crate::{dependencies, quickstart, shutdown, standby};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
@@ -40,6 +40,7 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     let registered = gateway_metrics.clone();
     let metrics = Metrics::with(move |registry| registered.register(registry));
     let parts = parts::parts(&config, store, metrics).await?;
+    dependencies::watch(&parts);
     let roles = Running::start(&config, roles, &parts, gateway_metrics, server).await?;
     signalled.await;
     tracing::info!("stopping");

@@ -156,7 +156,7 @@ label! {
         /// A frame that cannot be read.
         Frame = "frame",
         /// A delivery that keeps coming back.
-        Delivery = "delivery",
+        Job = "job",
         /// A journal record that cannot be written.
         Record = "record",
         /// None of these.

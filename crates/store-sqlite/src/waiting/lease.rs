@@ -1,5 +1,6 @@
 //! One endpoint's rows: what is due, and leasing it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -300,17 +301,27 @@ fn lease_row(
     Ok(Leased::Out(Box::new(SealedJob { job, sealed })))
 }
 
-/// Opens the payloads of leased jobs. One that cannot be opened does not stop the others: its lease expires.
+/// Opens the payloads of leased jobs. One that cannot be opened does not stop the others: its lease expires. Nothing
+/// behind it in an `ordered` run overtakes it.
 pub(super) fn open(leased: Vec<SealedJob>, keyring: &Keyring) -> Vec<LeasedJob> {
     let mut jobs = Vec::with_capacity(leased.len());
+    let mut broken = HashSet::new();
     for row in leased {
         let SealedJob { mut job, sealed } = row;
+        if broken.contains(&job.endpoint) {
+            continue;
+        }
         match log::open_body(keyring, job.message.id, &sealed) {
             Ok(payload) => {
                 Arc::make_mut(&mut job.message).payload = payload;
                 jobs.push(LeasedJob { job });
             }
-            Err(error) => tracing::error!(%error, "a due delivery cannot be released"),
+            Err(error) => {
+                tracing::error!(%error, "a due delivery cannot be released");
+                if job.ordered {
+                    broken.insert(job.endpoint);
+                }
+            }
         }
     }
     jobs

@@ -124,6 +124,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot)
                     left.push(Step::Try(work));
                     continue;
                 }
+                slot.begin(Instant::now());
                 let tried = attempt(context, &work, slot).await;
                 verdict = tried.verdict;
                 let skipped = matches!(tried.outcome.next, Next::Exhausted { gone: false })

@@ -57,6 +57,13 @@ pub(crate) struct Slot {
     counted: Speed,
 }
 
+impl Slot {
+    /// The next attempt of a run begins in this slot: the endpoint is as fast as its attempts, not as their sum.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.started = now;
+    }
+}
+
 struct Lane<U> {
     app: AppId,
     host: u64,

@@ -231,3 +231,18 @@ fn nothing_is_lost_or_started_twice_under_random_use() {
         (0, 0, 0)
     );
 }
+
+#[test]
+fn a_long_run_of_quick_attempts_is_not_slow() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, endpoint) = (world.app(), world.endpoint());
+    board.push(app, endpoint, 1, 0, world.now).unwrap();
+    let mut slot = board.start(world.now).unwrap().slot;
+    for _ in 0..100 {
+        slot.begin(world.now);
+        world.now += Duration::from_millis(50);
+    }
+    board.done(&slot, Verdict::Fine, world.now);
+    assert_eq!(board.lanes[&endpoint].pace.latency(), Duration::from_millis(50));
+}

@@ -11,6 +11,7 @@
 //! The ledger never stands between a message and its first attempt (`ordered`, paused and backlogged endpoints
 //! excepted). It holds nothing that is not in the broker or in the store: it may die at any point.
 
+mod pace;
 mod recorder;
 mod scheduler;
 mod strays;

@@ -3,24 +3,26 @@
 //! One round: claim endpoints (longest due first, so that no endpoint starves another), ask the limits once for all of
 //! them (rate tokens, breaker, probe lease), lease rows, publish. A lease raises the row's run and moves its due time
 //! to the end of the lease, so whatever happens to the job, the row is due again by itself; only the recorder removes
-//! it. What could not be published is given back at once.
+//! it. What could not be published is given back at once. A limited endpoint's deliveries go out one by one, see
+//! [`pace`].
 //!
 //! Several schedulers are kept apart by the store's claims. None of this is needed for safety: a row leased twice has
 //! two runs, and only the later one counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_broker::{Health, PublishError, Queue};
-use postrider_limits::{Rate, Release, ReleaseRequest};
-use postrider_model::{DeliveryId, Job};
+use postrider_limits::{Release, ReleaseRequest};
+use postrider_model::{DeliveryId, EndpointId, Job};
 use postrider_store::{DueEndpoint, Grant, StoreError};
 use postrider_telemetry::error_chain;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::Context;
+use crate::{Context, pace};
 
 /// A claimed endpoint is hidden from other schedulers for so long: far longer than a round, short enough that an
 /// endpoint claimed by a process that died is soon looked at again.
@@ -32,7 +34,9 @@ const PORTION: usize = 8 * 1024 * 1024;
 /// How soon a job that could not be published is due again.
 const GIVE_BACK: Duration = Duration::from_millis(500);
 /// Rounds whose jobs are being published while the next one is made.
-const PUBLISHING_MAX: usize = 4;
+const PUBLISHING_MAX: usize = 32;
+/// Jobs that are to go out within such a time go together, at its end.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Publications under way.
 struct Publishing {
@@ -104,29 +108,60 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     if due.is_empty() {
         return Ok(0);
     }
-    let (grants, now) = tokio::join!(decide(context, &due), deps.store.now());
+    let (decided, now) = tokio::join!(decide(context, &due), deps.store.now());
+    let granted_at = Instant::now();
+    let (grants, times): (Vec<Grant>, Vec<Times>) = decided.into_iter().unzip();
     if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
         deps.metrics.scheduler_lateness(now?.since(oldest));
     }
     let leased = deps.store.lease(&grants, settings.lease).await?;
     postrider_failpoint::hit("scheduler.after_lease");
-    let jobs: Vec<Job> = leased.into_iter().map(|leased| leased.job).collect();
-    deps.metrics.scheduler_released(jobs.len());
-    if !jobs.is_empty() {
-        // The next round does not wait for the confirms of this one: a limited endpoint would miss its tokens.
+    deps.metrics.scheduler_released(leased.len());
+    if !leased.is_empty() {
+        let jobs = leased.into_iter().map(|leased| leased.job);
+        let planned = plan(jobs, due.iter().map(|endpoint| endpoint.endpoint).zip(times));
+        // The next round does not wait for the confirms of this one.
         let permit = publishing.room.clone().acquire_owned().await;
         let context = context.clone();
         publishing.tasks.spawn(async move {
             let _permit = permit;
-            publish(&context, jobs).await;
+            let context = &context;
+            let publishes = planned.into_iter().map(|(offset, jobs)| async move {
+                tokio::time::sleep_until(granted_at + offset).await;
+                publish(context, jobs).await;
+            });
+            futures_util::future::join_all(publishes).await;
             postrider_failpoint::hit("scheduler.after_publish");
         });
     }
     Ok(due.len())
 }
 
+/// When the jobs of a grant go out, in their order, counted from the grant; at once where it says nothing.
+type Times = Vec<Duration>;
+
+/// Jobs by when they go out.
+fn plan(
+    jobs: impl Iterator<Item = Job>,
+    times: impl Iterator<Item = (EndpointId, Times)>,
+) -> BTreeMap<Duration, Vec<Job>> {
+    let mut times: HashMap<EndpointId, std::vec::IntoIter<Duration>> = times
+        .map(|(endpoint, times)| (endpoint, times.into_iter()))
+        .collect();
+    let mut planned: BTreeMap<Duration, Vec<Job>> = BTreeMap::new();
+    for job in jobs {
+        let time = times
+            .get_mut(&job.endpoint)
+            .and_then(Iterator::next)
+            .unwrap_or_default();
+        let slot = u32::try_from(time.as_millis().div_ceil(TOGETHER.as_millis())).unwrap_or(u32::MAX);
+        planned.entry(TOGETHER * slot).or_default().push(job);
+    }
+    planned
+}
+
 /// Asks the limits for every claimed endpoint at once.
-async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<Grant> {
+async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<(Grant, Times)> {
     let settings = &context.settings;
     let mut asked = Vec::with_capacity(due.len());
     let mut requests = Vec::with_capacity(due.len());
@@ -138,7 +173,9 @@ async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<Grant> {
             requests.push(ReleaseRequest {
                 app: endpoint.app,
                 endpoint: endpoint.endpoint,
-                rate: endpoint.throttle_rate.map(Rate::smooth),
+                rate: endpoint
+                    .throttle_rate
+                    .map(|rate| pace::rate(rate, endpoint.ordered)),
                 wanted,
                 more: endpoint.due > wanted,
             });
@@ -151,9 +188,9 @@ async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<Grant> {
             vec![Release::Wait(Duration::from_secs(1)); requests.len()]
         }
     };
-    let mut grants: Vec<Grant> = due
+    let mut grants: Vec<(Grant, Times)> = due
         .iter()
-        .map(|endpoint| nothing(endpoint, settings.tick * 5))
+        .map(|endpoint| (nothing(endpoint, settings.tick * 5), Times::new()))
         .collect();
     for (index, release) in asked.into_iter().zip(releases) {
         grants[index] = grant(&due[index], release, settings.tick);
@@ -172,19 +209,32 @@ fn nothing(endpoint: &DueEndpoint, not_before: Duration) -> Grant {
     }
 }
 
-fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> Grant {
+fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> (Grant, Times) {
     match release {
-        Release::Granted { count, next } => Grant {
-            count,
-            has_token: endpoint.throttle_rate.is_some(),
-            ..nothing(endpoint, next.max(tick))
-        },
-        Release::Probe => Grant {
-            count: 1,
-            probe: true,
-            ..nothing(endpoint, Duration::from_secs(1))
-        },
-        Release::Wait(time) => nothing(endpoint, time.max(tick)),
+        Release::Granted { count, next } => {
+            let grant = Grant {
+                count,
+                has_token: endpoint.throttle_rate.is_some(),
+                ..nothing(endpoint, next.max(tick))
+            };
+            match endpoint.throttle_rate {
+                Some(rate) if !endpoint.ordered => {
+                    let not_before = grant.not_before.max(pace::rest(rate));
+                    let times = pace::offsets(rate, count, next).collect();
+                    (Grant { not_before, ..grant }, times)
+                }
+                _ => (grant, Times::new()),
+            }
+        }
+        Release::Probe => {
+            let grant = Grant {
+                count: 1,
+                probe: true,
+                ..nothing(endpoint, Duration::from_secs(1))
+            };
+            (grant, Times::new())
+        }
+        Release::Wait(time) => (nothing(endpoint, time.max(tick)), Times::new()),
     }
 }
 

@@ -15,13 +15,12 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `per_second` with a burst of a twelfth of a second's worth, at least 1: what the receiver sees in a second
-    /// is this much more at most, and what queues and networks push together, so that a tenth more is not exceeded.
+    /// `per_second` with a burst of a tenth of a second's worth, at least 1.
     pub fn smooth(per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self {
             per_second,
-            burst: (per_second / 12).max(1),
+            burst: (per_second / 10).max(1),
         }
     }
 

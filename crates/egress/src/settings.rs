@@ -10,7 +10,8 @@ const RESPONSE_HEAD_MIN: usize = 8 * 1024;
 pub struct Settings {
     /// The time for lookup, TCP and TLS together, inside the request's deadline. Default 5 s.
     pub connect_timeout: Duration,
-    /// Idle connections kept per host. Default 8.
+    /// Idle connections kept per host. Default 256, as many as a host may have in flight: deliveries come in bursts, and a
+    /// pool smaller than the burst closes and opens connections all the time. The idle time bounds their number.
     pub idle_per_host_max: usize,
     /// How long an idle connection is kept. Default 20 s.
     pub idle_timeout: Duration,
@@ -33,7 +34,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
-            idle_per_host_max: 8,
+            idle_per_host_max: 256,
             idle_timeout: Duration::from_secs(20),
             pools: 4,
             response_read_max: 16 * 1024,

@@ -16,7 +16,7 @@ settings! {
         /// Time for lookup, TCP and TLS together, inside the attempt's deadline.
         connect_timeout: Period = Period::secs(3), Between(Period::millis(100), Period::secs(30));
         /// Idle connections kept for each host.
-        pool_idle_per_host: usize = 8, Between(0, 1_000);
+        pool_idle_per_host: usize = 256, Between(0, 10_000);
         /// How long an idle connection is kept.
         idle_timeout: Period = Period::secs(20), Between(Period::secs(1), Period::secs(600));
         /// File of root certificates (PEM) to trust beside the system's.

@@ -17,12 +17,12 @@ def rate(metric: str, by: str = "") -> str:
     return f"sum{group} (rate({metric}[$__rate_interval]))"
 
 
-def quantile(q: float, histogram: str) -> str:
-    return f"histogram_quantile({q}, {rate(histogram + '_bucket', 'le')})"
+def quantile(q: float, histogram: str, select: str = "") -> str:
+    return f"histogram_quantile({q}, {rate(histogram + '_bucket' + select, 'le')})"
 
 
-def quantiles(histogram: str) -> list[tuple[str, str]]:
-    return [(quantile(q, histogram), f"p{round(q * 100)}") for q in (0.5, 0.95, 0.99)]
+def quantiles(histogram: str, select: str = "") -> list[tuple[str, str]]:
+    return [(quantile(q, histogram, select), f"p{round(q * 100)}") for q in (0.5, 0.95, 0.99)]
 
 
 def panel(title, text, queries, unit="short", kind="timeseries", stack=False, low=None, high=None) -> dict:
@@ -88,7 +88,9 @@ def dashboard(uid: str, title: str, text: str, rows: list[tuple[str, list[dict]]
 
 OK, ALL = 'postrider_attempts_total{outcome="2xx"}', "postrider_attempts_total"
 SUCCESS = f"{rate(OK)} / {rate(ALL)}"
-POST = '{method="POST", route=~"/api/v1/app/[^/]+/msg(/batch|/raw)?"}'
+REQUESTS = "http_server_request_duration_seconds"
+API = '{job="postrider"}'
+POST = '{job="postrider", http_request_method="POST", http_route=~"/api/v1/app/[^/]+/msg(/batch|/raw)?"}'
 
 DELIVERY_HEALTH = dashboard(
     "postrider-delivery",
@@ -116,7 +118,7 @@ DELIVERY_HEALTH = dashboard(
             panel("Breakers", "Endpoints that failed ten times in a row, by default: how many opened, and how many are open.",
                   [("sum(increase(postrider_breaker_opened_total[$__rate_interval]))", "opened"), ("max(postrider_breakers_open)", "open")]),
             panel("Answers to producers", "Answers to requests to accept a message. 5xx is our fault, 4xx the producer's.",
-                  [(rate(f"postrider_gateway_requests_total{POST}", "status"), "{{status}}")], "reqps", stack=True),
+                  [(rate(f"{REQUESTS}_count{POST}", "http_response_status_code"), "{{http_response_status_code}}")], "reqps", stack=True),
         ]),
     ],
 )
@@ -133,8 +135,8 @@ PIPELINE = dashboard(
         ]),
         ("Gateway", [
             panel("Accepted and refused", "202 against everything else.",
-                  [(rate(f"postrider_gateway_requests_total{POST}", "status"), "{{status}}")], "reqps"),
-            panel("Time to answer", "All requests of the API.", quantiles("postrider_gateway_request_seconds"), "s"),
+                  [(rate(f"{REQUESTS}_count{POST}", "http_response_status_code"), "{{http_response_status_code}}")], "reqps"),
+            panel("Time to answer", "All requests of the API.", quantiles(REQUESTS, API), "s"),
             panel("Refusals by code", "Refused after the first checks; what is refused before them shows as a status alone.",
                   [(rate("postrider_gateway_messages_refused_total", "code"), "{{code}}")], "reqps"),
         ]),
@@ -200,8 +202,8 @@ CAPACITY = dashboard(
         ]),
         ("Processes", [
             panel("Running, by version", "Two versions during an upgrade.", [("count by (version) (postrider_build_info)", "{{version}}")]),
-            panel("Requests by gateway", "Are they evenly loaded?", [(rate("postrider_gateway_requests_total", "instance"), "{{instance}}")], "reqps"),
-            panel("Time to answer, p99", "All requests of the API.", quantile(0.99, "postrider_gateway_request_seconds"), "s"),
+            panel("Requests by gateway", "Are they evenly loaded?", [(rate(f"{REQUESTS}_count{API}", "instance"), "{{instance}}")], "reqps"),
+            panel("Time to answer, p99", "All requests of the API.", quantile(0.99, REQUESTS, API), "s"),
         ]),
     ],
 )

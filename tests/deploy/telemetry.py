@@ -10,7 +10,7 @@ import yaml
 
 from sources import ROOT, fail, metrics
 
-METRIC = re.compile(r"\bpostrider_\w+")
+METRIC = re.compile(r"\b(?:postrider|http_server)_\w+")
 
 
 def expressions(dashboard: dict) -> list[str]:

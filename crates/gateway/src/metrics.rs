@@ -4,16 +4,23 @@ use postrider_telemetry::{Doc, Kind};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 
-/// A request's labels. The route is the template, not the path.
+/// A request's labels, as OpenTelemetry's conventions for HTTP servers name them. The scheme is left out: a listener
+/// has one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    method: String,
-    route: String,
-    status: u16,
+    http_request_method: &'static str,
+    /// The template, not the path.
+    http_route: String,
+    http_response_status_code: u16,
 }
+
+/// The conventions' buckets for durations, and two below them.
+const SECONDS: [f64; 16] = [
+    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
@@ -23,8 +30,7 @@ struct RefusalLabels {
 /// The gateway's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    requests: Family<RequestLabels, Counter>,
-    request_seconds: Histogram,
+    requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
     accepted: Counter,
     deliveries: Counter,
     refused: Family<RefusalLabels, Counter>,
@@ -34,9 +40,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            requests: Family::default(),
-            // 0.25 ms to 8 s.
-            request_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            requests: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             accepted: Counter::default(),
             deliveries: Counter::default(),
             refused: Family::default(),
@@ -48,16 +52,10 @@ impl Default for Metrics {
 /// What [`Metrics::register`] adds, as it is exported.
 pub const DOCS: &[Doc] = &[
     Doc::new(
-        "postrider_gateway_requests_total",
-        Kind::Counter,
-        "1",
-        "Requests answered, by `method`, `route` (its template) and `status`",
-    ),
-    Doc::new(
-        "postrider_gateway_request_seconds",
+        "http_server_request_duration_seconds",
         Kind::Histogram,
         "seconds",
-        "Time to answer a request",
+        "Time to answer a request, by `http_request_method`, `http_route` (the template) and `http_response_status_code`",
     ),
     Doc::new(
         "postrider_gateway_messages_accepted_total",
@@ -86,15 +84,16 @@ pub const DOCS: &[Doc] = &[
 ];
 
 impl Metrics {
-    /// Adds the metrics to a registry, under `gateway_`.
+    /// Adds the metrics to a registry without a prefix: what OpenTelemetry names by its name, the rest under
+    /// `postrider_gateway_`.
     pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("gateway");
-        registry.register("requests", "Requests answered", self.requests.clone());
-        registry.register(
-            "request_seconds",
+        registry.register_with_unit(
+            "http_server_request_duration",
             "Time to answer a request",
-            self.request_seconds.clone(),
+            Unit::Seconds,
+            self.requests.clone(),
         );
+        let registry = registry.sub_registry_with_prefix("postrider_gateway");
         registry.register("messages_accepted", "Messages accepted", self.accepted.clone());
         registry.register(
             "deliveries_made",
@@ -115,12 +114,11 @@ impl Metrics {
 
     pub(crate) fn answered(&self, method: &http::Method, route: &str, status: u16, seconds: f64) {
         let labels = RequestLabels {
-            method: method.to_string(),
-            route: route.to_owned(),
-            status,
+            http_request_method: known(method),
+            http_route: route.to_owned(),
+            http_response_status_code: status,
         };
-        self.requests.get_or_create(&labels).inc();
-        self.request_seconds.observe(seconds);
+        self.requests.get_or_create(&labels).observe(seconds);
     }
 
     pub(crate) fn accepted(&self, messages: usize, deliveries: usize) {
@@ -134,5 +132,19 @@ impl Metrics {
 
     pub(crate) fn limits_failed(&self) {
         self.limits_failures.inc();
+    }
+}
+
+/// Clients may invent methods; the conventions have one word for all of those.
+fn known(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
     }
 }

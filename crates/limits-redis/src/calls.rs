@@ -173,30 +173,28 @@ impl RedisLimits {
     /// Keeps the list of open breakers, which is for people only: a failure here changes nothing else.
     async fn note_breakers(&self, batch: &[FinishReport], changes: &[BreakerChange]) {
         let key = self.keys.open_breakers();
-        let (mut opened, mut closed) = (redis::cmd("ZADD"), redis::cmd("ZREM"));
-        opened.arg(&key);
-        closed.arg(&key);
-        let (mut any_opened, mut any_closed) = (false, false);
+        let mut commands = Vec::new();
         for (report, change) in batch.iter().zip(changes) {
+            let endpoint = report.endpoint.to_string();
             match *change {
                 BreakerChange::None => {}
                 BreakerChange::Opened(time) => {
-                    let forget_at = UnixMillis::now().plus(time + MEMORY).0 / 1000;
-                    opened.arg(forget_at).arg(report.endpoint.to_string());
-                    any_opened = true;
+                    let known_for = time + MEMORY;
+                    let forget_at = UnixMillis::now().plus(known_for).0 / 1000;
+                    commands.push(redis::cmd("ZADD").arg(&key).arg(forget_at).arg(endpoint).take());
+                    // The list lives as long as its last entry: `GT` lengthens a time that is set, `NX` sets the first.
+                    for when in ["NX", "GT"] {
+                        let seconds = known_for.as_secs();
+                        commands.push(redis::cmd("EXPIRE").arg(&key).arg(seconds).arg(when).take());
+                    }
                 }
-                BreakerChange::Closed => {
-                    closed.arg(report.endpoint.to_string());
-                    any_closed = true;
-                }
+                BreakerChange::Closed => commands.push(redis::cmd("ZREM").arg(&key).arg(endpoint).take()),
             }
         }
-        for command in [any_opened.then_some(opened), any_closed.then_some(closed)]
-            .into_iter()
-            .flatten()
-        {
+        for command in commands {
             if let Err(error) = self.call("breakers", self.connection.send(&command)).await {
-                tracing::debug!(%error, "limits: an open breaker was not counted");
+                tracing::debug!(%error, "limits: open breakers were not counted");
+                return;
             }
         }
     }

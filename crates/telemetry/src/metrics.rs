@@ -78,10 +78,10 @@ impl Metrics {
         Self::with(|_| {})
     }
 
-    /// As [`Metrics::new`], with what `register` adds. Its names get the prefix `postrider_`.
+    /// As [`Metrics::new`], with what `register` adds to a registry without a prefix.
     pub fn with(register: impl FnOnce(&mut Registry)) -> Arc<Self> {
-        let mut registry = Registry::with_prefix(PREFIX.trim_end_matches('_'));
-        let mut new = Registrar(&mut registry);
+        let mut registry = Registry::default();
+        let mut new = Registrar(registry.sub_registry_with_prefix(PREFIX.trim_end_matches('_')));
         new.register(
             "postrider_build_info",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
@@ -435,7 +435,7 @@ mod tests {
         let extra: Counter = Counter::default();
         let metrics = Metrics::with(|registry| registry.register("extra", "Extra", extra.clone()));
         extra.inc();
-        assert!(metrics.render().contains("postrider_extra_total 1"));
+        assert!(metrics.render().contains("\nextra_total 1"));
         assert!(!Metrics::new().render().contains("extra"));
     }
 }

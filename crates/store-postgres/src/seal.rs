@@ -47,6 +47,17 @@ impl Sealer {
         self.open(b"payload", id.as_uuid(), sealed).map(Bytes::from)
     }
 
+    /// A parked frame or record, which may hold payloads. Its row has no number yet, so the value is bound to its kind
+    /// alone.
+    pub(crate) fn parked(&self, bytes: &[u8]) -> Vec<u8> {
+        self.seal(b"parked", Uuid::nil(), bytes)
+    }
+
+    /// A parked frame's or record's bytes.
+    pub(crate) fn open_parked(&self, sealed: &[u8]) -> Work<Bytes> {
+        self.open(b"parked", Uuid::nil(), sealed).map(Bytes::from)
+    }
+
     /// An endpoint's request headers.
     pub(crate) fn headers(&self, id: EndpointId, headers: &BTreeMap<String, SecretString>) -> Vec<u8> {
         let plain: BTreeMap<&str, &str> = headers

@@ -17,6 +17,7 @@ use sqlx::postgres::PgRow;
 use crate::PostgresStore;
 use crate::error::Work;
 use crate::row::clean;
+use crate::seal::Sealer;
 
 /// Most bytes of a parked frame that are kept.
 const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -74,7 +75,7 @@ impl UpkeepStore for PostgresStore {
             sqlx::query("INSERT INTO parked (kind, reason, bytes, at) VALUES ($1, $2, $3, now_ms())")
                 .bind(clean(kind))
                 .bind(clean(reason))
-                .bind(&bytes[..bytes.len().min(PARKED_BYTES_MAX)])
+                .bind(self.sealer.parked(&bytes[..bytes.len().min(PARKED_BYTES_MAX)]))
                 .execute(&self.write)
                 .await?;
             Ok(())
@@ -88,7 +89,7 @@ impl UpkeepStore for PostgresStore {
                 .bind(i64::from(limit))
                 .fetch_all(&self.read)
                 .await?;
-            rows.iter().map(decode).collect()
+            rows.iter().map(|row| decode(&self.sealer, row)).collect()
         })
         .await
     }
@@ -99,7 +100,7 @@ impl UpkeepStore for PostgresStore {
                 .bind(id)
                 .fetch_optional(&self.read)
                 .await?;
-            row.as_ref().map(decode).transpose()
+            row.as_ref().map(|row| decode(&self.sealer, row)).transpose()
         })
         .await
     }
@@ -120,7 +121,7 @@ impl UpkeepStore for PostgresStore {
                 .bind(id)
                 .fetch_optional(&self.write)
                 .await?;
-            row.as_ref().map(decode).transpose()
+            row.as_ref().map(|row| decode(&self.sealer, row)).transpose()
         })
         .await
     }
@@ -130,12 +131,12 @@ impl UpkeepStore for PostgresStore {
     }
 }
 
-fn decode(row: &PgRow) -> Work<ParkedRow> {
+fn decode(sealer: &Sealer, row: &PgRow) -> Work<ParkedRow> {
     Ok(ParkedRow {
         id: row.try_get("id")?,
         kind: row.try_get("kind")?,
         reason: row.try_get("reason")?,
-        bytes: Bytes::from(row.try_get::<Vec<u8>, _>("bytes")?),
+        bytes: sealer.open_parked(row.try_get("bytes")?)?,
         at: UnixMillis(row.try_get("at")?),
     })
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -22,6 +23,8 @@ use secrecy::ExposeSecret;
 
 /// Oldest a snapshot may be while the store answers.
 const MAX_AGE: Duration = Duration::from_secs(10);
+/// How long a cached snapshot serves after the store did not answer.
+const TRUST_WITHOUT_STORE: Duration = Duration::from_secs(1);
 /// Endpoints in cached snapshots, over all applications.
 const CACHED_ENDPOINTS_MAX: u64 = 200_000;
 /// Prepared targets.
@@ -57,6 +60,21 @@ pub(crate) enum PrepareError {
 struct Cached {
     snapshot: Option<Arc<AppSnapshot>>,
     loaded_at: Instant,
+    /// It changed since, or may have.
+    doubted: AtomicBool,
+    /// It was kept because the store was away, which need not be asked again before this.
+    trusted_until: Option<Instant>,
+}
+
+impl Cached {
+    fn new(snapshot: Option<Arc<AppSnapshot>>, loaded_at: Instant) -> Self {
+        Self {
+            snapshot,
+            loaded_at,
+            doubted: AtomicBool::new(false),
+            trusted_until: None,
+        }
+    }
 }
 
 pub(crate) struct ConfigCache {
@@ -98,14 +116,18 @@ impl ConfigCache {
         }
     }
 
-    /// Forgets an application whose configuration changed.
+    /// Has an application read again whose configuration changed. What is cached stays, for a store that is away.
     pub(crate) async fn invalidate(&self, app: AppId) {
-        self.apps.invalidate(&app).await;
+        if let Some(cached) = self.apps.get(&app).await {
+            cached.doubted.store(true, Ordering::Release);
+        }
     }
 
-    /// Forgets everything: invalidations may have been missed.
+    /// Has everything read again: invalidations may have been missed.
     pub(crate) fn invalidate_all(&self) {
-        self.apps.invalidate_all();
+        for (_, cached) in &self.apps {
+            cached.doubted.store(true, Ordering::Release);
+        }
     }
 
     /// The application's snapshot at `version` or later; `None` when there is no such application. An error only when
@@ -121,6 +143,8 @@ impl ConfigCache {
         };
         let old = cached.loaded_at.elapsed() > MAX_AGE;
         let current = match (version, &cached.snapshot) {
+            _ if cached.trusted_until.is_some_and(|until| Instant::now() < until) => true,
+            _ if cached.doubted.load(Ordering::Acquire) => false,
             (Some(version), Some(snapshot)) => snapshot.version >= version,
             // No application comes back after it was deleted, so its absence need not be looked up for every frame.
             (None, _) | (Some(_), None) => !old,
@@ -142,7 +166,11 @@ impl ConfigCache {
             Ok(loaded) => Ok(loaded.snapshot.clone()),
             Err(error) if error.is_transient() => {
                 tracing::warn!(app.id = %app, "the store is away; going on with cached configuration");
-                self.apps.insert(app, cached.clone()).await;
+                let kept = Cached {
+                    trusted_until: Some(Instant::now() + TRUST_WITHOUT_STORE),
+                    ..Cached::new(cached.snapshot.clone(), cached.loaded_at)
+                };
+                self.apps.insert(app, Arc::new(kept)).await;
                 Ok(cached.snapshot.clone())
             }
             Err(error) => Err(error),
@@ -160,10 +188,7 @@ impl ConfigCache {
                 // The limits forgot the version: tell them, or everybody would reload for ever.
                 let _ = self.limits.publish_version(app, snapshot.version).await;
             }
-            Ok::<_, StoreError>(Arc::new(Cached {
-                snapshot,
-                loaded_at: Instant::now(),
-            }))
+            Ok::<_, StoreError>(Arc::new(Cached::new(snapshot, Instant::now())))
         };
         self.apps.try_get_with(app, loading).await.map_err(unshare)
     }
@@ -176,10 +201,7 @@ impl ConfigCache {
         tokio::spawn(async move {
             if let Ok(snapshot) = cache.store.snapshot(&AppRef::Id(app)).await {
                 cache.metrics.config_reloaded();
-                let cached = Cached {
-                    snapshot: snapshot.map(Arc::new),
-                    loaded_at: Instant::now(),
-                };
+                let cached = Cached::new(snapshot.map(Arc::new), Instant::now());
                 cache.apps.insert(app, Arc::new(cached)).await;
             }
             cache.renewing.lock().remove(&app);

@@ -105,20 +105,28 @@ pub(crate) async fn untried(context: &Arc<Context>, job: &Job, next: Next) {
         attempt: None,
         next,
     };
+    let signal = match next {
+        Next::Deferred {
+            reason: DeferReason::Rate | DeferReason::Queue,
+            ..
+        } => Signal::Backlogged,
+        _ => Signal::Neutral,
+    };
     if let Next::Deferred { reason, .. } = next {
         context.deps.metrics.deferred(reason.as_str());
-        if matches!(reason, DeferReason::Rate | DeferReason::Queue) {
-            let report = FinishReport {
-                app: outcome.app,
-                endpoint: outcome.endpoint,
-                delivery: outcome.delivery,
-                run: outcome.run,
-                probe: false,
-                mark: None,
-                signal: Signal::Backlogged,
-            };
-            context.reports.send(report).await;
-        }
+    }
+    // A probe that was not made gives its lease back.
+    if job.probe || signal == Signal::Backlogged {
+        let report = FinishReport {
+            app: outcome.app,
+            endpoint: outcome.endpoint,
+            delivery: outcome.delivery,
+            run: outcome.run,
+            probe: job.probe,
+            mark: None,
+            signal,
+        };
+        context.reports.send(report).await;
     }
     journal(context, outcome).await;
     settle(context, job).await;

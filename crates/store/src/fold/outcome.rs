@@ -27,6 +27,8 @@ impl Folder<'_> {
                 self.reschedule(outcome, current.waiting, delay, DeferReason::Retry);
             }
             Next::Deferred { reason, delay } => self.reschedule(outcome, current.waiting, delay, reason),
+            // It came after the outcome that it announces, which stands.
+            Next::InFlight { .. } if current.attempts > outcome.attempts => self.changes.stale += 1,
             Next::InFlight { delay } => {
                 self.reschedule(outcome, current.waiting, delay, DeferReason::InFlight);
             }

@@ -161,6 +161,21 @@ fn a_stale_outcome_adds_its_attempt_and_nothing_else() {
 }
 
 #[test]
+fn a_late_notice_of_an_attempt_in_flight_does_not_undo_its_outcome() {
+    let mut world = World::new();
+    let in_flight = Next::InFlight {
+        delay: Duration::from_secs(30),
+    };
+    let batch = [world.outcome(0, 1, RETRY), world.outcome(0, 0, in_flight)];
+    let changes = fold(&batch, &Known::default(), NOW, 0, SETTINGS);
+    assert_eq!(
+        changes.waiting[&world.delivery].map(|row| row.reason),
+        Some(DeferReason::Retry)
+    );
+    assert_eq!(changes.stale, 1);
+}
+
+#[test]
 fn a_terminal_state_is_final() {
     let mut world = World::new();
     for state in [

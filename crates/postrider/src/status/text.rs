@@ -30,8 +30,8 @@ pub(crate) fn render(report: &Report) -> String {
     let lag = report.journal.lag_seconds.map(|lag| format!("{lag:.1} s behind"));
     let _ = writeln!(
         out,
-        "journal    {} frames{}",
-        known(report.journal.frames),
+        "journal    {}{}",
+        counted(report.journal.frames, " frames"),
         lag.map(|lag| format!(", {lag}")).unwrap_or_default()
     );
     let waits = status
@@ -39,7 +39,7 @@ pub(crate) fn render(report: &Report) -> String {
         .as_ref()
         .map_or_else(|| "unknown".to_owned(), waiting);
     let _ = writeln!(out, "waiting    {waits}");
-    let _ = writeln!(out, "breakers   {} open", known(status.open_breakers));
+    let _ = writeln!(out, "breakers   {}", counted(status.open_breakers, " open"));
     let parked = known(status.parked);
     let hint = if status.parked.is_some_and(|parked| parked > 0) {
         " (see `postrider poison list`)"
@@ -60,6 +60,11 @@ pub(crate) fn render(report: &Report) -> String {
 
 fn known(number: Option<impl ToString>) -> String {
     number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
+}
+
+/// What is inside an embedded process comes with `--url`.
+fn counted(number: Option<u64>, of: &str) -> String {
+    number.map_or_else(|| "unknown".to_owned(), |number| format!("{number}{of}"))
 }
 
 fn process(process: Option<&Process>) -> String {

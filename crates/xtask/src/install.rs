@@ -1,9 +1,9 @@
 //! Installing Debian packages, as root, without letting them start services.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use postrider_testkit::services::{find_binary, is_root};
 
 use crate::shell::{command, must};
@@ -14,6 +14,20 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// Whether [`packages`] can work here.
 pub(crate) fn possible() -> bool {
     is_root() && Path::new("/etc/debian_version").exists() && find_binary("apt-get").is_some()
+}
+
+/// The program, installed with these Debian packages if it is missing and we may.
+pub(crate) async fn need(program: &str, debian: &[&str]) -> Result<PathBuf> {
+    if find_binary(program).is_none() && possible() {
+        packages(debian).await?;
+    }
+    match find_binary(program) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "the tests need `{program}`; Debian's packages: {}",
+            debian.join(" ")
+        ),
+    }
 }
 
 /// Installs Debian packages; services that they bring are not started.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use postrider_testkit::services::{find_binary, target_dir};
+use anyhow::{Context, Result};
+use postrider_testkit::services::target_dir;
 
-use crate::install;
+use crate::install::need;
 use crate::shell::{command, must, root, works};
 
 /// The Python that can import the SDKs.
@@ -87,17 +87,4 @@ async fn node_packages(place: &Path, pins: &Path) -> Result<()> {
     ]);
     npm.current_dir(place);
     must(npm).await
-}
-
-async fn need(program: &str, packages: &[&str]) -> Result<PathBuf> {
-    if find_binary(program).is_none() && install::possible() {
-        install::packages(packages).await?;
-    }
-    match find_binary(program) {
-        Some(path) => Ok(path),
-        None => bail!(
-            "the SDK tests need `{program}`; Debian's packages: {}",
-            packages.join(" ")
-        ),
-    }
 }

@@ -7,9 +7,13 @@ use anyhow::{Context, Result, bail};
 use postrider_testkit::services::target_dir;
 use tokio::process::Command;
 
+use crate::install::need;
 use crate::sdk;
 use crate::servers::Servers;
-use crate::shell::{cargo, status, works};
+use crate::shell::{cargo, command, root, status, works};
+
+/// Checks what is deployed: compose file, image, chart, alerts, dashboards, workflows.
+const DEPLOY_CHECK: &str = "tests/deploy/check.sh";
 
 /// Brings everything up, runs the tests and stops what was started; returns the exit code of the first part that
 /// failed.
@@ -17,6 +21,7 @@ pub(crate) async fn run(filters: &[String]) -> Result<u8> {
     // An interrupt reaches the test runner, too: it ends, and then we clean up.
     tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
     let mut env = sdk::prepare().await?;
+    need("promtool", &["prometheus"]).await?;
     if let Some(code) = failed(build().await?) {
         return Ok(code);
     }
@@ -40,7 +45,10 @@ async fn tests(filters: &[String], env: &[(&'static str, String)]) -> Result<u8>
     }
     if filters.is_empty() {
         let doc = cargo(&["test", "--quiet", "--doc", "--workspace"]);
-        return Ok(failed(status(with(doc, &[], env)).await?).unwrap_or(0));
+        if let Some(code) = failed(status(with(doc, &[], env)).await?) {
+            return Ok(code);
+        }
+        return Ok(failed(status(command(root().join(DEPLOY_CHECK))).await?).unwrap_or(0));
     }
     Ok(0)
 }

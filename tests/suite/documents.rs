@@ -11,9 +11,20 @@ fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
+/// The binary, without the variables that tests are run with.
+fn postrider() -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("POSTRIDER_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
 #[tokio::test]
 async fn the_reference_of_the_settings_is_fresh() -> Result<()> {
-    let output = Command::new(binary()?)
+    let output = postrider()?
         .args(["check-config", "--reference"])
         .output()
         .await?;
@@ -45,7 +56,7 @@ async fn every_command_explains_itself() -> Result<()> {
         "top",
         "poison",
     ] {
-        let output = Command::new(binary()?).args([command, "--help"]).output().await?;
+        let output = postrider()?.args([command, "--help"]).output().await?;
         ensure!(
             output.status.success() && output.stdout.len() > 200,
             "`postrider {command} --help` says little"
@@ -56,7 +67,7 @@ async fn every_command_explains_itself() -> Result<()> {
 
 #[tokio::test]
 async fn a_mix_that_cannot_work_is_refused_with_the_reason() -> Result<()> {
-    let output = Command::new(binary()?)
+    let output = postrider()?
         .args(["serve", "--role", "worker", "--listen", "127.0.0.1:0"])
         .output()
         .await?;
@@ -65,7 +76,7 @@ async fn a_mix_that_cannot_work_is_refused_with_the_reason() -> Result<()> {
         !output.status.success() && said.contains("POSTRIDER_BROKER__URL"),
         "it said: {said}"
     );
-    let output = Command::new(binary()?)
+    let output = postrider()?
         .arg("check-config")
         .env("POSTRIDER_BROKR__URL", "amqp://127.0.0.1")
         .output()

@@ -155,11 +155,10 @@ pub(crate) fn parse_time(text: &str) -> Option<UnixMillis> {
     Some(UnixMillis(time.as_millisecond()))
 }
 
-/// A time as the API shows it.
+/// A time as the API shows it: always with milliseconds, so that texts sort as times do.
 pub(crate) fn show_time(at: UnixMillis) -> String {
-    jiff::Timestamp::from_millisecond(at.0)
-        .unwrap_or(jiff::Timestamp::MAX)
-        .to_string()
+    let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::MAX);
+    format!("{time:.3}")
 }
 
 /// An error's words as a sentence.

@@ -1,11 +1,11 @@
 //! The public SDKs that the tests drive Postrider with, at the versions pinned in `tests/sdk`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use postrider_testkit::services::target_dir;
 
-use crate::install::need;
+use crate::install::{need, packages, possible};
 use crate::shell::{command, must, root, works};
 
 /// The Python that can import the SDKs.
@@ -53,8 +53,8 @@ async fn python_packages(place: &Path, pins: &Path) -> Result<()> {
         create
     };
     if !works(create()).await {
-        if install::possible() {
-            install::packages(&["python3-venv"]).await?;
+        if possible() {
+            packages(&["python3-venv"]).await?;
         }
         must(create())
             .await

@@ -21,6 +21,9 @@ use crate::state::Api;
 const ENDPOINTS_MAX: u32 = 10;
 /// How long one service may take to answer.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
+/// Looks at the queues, and the time between them: 2 s.
+const LOOKS_MAX: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How everything stands.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -171,9 +174,20 @@ async fn look_at_store(store: &SharedStore) -> Option<(WaitingStatus, u64)> {
     Some((waiting, parked.ok()?))
 }
 
-/// All queues or none, so that a missing one is not taken for an empty one.
+/// All queues or none, so that a missing one is not taken for an empty one. A broker that was just connected to may
+/// need a moment.
 async fn look_at_queues(broker: Option<&dyn Broker>, shards: u16) -> Option<Vec<QueueStatus>> {
     let broker = broker?;
+    for _ in 0..LOOKS_MAX {
+        if let Some(queues) = look_once(broker, shards).await {
+            return Some(queues);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    None
+}
+
+async fn look_once(broker: &dyn Broker, shards: u16) -> Option<Vec<QueueStatus>> {
     let deliver = (0..shards).map(|shard| (format!("deliver.{shard}"), Queue::Deliver(shard)));
     let retry = (0..shards).map(|shard| (format!("retry.{shard}"), Queue::Retry(shard)));
     let others = [

@@ -293,7 +293,10 @@ async fn a_recovery_is_a_background_task() {
         let shown = harness
             .get(&format!("/api/v1/background-task/{}", text(&started, "id")))
             .await;
-        assert_eq!(shown.is(StatusCode::OK)["data"]["since"], "2026-01-01T00:00:00.000Z");
+        assert_eq!(
+            shown.is(StatusCode::OK)["data"]["since"],
+            "2026-01-01T00:00:00.000Z"
+        );
     }
 }
 

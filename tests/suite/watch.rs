@@ -120,6 +120,26 @@ impl Queues {
         channel.close(200, "done".into()).await?;
         Ok(ready)
     }
+
+    /// Waits until no more than this is ready in the queues of these kinds.
+    pub(crate) async fn wait_ready(
+        &self,
+        shared: &Shared,
+        kinds: &[&str],
+        most: u32,
+        limit: Duration,
+    ) -> Result<()> {
+        let what = format!("at most {most} frames in the queues {kinds:?}");
+        wait_for(&what, limit, async || {
+            let ready = self.ready(shared, kinds).await?;
+            Ok(if ready <= most {
+                Poll::Ready(())
+            } else {
+                Poll::NotYet(format!("{ready} frames"))
+            })
+        })
+        .await
+    }
 }
 
 /// When requests came, in order.

@@ -80,9 +80,7 @@ impl PostgresServer {
     pub async fn start_again(&mut self) -> Result<()> {
         if self.running.is_none() {
             let mut running = self.launch.start()?;
-            // The port opens before recovery ends; until then queries are refused.
             probe::ready(&self.url(), &mut running, LIMIT).await?;
-            wait_accepting(self.port).await?;
             self.running = Some(running);
         }
         Ok(())
@@ -153,23 +151,4 @@ async fn initialise(dir: &Path, port: u16) -> Result<Launch> {
         user,
         end: Signal::QUIT,
     })
-}
-
-async fn wait_accepting(port: u16) -> Result<()> {
-    let Some(program) = host::find_binary("pg_isready") else {
-        return Ok(());
-    };
-    let port = port.to_string();
-    crate::wait::wait_for("postgres to accept queries", LIMIT, async || {
-        let mut ask = Command::new(&program);
-        ask.args(["-q", "-h", "127.0.0.1", "-p", &port])
-            .kill_on_drop(true);
-        let status = ask.status().await?;
-        Ok(if status.success() {
-            crate::wait::Poll::Ready(())
-        } else {
-            crate::wait::Poll::NotYet(format!("pg_isready: {status}"))
-        })
-    })
-    .await
 }

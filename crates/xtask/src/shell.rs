@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
@@ -39,6 +39,18 @@ pub(crate) async fn status(mut command: Command) -> Result<ExitStatus> {
     eprintln!("xtask: {}", show(&command));
     let status = command.stdin(Stdio::null()).status().await;
     status.with_context(|| format!("cannot run {}", show(&command)))
+}
+
+/// Runs a command to its end and shows what it printed; returns the command's line and what it printed.
+pub(crate) async fn said(mut command: Command) -> Result<(String, Output)> {
+    let shown = show(&command);
+    eprintln!("xtask: {shown}");
+    let output = command.stdin(Stdio::null()).output().await;
+    let output = output.with_context(|| format!("cannot run {shown}"))?;
+    for stream in [&output.stdout, &output.stderr] {
+        eprint!("{}", String::from_utf8_lossy(stream));
+    }
+    Ok((shown, output))
 }
 
 /// Runs a command that must succeed.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`.
 
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Output};
 
 use anyhow::{Context, Result, bail};
 use postrider_testkit::services::target_dir;
@@ -10,10 +10,12 @@ use tokio::process::Command;
 use crate::install::need;
 use crate::sdk;
 use crate::servers::Servers;
-use crate::shell::{cargo, command, root, status, works};
+use crate::shell::{cargo, command, root, said, status, works};
 
 /// Checks what is deployed: compose file, image, chart, alerts, dashboards, workflows.
 const DEPLOY_CHECK: &str = "tests/deploy/check.sh";
+/// How much of a part that failed is told again at the end.
+const LINES: usize = 40;
 
 /// Brings everything up, runs the tests and stops what was started; returns the exit code of the first part that
 /// failed.
@@ -33,24 +35,49 @@ pub(crate) async fn run(filters: &[String]) -> Result<u8> {
     outcome
 }
 
+/// Runs every part, whatever fails; returns the exit code of the first that failed. The test runner comes last: it ends
+/// with what failed, and the end is where a log is read first. What else failed is told again behind it.
 async fn tests(filters: &[String], env: &[(&'static str, String)]) -> Result<u8> {
+    let mut failures = vec![];
+    if filters.is_empty() {
+        let doc = with(cargo(&["test", "--quiet", "--doc", "--workspace"]), &[], env);
+        for part in [doc, command(root().join(DEPLOY_CHECK))] {
+            let (shown, output) = said(part).await?;
+            if let Some(code) = failed(output.status) {
+                failures.push((code, shown, last_lines(&output)));
+            }
+        }
+    }
     let runner = if works(cargo(&["nextest", "--version"])).await {
         cargo(&["nextest", "run", "--workspace"])
     } else {
         eprintln!("xtask: cargo-nextest is not installed; using `cargo test`");
-        cargo(&["test", "--workspace", "--lib", "--bins", "--tests"])
+        cargo(&[
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--no-fail-fast",
+        ])
     };
-    if let Some(code) = failed(status(with(runner, filters, env)).await?) {
-        return Ok(code);
+    let runner_failed = failed(status(with(runner, filters, env)).await?);
+    for (_, shown, text) in &failures {
+        eprintln!("xtask: {shown} failed:\n{text}");
     }
-    if filters.is_empty() {
-        let doc = cargo(&["test", "--quiet", "--doc", "--workspace"]);
-        if let Some(code) = failed(status(with(doc, &[], env)).await?) {
-            return Ok(code);
-        }
-        return Ok(failed(status(command(root().join(DEPLOY_CHECK))).await?).unwrap_or(0));
-    }
-    Ok(0)
+    Ok(failures
+        .first()
+        .map(|(code, ..)| *code)
+        .or(runner_failed)
+        .unwrap_or(0))
+}
+
+/// The end of what a command printed.
+fn last_lines(output: &Output) -> String {
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 fn with(mut command: Command, args: &[String], env: &[(&'static str, String)]) -> Command {

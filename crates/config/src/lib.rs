@@ -23,6 +23,6 @@ pub use reference::reference;
 pub use roles::{Role, Roles, RolesError};
 pub use sections::{
     Auth, Broker, Config, Delivery, Egress, Ingest, Log, Metrics, Recorder, Redis, Retention, Scheduler,
-    Secrets, Server, Store, StoreTarget,
+    Secrets, Server, Store, StoreTarget, Traces,
 };
-pub use values::{ByteSize, LogFormat, Networks, Period, ValueError};
+pub use values::{ByteSize, LogFormat, Networks, Period, Ratio, ValueError};

@@ -51,6 +51,20 @@ impl Config {
             &["postgres", "postgresql", "sqlite"],
             broken,
         );
+        check_scheme(
+            "traces.endpoint",
+            self.traces.endpoint.as_ref(),
+            &["http", "https"],
+            broken,
+        );
+        if self
+            .traces
+            .endpoint
+            .as_ref()
+            .is_some_and(|url| url.expose().contains(['?', '#']))
+        {
+            broken.push("`traces.endpoint` must be a base URL, without a query".to_owned());
+        }
         if self.store_target() == StoreTarget::Sqlite("".into()) {
             broken.push("`store.url` names no file; write `sqlite:///path/to/file`".to_owned());
         }
@@ -277,6 +291,21 @@ mod tests {
         refuses(&[("broker.shards", "0")], Roles::ALL, "1 to 256");
         refuses(&[("broker.prefix", "a b")], Roles::ALL, "letters, digits");
         refuses(&[("ingest.app_rate", "0")], Roles::ALL, "`ingest.app_rate` is 0");
+        refuses(
+            &[("traces.sample_ratio", "1.5")],
+            Roles::ALL,
+            "`traces.sample_ratio` is 1.5; it must be 0 to 1",
+        );
+        refuses(
+            &[("traces.endpoint", "grpc://collector:4317")],
+            Roles::ALL,
+            "`traces.endpoint` must start with",
+        );
+        refuses(
+            &[("traces.endpoint", "http://collector:4318?key=1")],
+            Roles::ALL,
+            "without a query",
+        );
         refuses(
             &[("retention.payload_days", "91")],
             Roles::ALL,

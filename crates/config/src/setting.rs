@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use postrider_secrets::RedactedUrl;
 use secrecy::SecretString;
 
-use crate::values::{ByteSize, LogFormat, Networks, Period};
+use crate::values::{ByteSize, LogFormat, Networks, Period, Ratio};
 
 /// What a value looks like as text, so that the environment and the command line can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ macro_rules! plain_setting {
     };
 }
 
-plain_setting!(bool: Bool, u16: Number, u32: Number, u64: Number, usize: Number, String: Text, SocketAddr: Text, Period: Text, ByteSize: Text);
+plain_setting!(bool: Bool, u16: Number, u32: Number, u64: Number, usize: Number, String: Text, SocketAddr: Text, Period: Text, ByteSize: Text, Ratio: Text);
 
 impl Setting for PathBuf {
     fn show(&self) -> Option<String> {

@@ -22,6 +22,9 @@ pub enum ValueError {
     /// Not a network.
     #[error("`{0}` is no network: write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`")]
     Network(String),
+    /// Not a part.
+    #[error("`{0}` is no part of a whole: write a number from 0 to 1, such as `0.05`")]
+    Ratio(String),
     /// Not a log format.
     #[error("`{0}` is no log format: write `text` or `json`")]
     LogFormat(String),
@@ -213,6 +216,56 @@ impl TryFrom<Vec<String>> for Networks {
     }
 }
 
+/// A part of a whole, 0 to 1; a number or a text.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+#[serde(try_from = "RatioText")]
+pub struct Ratio(f64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RatioText {
+    Number(f64),
+    Text(String),
+}
+
+impl Ratio {
+    /// None of it.
+    pub const NONE: Self = Self(0.0);
+    /// The whole.
+    pub const WHOLE: Self = Self(1.0);
+
+    /// The ratio of `percent` to a hundred.
+    pub(crate) const fn percent(percent: u8) -> Self {
+        Self(percent as f64 / 100.0)
+    }
+
+    /// As a number.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl TryFrom<RatioText> for Ratio {
+    type Error = ValueError;
+
+    fn try_from(text: RatioText) -> Result<Self, ValueError> {
+        match text {
+            RatioText::Number(number) if number.is_finite() => Ok(Self(number)),
+            RatioText::Number(number) => Err(ValueError::Ratio(number.to_string())),
+            RatioText::Text(text) => match text.trim().parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(Self(number)),
+                _ => Err(ValueError::Ratio(text)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -291,6 +344,17 @@ mod tests {
                 Err(ValueError::ByteSize(text.to_owned())),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn ratios_are_numbers_or_texts() {
+        let text = |text: &str| Ratio::try_from(RatioText::Text(text.to_owned()));
+        assert_eq!(text(" 0.05 "), Ok(Ratio::percent(5)));
+        assert_eq!(Ratio::try_from(RatioText::Number(1.0)), Ok(Ratio::WHOLE));
+        assert_eq!(Ratio::percent(1).to_string(), "0.01");
+        for bad in ["", "5%", "NaN", "inf"] {
+            assert_eq!(text(bad), Err(ValueError::Ratio(bad.to_owned())), "{bad}");
         }
     }
 

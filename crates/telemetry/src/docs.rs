@@ -235,6 +235,12 @@ pub const DOCS: &[Doc] = &[
         "1",
         "Times that an application's configuration was read from the store again",
     ),
+    doc(
+        "postrider_trace_spans_total",
+        Counter,
+        "1",
+        "Finished spans, by what became of them; all zero while traces are off",
+    ),
 ];
 
 /// Metrics as a Markdown table.

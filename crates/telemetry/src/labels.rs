@@ -250,6 +250,18 @@ label! {
     }
 }
 
+label! {
+    /// What became of a finished span.
+    SpanFate("result") {
+        /// The collector took it.
+        Exported = "exported",
+        /// The queue was full.
+        Dropped = "dropped",
+        /// The collector did not take it.
+        Failed = "failed",
+    }
+}
+
 open!(WaitReason, Stage, Parked, Fallback, PublishFailure);
 
 #[cfg(test)]

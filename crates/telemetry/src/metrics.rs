@@ -16,8 +16,8 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::docs::{DOCS, Kind};
 use crate::family::{By, ByTwo, One, Two};
 use crate::labels::{
-    Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, PublishFailure, Service, Stage,
-    WaitReason,
+    Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, PublishFailure, Service, SpanFate,
+    Stage, WaitReason,
 };
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -70,6 +70,7 @@ pub struct Metrics {
     reconnects: By<Service, Counter>,
     cache: ByTwo<Cache, CacheResult, Counter>,
     config_reloads: Counter,
+    spans: By<SpanFate, Counter>,
 }
 
 impl Metrics {
@@ -118,6 +119,7 @@ impl Metrics {
                 &new.one::<Family<Two<Cache, CacheResult>, Counter>>("postrider_cache_lookups_total"),
             ),
             config_reloads: new.one("postrider_config_reloads_total"),
+            spans: new.counters("postrider_trace_spans_total"),
             registry: Registry::default(),
         };
         register(&mut registry);
@@ -268,6 +270,12 @@ impl Metrics {
     /// An application's configuration was read from the store again.
     pub fn config_reloaded(&self) {
         self.config_reloads.inc();
+    }
+
+    /// So many finished spans were exported or lost.
+    pub fn spans(&self, fate: SpanFate, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.spans.get(fate).inc_by(count);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::setting::{Any, settings};
 pub use delivery::{Delivery, Egress};
 pub use ledger::{Recorder, Retention, Scheduler};
 pub use services::{Auth, Broker, Redis, Secrets, Store};
-pub use serving::{Ingest, Log, Metrics, Server};
+pub use serving::{Ingest, Log, Metrics, Server, Traces};
 
 settings! {
     /// Every setting of a process.
@@ -55,6 +55,8 @@ settings! {
         retention: Retention,
         /// Log lines.
         log: Log,
+        /// Spans for a collector.
+        traces: Traces,
     }
 }
 

@@ -1,10 +1,12 @@
-//! What the process listens on, what it accepts there, and what it logs.
+//! What the process listens on, what it accepts there, and what it tells: metrics, logs, traces.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use postrider_secrets::RedactedUrl;
+
 use crate::setting::{Any, Between, settings};
-use crate::values::{ByteSize, LogFormat, Period};
+use crate::values::{ByteSize, LogFormat, Period, Ratio};
 
 settings! {
     /// The listeners.
@@ -63,5 +65,21 @@ settings! {
         format: LogFormat = LogFormat::Text, Any;
         /// `error`, `warn`, `info`, `debug` or `trace`, or a list such as `info,lapin=warn`.
         level: String = "info".to_owned(), Any;
+    }
+}
+
+settings! {
+    /// Spans, sent to an OpenTelemetry collector.
+    Traces in "traces" {
+        /// Base URL of a collector that takes OTLP over HTTP (protobuf), such as `http://collector:4318`; `/v1/traces` is
+        /// added. A user and password in it are sent as basic authentication. No traces without it.
+        endpoint: Option<RedactedUrl> = None, Any;
+        /// Part of the requests without a `traceparent` header that are recorded. With one its sampled flag decides. For
+        /// gateways; workers record the attempts of every message that was recorded.
+        sample_ratio: Ratio = Ratio::percent(1), Between(Ratio::NONE, Ratio::WHOLE);
+        /// Deadline of a request to the collector.
+        timeout: Period = Period::secs(10), Between(Period::millis(100), Period::secs(60));
+        /// Finished spans held until they are sent; what comes on top is dropped and counted.
+        queue_max_spans: usize = 8_192, Between(512, 1_000_000);
     }
 }

@@ -178,6 +178,26 @@ async fn a_failed_frame_fails_its_callers_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_call_of_several_frames_learns_which_deliveries_failed() {
+    let settings = GatherSettings {
+        max_items: 2,
+        ..one_at_a_time()
+    };
+    let (broker, publisher) = with(settings);
+    let jobs: Vec<Job> = (1..=5).flat_map(small).collect();
+    let expected: Vec<_> = jobs[2..4]
+        .iter()
+        .map(|job| (job.delivery, PublishError::Full))
+        .collect();
+    let caller = tokio::spawn(async move { publisher.publish_each(Queue::Deliver(0), jobs).await });
+    for result in [Ok(()), Err(PublishError::Full), Ok(())] {
+        let (_, confirm) = broker.next_jobs().await;
+        confirm.send(result).expect("the publisher waits");
+    }
+    assert_eq!(caller.await.expect("no panic"), expected);
+}
+
+#[tokio::test]
 async fn a_dropped_caller_loses_nobody() {
     let (broker, publisher) = with(one_at_a_time());
     let leader = call(&publisher, small(0)).await;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use postrider_model::{EndpointId, Job, MessageId};
+use postrider_model::{DeliveryId, EndpointId, Job, MessageId};
 use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_jobs};
 
@@ -66,13 +66,38 @@ impl JobPublisher {
     /// jobs of one endpoint stay together in one frame, in their order, whatever its size. May be dropped: the jobs then
     /// still go out. A queue that carries no jobs, or is of no shard of this publisher, is [`PublishError::Refused`].
     pub async fn publish(&self, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
-        let lane = match queue {
+        let lane = self.lane(queue).ok_or(PublishError::Refused)?;
+        lane.publish(chunks(jobs, &lane.settings())).await
+    }
+
+    /// As [`JobPublisher::publish`], and tells which deliveries were not confirmed and why: those of a frame succeed or
+    /// fail together, and a call may take several frames. With [`PublishError::Full`] of an in-process queue these, and
+    /// no others, are not queued.
+    pub async fn publish_each(&self, queue: Queue, jobs: Vec<Job>) -> Vec<(DeliveryId, PublishError)> {
+        let Some(lane) = self.lane(queue) else {
+            let refused = jobs.iter().map(|job| (job.delivery, PublishError::Refused));
+            return refused.collect();
+        };
+        let chunks = chunks(jobs, &lane.settings());
+        let deliveries: Vec<Vec<DeliveryId>> = chunks
+            .iter()
+            .map(|chunk| chunk.items.iter().map(|job| job.delivery).collect())
+            .collect();
+        let results = lane.publish_each(chunks).await;
+        deliveries
+            .into_iter()
+            .zip(results)
+            .filter_map(|(deliveries, result)| Some((deliveries, result.err()?)))
+            .flat_map(|(deliveries, error)| deliveries.into_iter().map(move |delivery| (delivery, error)))
+            .collect()
+    }
+
+    fn lane(&self, queue: Queue) -> Option<&Arc<Lane<Job>>> {
+        match queue {
             Queue::Deliver(shard) => self.lanes.deliver.get(usize::from(shard)),
             Queue::Retry(shard) => self.lanes.retry.get(usize::from(shard)),
             Queue::Journal | Queue::Stray => None,
-        };
-        let lane = lane.ok_or(PublishError::Refused)?;
-        lane.publish(chunks(jobs, &lane.settings())).await
+        }
     }
 }
 

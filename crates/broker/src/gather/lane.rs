@@ -80,12 +80,25 @@ impl<T: Send + 'static> Lane<T> {
 
     /// Publishes the chunks of one call; the first failure is the call's.
     pub(super) async fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Result<(), PublishError> {
-        let mut first_failure = Ok(());
-        for confirmed in self.enqueue(chunks)? {
-            let result = confirmed.await.unwrap_or(Err(PublishError::Lost));
-            first_failure = first_failure.and(result);
+        let mut results = self.publish_each(chunks).await.into_iter();
+        results.find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    /// Publishes the chunks of one call and tells of each what became of it. A chunk is in one frame, whole.
+    pub(super) async fn publish_each(
+        self: &Arc<Self>,
+        chunks: Vec<Chunk<T>>,
+    ) -> Vec<Result<(), PublishError>> {
+        let count = chunks.len();
+        let confirms = match self.enqueue(chunks) {
+            Ok(confirms) => confirms,
+            Err(error) => return vec![Err(error); count],
+        };
+        let mut results = Vec::with_capacity(count);
+        for confirmed in confirms {
+            results.push(confirmed.await.unwrap_or(Err(PublishError::Lost)));
         }
-        first_failure
+        results
     }
 
     fn enqueue(

@@ -1,11 +1,11 @@
 //! Publishes what was accepted, and tells what is known when that fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use postrider_broker::PublishError;
-use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
 use crate::error::Error;
 use crate::state::Api;
@@ -78,15 +78,15 @@ async fn publish_in_process(api: &Api, load: Load) -> Result<(), (Error, Trace)>
         return Err(refused(&error, trace));
     }
     let jobs = Load::queues(load.jobs).map(|(queue, jobs)| async move {
-        let deferred: Vec<Record> = jobs.iter().map(deferred).collect();
-        match api.jobs.publish(queue, jobs).await {
-            Ok(()) => Vec::new(),
-            Err(PublishError::Full) => deferred,
-            Err(error) => {
-                tracing::warn!(%error, "accepted deliveries wait for their lease to end");
-                Vec::new()
-            }
+        let kept = jobs.clone();
+        let failed: HashMap<DeliveryId, PublishError> =
+            api.jobs.publish_each(queue, jobs).await.into_iter().collect();
+        if let Some(error) = failed.values().find(|error| **error != PublishError::Full) {
+            tracing::warn!(%error, "accepted deliveries wait for their lease to end");
         }
+        // Part of a large request may be queued: a delivery that is must not be deferred too.
+        let refused = |job: &&Job| failed.get(&job.delivery) == Some(&PublishError::Full);
+        kept.iter().filter(refused).map(deferred).collect::<Vec<Record>>()
     });
     let deferred: Vec<Record> = join_all(jobs).await.into_iter().flatten().collect();
     if !deferred.is_empty()

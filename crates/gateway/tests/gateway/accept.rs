@@ -106,6 +106,34 @@ async fn embedded_a_key_is_known_after_a_restart() {
 }
 
 #[tokio::test]
+async fn embedded_a_request_that_is_partly_queued_defers_the_rest_and_nothing_twice() {
+    let settings = Settings {
+        shards: 1,
+        ..Settings::default()
+    };
+    let harness = Harness::with(false, settings).await;
+    harness.acme().await;
+    *harness.broker.fail.lock() = Some(Fail::JobsAfter(1));
+    // So large that a frame takes one of them.
+    let message = json!({"eventType": "a", "payload": {"text": "x".repeat(150_000)}});
+    let batch = json!({"messages": vec![message; 4]});
+    harness
+        .post("/api/v1/app/acme/msg/batch", batch)
+        .await
+        .is(StatusCode::ACCEPTED);
+    let queued: Vec<_> = harness.broker.jobs().iter().map(|job| job.delivery).collect();
+    let outcomes = harness.broker.outcomes();
+    let deferred: Vec<_> = outcomes.iter().map(|outcome| outcome.delivery).collect();
+    assert_eq!((queued.len(), deferred.len()), (1, 3));
+    let mut found = [queued, deferred].concat();
+    found.sort_unstable();
+    let accepted = harness.broker.accepted();
+    let mut wanted: Vec<_> = accepted.iter().map(|one| one.deliveries[0].id).collect();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}
+
+#[tokio::test]
 async fn an_event_id_is_taken_once() {
     let harness = Harness::new().await;
     harness.acme().await;

@@ -33,6 +33,8 @@ pub(crate) const ADMIN: &str = "the-admin-key";
 pub(crate) enum Fail {
     Journal(PublishError),
     Jobs(PublishError),
+    /// The queues of jobs are full after so many frames more.
+    JobsAfter(usize),
     All(PublishError),
 }
 
@@ -55,6 +57,10 @@ impl Broker for TestBroker {
         match (fail, queue) {
             (Some(Fail::Journal(error)), Queue::Journal) | (Some(Fail::All(error)), _) => return Err(error),
             (Some(Fail::Jobs(error)), Queue::Deliver(_)) => return Err(error),
+            (Some(Fail::JobsAfter(0)), Queue::Deliver(_)) => return Err(PublishError::Full),
+            (Some(Fail::JobsAfter(frames)), Queue::Deliver(_)) => {
+                *self.fail.lock() = Some(Fail::JobsAfter(frames - 1));
+            }
             _ => {}
         }
         match postrider_wire::decode(frame).expect("a frame of ours") {

@@ -42,12 +42,18 @@ struct ReadyOut {
 /// Looks at the dependencies once a second until cancelled.
 pub(crate) async fn poll(api: Api, cancel: CancellationToken) {
     loop {
+        let seen = &api.readiness;
+        // A store is not relied on before its schema was seen to fit.
+        let look = if seen.store_seen.load(Ordering::Relaxed) {
+            api.store.ping()
+        } else {
+            api.store.check_schema()
+        };
         let (depth, store, limits) = tokio::join!(
             tokio::time::timeout(CALL_TIMEOUT, api.broker.depth(Queue::Journal)),
-            tokio::time::timeout(CALL_TIMEOUT, api.store.ping()),
+            tokio::time::timeout(CALL_TIMEOUT, look),
             tokio::time::timeout(CALL_TIMEOUT, api.limits.ping()),
         );
-        let seen = &api.readiness;
         // Without an answer the last depth stands: health tells when the broker itself is away.
         if let Ok(Ok(depth)) = depth {
             seen.journal_depth.store(depth, Ordering::Relaxed);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
 use crate::parts::{self, Parts};
-use crate::{dependencies, quickstart, shutdown, standby};
+use crate::{dependencies, quickstart, schema, shutdown, standby};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
@@ -42,10 +42,13 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     let parts = parts::parts(&config, store, metrics).await?;
     dependencies::watch(&parts);
     let roles = Running::start(&config, roles, &parts, gateway_metrics, server).await?;
-    signalled.await;
+    let unfit = tokio::select! {
+        () = signalled => None,
+        error = schema::unfit(&parts.store) => Some(error),
+    };
     tracing::info!("stopping");
     roles.stop(&parts).await;
-    Ok(())
+    unfit.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Embedded: brings the schema up to date. Scaled out: refuses another version; a database that is away is waited for
@@ -56,13 +59,7 @@ async fn prepare_schema(config: &Config, store: &SharedStore) -> anyhow::Result<
         store.release_all_leases().await?;
         return Ok(());
     }
-    match store.check_schema().await {
-        Err(error) if error.is_transient() => {
-            tracing::warn!(error = %error, "the store is away; going on without a look at its schema");
-            Ok(())
-        }
-        other => Ok(other?),
-    }
+    Ok(schema::check(store).await?)
 }
 
 /// Certificate chain and key of all listeners.

@@ -44,7 +44,13 @@ pub(crate) fn router(store: SharedStore, broker: Arc<dyn Broker>, stop: Cancella
 
 async fn poll(store: SharedStore, seen: Seen) {
     loop {
-        let up = matches!(tokio::time::timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())));
+        // A store is not relied on before its schema was seen to fit.
+        let look = if seen.store_seen.load(Ordering::Relaxed) {
+            store.ping()
+        } else {
+            store.check_schema()
+        };
+        let up = matches!(tokio::time::timeout(PING_TIMEOUT, look).await, Ok(Ok(())));
         seen.store_up.store(up, Ordering::Relaxed);
         seen.store_seen.fetch_or(up, Ordering::Relaxed);
         tokio::time::sleep(POLL).await;

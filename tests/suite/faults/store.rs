@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use postrider_testkit::process::Postrider;
 use postrider_testkit::wait::{Poll, wait_for_every};
 
 use super::{LOOK, SETTLE, SHORT_LEASE, Scene, Servers, pids, wait_health};
@@ -150,6 +151,51 @@ async fn a_cold_worker_without_the_store_is_unready_and_recovers() -> Result<()>
     ensure!(verdict.unacknowledged == 0, "{verdict}");
     ensure!(stack.workers[0].pid() == pid, "the worker was restarted");
     no_attempt_was_counted(&stack, &scene).await
+}
+
+#[tokio::test]
+async fn a_schema_that_is_seen_late_ends_who_cannot_work_on_it() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    // Nobody migrates this database.
+    let shared = servers.shared();
+    servers.postgres.stop().await?;
+    let mut processes = ["gateway", "worker", "ledger"]
+        .map(|role| shared.builder(role).spawn())
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    for process in &processes {
+        wait_health(process, "store", "down", false, SOON).await?;
+    }
+    servers.postgres.start_again().await?;
+    for process in &mut processes {
+        let status = never_ready(process).await?;
+        ensure!(!status.success(), "ended with {status}");
+        let log = process.log();
+        ensure!(
+            log.contains("run `postrider migrate`"),
+            "the last word names no cure: {log}"
+        );
+    }
+    Ok(())
+}
+
+/// Asks a process whether it is ready, until it ends by itself.
+async fn never_ready(process: &mut Postrider) -> Result<std::process::ExitStatus> {
+    let url = format!("{}/health/ready", process.url());
+    let watch = async {
+        loop {
+            if let Ok(answer) = reqwest::get(&url).await
+                && answer.status().is_success()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        ended = process.wait_exit(SOON) => ended,
+        () = watch => anyhow::bail!("ready on a store without tables"),
+    }
 }
 
 /// Whose fault it was is a type: being without configuration counts as no attempt of the endpoint that always answers.

@@ -258,6 +258,11 @@ impl From<StoreError> for Error {
                 "conflict",
                 format!("Another entity has this {what} already; choose another one."),
             ),
+            StoreError::Changed => Self::unavailable(
+                "changed_meanwhile",
+                "Others keep changing the same entity; try again.",
+                Duration::from_secs(1),
+            ),
             error @ (StoreError::Schema { .. } | StoreError::Corrupt(_) | StoreError::Rejected(_)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "the store failed");

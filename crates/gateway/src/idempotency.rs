@@ -1,19 +1,16 @@
 //! `Idempotency-Key` and `eventId`: promises that a key names one resource.
 //!
 //! A key is kept as the SHA-256 of its kind, application and text, with the id of the resource and a fingerprint of the
-//! request. The first request claims it; a repeat gets the first one's answer, made again from the id.
+//! request. The first request claims it; a repeat gets the first one's answer, made again from the id. `accept::claim`
+//! does so for messages, `once` for requests that change configuration.
 
 use std::time::Duration;
 
 use http::HeaderMap;
-use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimRequest, Settlement};
 use postrider_model::AppId;
-use postrider_telemetry::labels::Duplicate;
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::state::Api;
 
 /// How long a caller's own key, or an event id, is kept.
 pub(crate) const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -97,101 +94,4 @@ pub(crate) fn in_progress() -> Error {
         "An earlier request with this key is still in progress; try again.",
         Duration::from_secs(1),
     )
-}
-
-/// The claim of a configuration request: what to make, or what was made.
-pub(crate) struct Once {
-    /// Id of the resource to make, or that an earlier request made or tried to make.
-    pub(crate) resource: [u8; 16],
-    /// Whether there was an earlier request: look for the resource before making it.
-    pub(crate) earlier: bool,
-    settlement: Option<Settlement>,
-    ttl: Duration,
-}
-
-impl Once {
-    /// Claims the request's key, if it has one, for `resource`; waits while an earlier request is in progress.
-    pub(crate) async fn begin(
-        api: &Api,
-        app: AppId,
-        headers: &HeaderMap,
-        fingerprint: [u8; 32],
-        resource: [u8; 16],
-    ) -> Result<Self, Error> {
-        let Some(key) = IdempotencyKey::from_headers(headers)? else {
-            return Ok(Self {
-                resource,
-                earlier: false,
-                settlement: None,
-                ttl: TTL,
-            });
-        };
-        let claim = ClaimRequest {
-            key: key.hash(app),
-            resource,
-            fingerprint,
-            ttl: key.ttl,
-            pending_ttl: PENDING_TTL,
-        };
-        let until = Instant::now() + WAIT;
-        loop {
-            let request = AdmitRequest {
-                app,
-                messages: 0,
-                quota: None,
-                claims: vec![claim.clone()],
-            };
-            let admission = api.admitter.admit(request).await;
-            let made = |resource, earlier, open: bool| Self {
-                resource,
-                earlier,
-                settlement: open.then_some(Settlement {
-                    app,
-                    key: claim.key,
-                    resource,
-                    finish: None,
-                }),
-                ttl: key.ttl,
-            };
-            match admission.claims.first().copied() {
-                None | Some(ClaimAnswer::Claimed | ClaimAnswer::Skipped) => {
-                    return Ok(made(resource, false, true));
-                }
-                Some(ClaimAnswer::TakenOver { resource }) => return Ok(made(resource, true, true)),
-                Some(ClaimAnswer::Held {
-                    fingerprint: other, ..
-                }) if other != fingerprint => return Err(reused()),
-                Some(ClaimAnswer::Held {
-                    resource,
-                    finished: true,
-                    ..
-                }) => {
-                    api.telemetry.duplicate(Duplicate::IdempotencyKey);
-                    return Ok(made(resource, true, false));
-                }
-                Some(ClaimAnswer::Held { .. }) if Instant::now() >= until => return Err(in_progress()),
-                Some(ClaimAnswer::Held { .. }) => tokio::time::sleep(POLL).await,
-            }
-        }
-    }
-
-    /// Whether an earlier request did all of it.
-    pub(crate) fn is_done(&self) -> bool {
-        self.earlier && self.settlement.is_none()
-    }
-
-    /// Keeps the claim when the request succeeded and gives it up when it was refused. After a failure of ours the
-    /// resource may have been made all the same: the claim stays open, and a repeat takes it over with the same id.
-    pub(crate) fn end<T>(self, api: &Api, result: Result<T, Error>) -> Result<T, Error> {
-        let finish = match &result {
-            Ok(_) => Some(self.ttl),
-            Err(error) if error.status().is_client_error() => None,
-            Err(_) => return result,
-        };
-        api.admitter.settle(
-            self.settlement
-                .map(|settlement| Settlement { finish, ..settlement }),
-        );
-        result
-    }
 }

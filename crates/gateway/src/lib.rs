@@ -21,6 +21,7 @@ mod health;
 mod idempotency;
 mod metrics;
 mod middleware;
+mod once;
 mod openapi;
 mod page;
 mod settings;

@@ -1,7 +1,8 @@
 //! Query parameters and pages.
 //!
-//! A page is asked for with `limit` (1 to 250, 50 by default) and `iterator`, the last id of the page before; an
-//! iterator with a leading `-` asks for the page before that id.
+//! A page is asked for with `limit` (1 to 250, 50 by default) and `iterator`, the place of the last item of the page
+//! before (an id, or two where one does not tell items apart; callers see text that they pass on); an iterator with a
+//! leading `-` asks for the page before that place.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -16,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::error::Error;
 use crate::state::Api;
 
-const LIMIT_DEFAULT: u32 = 50;
+pub(crate) const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 250;
 
 /// One page of a list.
@@ -106,6 +107,15 @@ impl Params {
         Ok(Some(parsed))
     }
 
+    /// Most items of a page, 1 to 250.
+    pub(crate) fn limit(&self) -> Result<Option<u32>, Error> {
+        let limit = self.parsed::<u32>("limit")?;
+        if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
+            return Err(Error::invalid(&["query", "limit"], "Must be 1 to 250."));
+        }
+        Ok(limit)
+    }
+
     /// `true` or `false`.
     pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
         match self.text(name) {
@@ -171,10 +181,7 @@ pub(crate) fn sentence(error: &impl Display) -> String {
 
 impl FromParams for PageQuery {
     fn from_params(params: &Params) -> Result<Self, Error> {
-        let limit = params.parsed::<u32>("limit")?;
-        if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            return Err(Error::invalid(&["query", "limit"], "Must be 1 to 250."));
-        }
+        let limit = params.limit()?;
         let order = match params.text("order") {
             None => None,
             Some("ascending") => Some(Ordering::Ascending),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_egress::Policy;
 use postrider_limits::SharedLimits;
-use postrider_model::{AppId, Application, Endpoint, EndpointId, UnixMillis};
+use postrider_model::{AppId, Application, Endpoint, EndpointId};
 use postrider_store::{AppRef, EndpointRef, SharedStore};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -82,6 +82,22 @@ impl Api {
         Ok((app, endpoint))
     }
 
+    /// The same for what sends to the endpoint: 400 while it is disabled.
+    pub(crate) async fn enabled_endpoint(
+        &self,
+        app: &str,
+        endpoint: &str,
+    ) -> Result<(Application, Endpoint), Error> {
+        let found = self.app_endpoint(app, endpoint).await?;
+        if found.1.disabled {
+            return Err(Error::bad_request(
+                "endpoint_disabled",
+                "The endpoint is disabled; enable it first.",
+            ));
+        }
+        Ok(found)
+    }
+
     /// Held while an application's configuration is read, changed and written back.
     pub(crate) async fn config_lock(&self, app: AppId) -> MutexGuard<'_, ()> {
         let index = usize::from(app.as_bytes()[15]) % self.config_locks.len();
@@ -124,9 +140,4 @@ pub(crate) fn endpoint_ref(text: &str) -> Option<EndpointRef> {
         return text.parse().ok().map(EndpointRef::Id);
     }
     is_name(text, NAME_CHARS_MAX).then(|| EndpointRef::Uid(text.to_owned()))
-}
-
-/// The time of a change: the clock's, but later than the last change's.
-pub(crate) fn change_time(last: UnixMillis) -> UnixMillis {
-    UnixMillis::now().max(UnixMillis(last.0.saturating_add(1)))
 }

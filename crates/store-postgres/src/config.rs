@@ -2,12 +2,15 @@
 //! locked first, so that versions and changes come in the same order.
 
 pub(crate) mod apps;
+mod claims;
 pub(crate) mod endpoints;
 mod event_types;
 mod keys;
 
 use async_trait::async_trait;
-use postrider_model::{AppId, AppSnapshot, Application, Endpoint, EndpointId, EventType, KeyId, UnixMillis};
+use postrider_model::{
+    AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
+};
 use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError, StoredKey};
 
 use crate::PostgresStore;
@@ -18,8 +21,8 @@ impl ConfigStore for PostgresStore {
         self.writing(apps::create(self, app)).await
     }
 
-    async fn update_app(&self, app: &Application) -> Result<Option<u64>, StoreError> {
-        self.writing(apps::update(self, app)).await
+    async fn update_app(&self, app: &Application, was: UnixMillis) -> Result<Option<u64>, StoreError> {
+        self.writing(apps::update(self, app, was)).await
     }
 
     async fn delete_app(&self, id: AppId, at: UnixMillis) -> Result<Option<u64>, StoreError> {
@@ -46,8 +49,8 @@ impl ConfigStore for PostgresStore {
         self.writing(endpoints::create(self, endpoint)).await
     }
 
-    async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
-        self.writing(endpoints::update(self, endpoint)).await
+    async fn update_endpoint(&self, endpoint: &Endpoint, was: UnixMillis) -> Result<Option<u64>, StoreError> {
+        self.writing(endpoints::update(self, endpoint, was)).await
     }
 
     async fn delete_endpoint(
@@ -73,6 +76,10 @@ impl ConfigStore for PostgresStore {
 
     async fn put_event_type(&self, event_type: &EventType) -> Result<bool, StoreError> {
         self.writing(event_types::put(self, event_type)).await
+    }
+
+    async fn update_event_type(&self, event_type: &EventType, was: UnixMillis) -> Result<bool, StoreError> {
+        self.writing(event_types::update(self, event_type, was)).await
     }
 
     async fn delete_event_type(&self, name: &str, expunge: bool, at: UnixMillis) -> Result<bool, StoreError> {
@@ -105,5 +112,13 @@ impl ConfigStore for PostgresStore {
 
     async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError> {
         self.writing(keys::revoke(self, id, at)).await
+    }
+
+    async fn keep_claim(&self, claim: &Claim) -> Result<Claim, StoreError> {
+        self.writing(claims::keep(self, claim)).await
+    }
+
+    async fn drop_claim(&self, key: &[u8; 32], resource: &[u8; 16]) -> Result<(), StoreError> {
+        self.writing(claims::remove(self, key, resource)).await
     }
 }

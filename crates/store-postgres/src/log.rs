@@ -7,12 +7,12 @@ pub(crate) mod messages;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_model::{AppId, AttemptId, Claim, EndpointId, MessageId, UnixMillis};
+use postrider_model::{AppId, AttemptId, Claim, DeliveryId, EndpointId, MessageId, UnixMillis};
 use postrider_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
     MessageRow, Page, StoreError, TimeRange,
 };
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
 
 use crate::PostgresStore;
@@ -57,7 +57,7 @@ impl LogStore for PostgresStore {
         app: AppId,
         endpoint: EndpointId,
         filter: &DeliveryFilter,
-        page: &Page<MessageId>,
+        page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
     ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError> {
         self.reading(deliveries::of_endpoint(
@@ -75,7 +75,7 @@ impl LogStore for PostgresStore {
         &self,
         app: AppId,
         message: MessageId,
-        page: &Page<EndpointId>,
+        page: &Page<(EndpointId, DeliveryId)>,
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         self.reading(deliveries::of_message(self, app, message, page))
             .await
@@ -117,7 +117,11 @@ impl LogStore for PostgresStore {
     }
 
     async fn claims(&self, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
-        self.reading(claims(self, keys)).await
+        self.reading(async {
+            let mut connection = self.read.acquire().await?;
+            find_claims(&mut connection, keys).await
+        })
+        .await
     }
 
     async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError> {
@@ -148,13 +152,16 @@ async fn counts(store: &PostgresStore, endpoint: EndpointId, range: TimeRange) -
     })
 }
 
-async fn claims(store: &PostgresStore, keys: &[[u8; 32]]) -> Work<Vec<Option<Claim>>> {
+pub(crate) async fn find_claims(
+    connection: &mut PgConnection,
+    keys: &[[u8; 32]],
+) -> Work<Vec<Option<Claim>>> {
     let wanted: Vec<&[u8]> = keys.iter().map(<[u8; 32]>::as_slice).collect();
     let rows = sqlx::query(
         "SELECT key, resource, fingerprint, expires_at FROM claims WHERE key = ANY($1) AND expires_at > now_ms()",
     )
     .bind(wanted)
-    .fetch_all(&store.read)
+    .fetch_all(connection)
     .await?;
     let mut found = HashMap::with_capacity(rows.len());
     for row in rows {

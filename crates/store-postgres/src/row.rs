@@ -56,6 +56,10 @@ pub(crate) struct Window {
     pub(crate) low: Uuid,
     /// Keys before this.
     pub(crate) high: Uuid,
+    /// Where rows are told apart by a second key: of the rows with the low key, those from here on.
+    pub(crate) low_second: Uuid,
+    /// Of the rows with the high key, those before this.
+    pub(crate) high_second: Uuid,
     /// Read from the high end.
     pub(crate) descending: bool,
     /// Rows to read: one more than the page holds.
@@ -66,10 +70,28 @@ pub(crate) struct Window {
 impl Window {
     /// The rows of `page` with keys made in `range`.
     pub(crate) fn new<C>(page: &Page<C>, range: TimeRange, key: impl Fn(&C) -> Uuid) -> Self {
-        let mut low = range
-            .after
-            .map_or(Uuid::nil(), |after| floor(UnixMillis(after.0.saturating_add(1))));
-        let mut high = range.before.map_or(Uuid::max(), floor);
+        Self::between(
+            page,
+            range,
+            |after| (key(after), Uuid::nil()),
+            |key| (next(key.0), key.1),
+        )
+    }
+
+    /// The same for rows that are told apart by two keys, of which the first is the one made in `range`.
+    pub(crate) fn of_pairs<C>(page: &Page<C>, range: TimeRange, key: impl Fn(&C) -> (Uuid, Uuid)) -> Self {
+        Self::between(page, range, key, |key| (key.0, next(key.1)))
+    }
+
+    fn between<C>(
+        page: &Page<C>,
+        range: TimeRange,
+        key: impl Fn(&C) -> (Uuid, Uuid),
+        next: impl Fn((Uuid, Uuid)) -> (Uuid, Uuid),
+    ) -> Self {
+        let from = |after: UnixMillis| floor(UnixMillis(after.0.saturating_add(1)));
+        let mut low = (range.after.map_or(Uuid::nil(), from), Uuid::nil());
+        let mut high = (range.before.map_or(Uuid::max(), floor), Uuid::nil());
         let descending = page.descending != page.backwards;
         if let Some(after) = page.after.as_ref().map(key) {
             if descending {
@@ -79,8 +101,10 @@ impl Window {
             }
         }
         Self {
-            low,
-            high,
+            low: low.0,
+            high: high.0,
+            low_second: low.1,
+            high_second: high.1,
             descending,
             limit: i64::from(page.limit.clamp(1, 250)) + 1,
             reverse: page.backwards,

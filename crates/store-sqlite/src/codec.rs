@@ -181,6 +181,22 @@ impl Walk {
         (from, to)
     }
 
+    /// The same for lists of deliveries, whose rows are told apart by two ids: `(low, low) < (id, delivery) < (high,
+    /// high)`. An empty BLOB sorts before every id, so a bound on the time is one on the first id alone.
+    pub(crate) fn span(&self, after: Option<(&[u8; 16], &[u8; 16])>, range: TimeRange) -> [Vec<u8>; 4] {
+        let (from, to) = self.bounds(None, range);
+        let (mut low, mut high) = ((from, Vec::new()), (to, Vec::new()));
+        if let Some((id, delivery)) = after {
+            let cursor = (id.to_vec(), delivery.to_vec());
+            if self.down {
+                high = high.min(cursor);
+            } else {
+                low = low.max(cursor);
+            }
+        }
+        [low.0, low.1, high.0, high.1]
+    }
+
     /// Where a list of names starts. In SQLite every BLOB sorts after every TEXT.
     pub(crate) fn start_name(&self, after: Option<&str>) -> Value {
         match after {

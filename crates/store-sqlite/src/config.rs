@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postrider_model::{AppId, AppSnapshot, Application, Endpoint, EndpointId, EventType, KeyId, UnixMillis};
+use postrider_model::{
+    AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
+};
 use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError, StoredKey, TimeRange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::codec::{self, Walk};
 use crate::error::{Fallible, is_conflict};
+use crate::log::find_claims;
+use crate::record::put_claims;
 use crate::{SqliteStore, endpoints};
 
 const KEYS_MAX: i64 = 1_000;
@@ -116,7 +120,13 @@ fn create_app(connection: &Connection, app: &Application) -> Fallible<u64> {
     }
 }
 
-fn update_app(connection: &Connection, app: &Application) -> Fallible<Option<u64>> {
+fn update_app(connection: &Connection, app: &Application, was: UnixMillis) -> Fallible<Option<u64>> {
+    let Some((found, _)) = find_app(connection, &AppRef::Id(app.id))? else {
+        return Ok(None);
+    };
+    if found.updated_at != was {
+        return Err(StoreError::Changed.into());
+    }
     let updated = connection
         .prepare_cached(
             "UPDATE applications SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6
@@ -131,7 +141,6 @@ fn update_app(connection: &Connection, app: &Application) -> Fallible<Option<u64
             app.updated_at.0,
         ]);
     match updated {
-        Ok(0) => Ok(None),
         Ok(_) => bump(connection, app.id),
         Err(error) if is_conflict(&error) => Err(StoreError::Conflict("uid").into()),
         Err(error) => Err(error.into()),
@@ -175,10 +184,37 @@ fn list_apps(connection: &Connection, page: &Page<AppId>) -> Fallible<Vec<Applic
 }
 
 fn put_event_type(connection: &Connection, event_type: &EventType) -> Fallible<bool> {
+    if replace_event_type(connection, event_type)? {
+        return Ok(false);
+    }
+    insert_event_type(connection, event_type)?;
+    Ok(true)
+}
+
+fn update_event_type(connection: &Connection, event_type: &EventType, was: UnixMillis) -> Fallible<bool> {
+    match find_event_type(connection, &event_type.name)? {
+        None => Ok(false),
+        Some(found) if found.updated_at != was => Err(StoreError::Changed.into()),
+        Some(_) => replace_event_type(connection, event_type),
+    }
+}
+
+fn find_event_type(connection: &Connection, name: &str) -> Fallible<Option<EventType>> {
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {EVENT_TYPE_COLUMNS} FROM event_types WHERE name = ?1"
+        ))?
+        .query_row([name], read_event_type)
+        .optional()?;
+    Ok(found)
+}
+
+/// False when there is none of this name.
+fn replace_event_type(connection: &Connection, event_type: &EventType) -> Fallible<bool> {
     let updated = connection
         .prepare_cached(
             "UPDATE event_types SET description = ?2, archived = ?3, deprecated = ?4, feature_flag = ?5,
-                schemas = ?6, updated_at = ?7
+                schemas = ?6, updated_at = max(?7, updated_at + 1)
              WHERE name = ?1",
         )?
         .execute(params![
@@ -190,11 +226,7 @@ fn put_event_type(connection: &Connection, event_type: &EventType) -> Fallible<b
             event_type.schemas,
             event_type.updated_at.0,
         ])?;
-    if updated > 0 {
-        return Ok(false);
-    }
-    insert_event_type(connection, event_type)?;
-    Ok(true)
+    Ok(updated > 0)
 }
 
 fn insert_event_type(connection: &Connection, event_type: &EventType) -> Fallible<()> {
@@ -229,7 +261,9 @@ fn delete_event_type(connection: &Connection, name: &str, expunge: bool, at: Uni
             .execute([name])?
     } else {
         connection
-            .prepare_cached("UPDATE event_types SET archived = 1, updated_at = ?2 WHERE name = ?1")?
+            .prepare_cached(
+                "UPDATE event_types SET archived = 1, updated_at = max(?2, updated_at + 1) WHERE name = ?1",
+            )?
             .execute(params![name, at.0])?
     };
     Ok(changed > 0)
@@ -283,9 +317,10 @@ impl ConfigStore for SqliteStore {
         self.write(move |connection| create_app(connection, &app)).await
     }
 
-    async fn update_app(&self, app: &Application) -> Result<Option<u64>, StoreError> {
+    async fn update_app(&self, app: &Application, was: UnixMillis) -> Result<Option<u64>, StoreError> {
         let app = app.clone();
-        self.write(move |connection| update_app(connection, &app)).await
+        self.write(move |connection| update_app(connection, &app, was))
+            .await
     }
 
     async fn delete_app(&self, id: AppId, at: UnixMillis) -> Result<Option<u64>, StoreError> {
@@ -328,9 +363,9 @@ impl ConfigStore for SqliteStore {
             .await
     }
 
-    async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
+    async fn update_endpoint(&self, endpoint: &Endpoint, was: UnixMillis) -> Result<Option<u64>, StoreError> {
         let row = endpoints::StoredEndpoint::seal(endpoint, &self.keyring)?;
-        self.write(move |connection| endpoints::update(connection, &row))
+        self.write(move |connection| endpoints::update(connection, &row, was))
             .await
     }
 
@@ -370,6 +405,12 @@ impl ConfigStore for SqliteStore {
             .await
     }
 
+    async fn update_event_type(&self, event_type: &EventType, was: UnixMillis) -> Result<bool, StoreError> {
+        let event_type = event_type.clone();
+        self.write(move |connection| update_event_type(connection, &event_type, was))
+            .await
+    }
+
     async fn delete_event_type(&self, name: &str, expunge: bool, at: UnixMillis) -> Result<bool, StoreError> {
         let name = name.to_owned();
         self.write(move |connection| delete_event_type(connection, &name, expunge, at))
@@ -378,16 +419,8 @@ impl ConfigStore for SqliteStore {
 
     async fn event_type(&self, name: &str) -> Result<Option<EventType>, StoreError> {
         let name = name.to_owned();
-        self.read(move |connection| {
-            let found = connection
-                .prepare_cached(&format!(
-                    "SELECT {EVENT_TYPE_COLUMNS} FROM event_types WHERE name = ?1"
-                ))?
-                .query_row([name], read_event_type)
-                .optional()?;
-            Ok(found)
-        })
-        .await
+        self.read(move |connection| find_event_type(connection, &name))
+            .await
     }
 
     async fn event_types(
@@ -438,6 +471,28 @@ impl ConfigStore for SqliteStore {
                 .prepare_cached("UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL")?
                 .execute(params![id.as_bytes(), at.0])?;
             Ok(changed > 0)
+        })
+        .await
+    }
+
+    async fn keep_claim(&self, claim: &Claim) -> Result<Claim, StoreError> {
+        let claim = claim.clone();
+        self.write(move |connection| {
+            put_claims(connection, std::slice::from_ref(&claim), UnixMillis::now())?;
+            let mut standing = find_claims(connection, &[claim.key])?;
+            // One that ends in this very millisecond stands no more, and nor does the one that it kept out.
+            Ok(standing.pop().flatten().unwrap_or(claim))
+        })
+        .await
+    }
+
+    async fn drop_claim(&self, key: &[u8; 32], resource: &[u8; 16]) -> Result<(), StoreError> {
+        let (key, resource) = (*key, *resource);
+        self.write(move |connection| {
+            connection
+                .prepare_cached("DELETE FROM claims WHERE key = ?1 AND resource = ?2")?
+                .execute(params![key, resource])?;
+            Ok(())
         })
         .await
     }

@@ -196,7 +196,23 @@ pub(crate) fn create(connection: &Connection, row: &StoredEndpoint) -> Fallible<
     }
 }
 
-pub(crate) fn update(connection: &Connection, row: &StoredEndpoint) -> Fallible<Option<u64>> {
+pub(crate) fn update(
+    connection: &Connection,
+    row: &StoredEndpoint,
+    was: UnixMillis,
+) -> Fallible<Option<u64>> {
+    let found: Option<i64> = connection
+        .prepare_cached("SELECT updated_at FROM endpoints WHERE id = ?1 AND app = ?2 AND deleted_at IS NULL")?
+        .query_row(
+            params![row.endpoint.id.as_bytes(), row.endpoint.app.as_bytes()],
+            |found| found.get(0),
+        )
+        .optional()?;
+    match found {
+        None => return Ok(None),
+        Some(found) if found != was.0 => return Err(StoreError::Changed.into()),
+        Some(_) => {}
+    }
     let updated = execute(
         connection,
         // An endpoint that comes back from being disabled starts with a clean record. `?20` is the insert's
@@ -209,7 +225,6 @@ pub(crate) fn update(connection: &Connection, row: &StoredEndpoint) -> Fallible<
         row,
     );
     match updated {
-        Ok(0) => return Ok(None),
         Ok(_) => {}
         Err(error) if is_conflict(&error) => return Err(StoreError::Conflict("uid").into()),
         Err(error) => return Err(error.into()),

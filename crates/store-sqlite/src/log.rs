@@ -5,7 +5,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_model::{AppId, AttemptId, CancelReason, Claim, EndpointId, Message, MessageId, UnixMillis};
+use postrider_model::{
+    AppId, AttemptId, CancelReason, Claim, DeliveryId, EndpointId, Message, MessageId, UnixMillis,
+};
 use postrider_secrets::Keyring;
 use postrider_store::fold::COUNTER_BUCKET_MS;
 use postrider_store::{
@@ -175,10 +177,10 @@ pub(crate) fn of_endpoint_sql(walk: &Walk) -> String {
     format!(
         "SELECT {DELIVERY_COLUMNS}, {MESSAGE_COLUMNS}
          FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
-         WHERE d.endpoint = ?1 AND d.message >= ?2 AND d.message < ?3 AND m.app = ?7
-            AND (?4 = '[]' OR d.state IN (SELECT value FROM json_each(?4))) AND {}
-         ORDER BY d.message {order}, d.origin {order}, d.id {order} LIMIT ?8",
-        message_filter!("?5", "?6"),
+         WHERE d.endpoint = ?1 AND (d.message, d.id) > (?2, ?3) AND (d.message, d.id) < (?4, ?5) AND m.app = ?9
+            AND (?6 = '[]' OR d.state IN (SELECT value FROM json_each(?6))) AND {}
+         ORDER BY d.message {order}, d.id {order} LIMIT ?10",
+        message_filter!("?7", "?8"),
     )
 }
 
@@ -187,7 +189,7 @@ struct OfEndpoint {
     app: AppId,
     endpoint: EndpointId,
     filter: DeliveryFilter,
-    page: Page<MessageId>,
+    page: Page<(MessageId, DeliveryId)>,
     with_payload: bool,
 }
 
@@ -198,15 +200,21 @@ fn list_of_endpoint(
 ) -> Fallible<Vec<(DeliveryRow, MessageRow)>> {
     let OfEndpoint { filter, page, .. } = query;
     let walk = Walk::of(page);
-    let (from, to) = walk.bounds(page.after.as_ref().map(MessageId::as_bytes), filter.range);
+    let after = page.after.as_ref();
+    let [low, low_id, high, high_id] = walk.span(
+        after.map(|(message, id)| (message.as_bytes(), id.as_bytes())),
+        filter.range,
+    );
     let states: Vec<i64> = filter.states.iter().copied().map(codec::state_number).collect();
     let rows = connection
         .prepare_cached(&of_endpoint_sql(&walk))?
         .query_map(
             params![
                 query.endpoint.as_bytes(),
-                from,
-                to,
+                low,
+                low_id,
+                high,
+                high_id,
                 codec::to_json(&states)?,
                 codec::to_json(&filter.event_types)?,
                 filter.channel,
@@ -231,8 +239,8 @@ pub(crate) fn of_message_sql(walk: &Walk) -> String {
     format!(
         "SELECT {DELIVERY_COLUMNS}
          FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
-         WHERE d.message = ?1 AND m.app = ?2 AND d.endpoint >= ?3 AND d.endpoint < ?4
-         ORDER BY d.endpoint {order}, d.origin {order}, d.id {order} LIMIT ?5",
+         WHERE d.message = ?1 AND m.app = ?2 AND (d.endpoint, d.id) > (?3, ?4) AND (d.endpoint, d.id) < (?5, ?6)
+         ORDER BY d.endpoint {order}, d.id {order} LIMIT ?7",
     )
 }
 
@@ -240,17 +248,26 @@ fn list_of_message(
     connection: &Connection,
     app: AppId,
     message: MessageId,
-    page: &Page<EndpointId>,
+    page: &Page<(EndpointId, DeliveryId)>,
 ) -> Fallible<Vec<DeliveryRow>> {
     let walk = Walk::of(page);
-    let (from, to) = walk.bounds(
-        page.after.as_ref().map(EndpointId::as_bytes),
+    let after = page.after.as_ref();
+    let [low, low_id, high, high_id] = walk.span(
+        after.map(|(endpoint, id)| (endpoint.as_bytes(), id.as_bytes())),
         TimeRange::default(),
     );
     let rows = connection
         .prepare_cached(&of_message_sql(&walk))?
         .query_map(
-            params![message.as_bytes(), app.as_bytes(), from, to, walk.rows],
+            params![
+                message.as_bytes(),
+                app.as_bytes(),
+                low,
+                low_id,
+                high,
+                high_id,
+                walk.rows
+            ],
             read_delivery,
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -291,7 +308,7 @@ fn counts(connection: &Connection, endpoint: EndpointId, range: TimeRange) -> Fa
     Ok(counts)
 }
 
-fn find_claims(connection: &Connection, keys: &[[u8; 32]]) -> Fallible<Vec<Option<Claim>>> {
+pub(crate) fn find_claims(connection: &Connection, keys: &[[u8; 32]]) -> Fallible<Vec<Option<Claim>>> {
     let now = UnixMillis::now();
     let mut find = connection.prepare_cached(
         "SELECT resource, fingerprint, expires_at FROM claims WHERE key = ?1 AND expires_at > ?2",
@@ -398,7 +415,7 @@ impl LogStore for SqliteStore {
         app: AppId,
         endpoint: EndpointId,
         filter: &DeliveryFilter,
-        page: &Page<MessageId>,
+        page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
     ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError> {
         let query = OfEndpoint {
@@ -417,7 +434,7 @@ impl LogStore for SqliteStore {
         &self,
         app: AppId,
         message: MessageId,
-        page: &Page<EndpointId>,
+        page: &Page<(EndpointId, DeliveryId)>,
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         let page = page.clone();
         self.read(move |connection| list_of_message(connection, app, message, &page))

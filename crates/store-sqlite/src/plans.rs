@@ -50,9 +50,9 @@ fn every_list_walks_an_index() {
             &log::messages_sql(&walk),
             "messages_app (app=? AND id>? AND id<?)",
         );
-        let index = "deliveries_endpoint (endpoint=? AND message>? AND message<?)";
+        let index = "deliveries_endpoint (endpoint=? AND (message,id)>(?,?) AND (message,id)<(?,?))";
         seeks(&connection, &log::of_endpoint_sql(&walk), index);
-        let index = "PRIMARY KEY (message=? AND endpoint>? AND endpoint<?)";
+        let index = "PRIMARY KEY (message=? AND (endpoint,id)>(?,?) AND (endpoint,id)<(?,?))";
         seeks(&connection, &log::of_message_sql(&walk), index);
         for (message, endpoint, index) in [
             (None, endpoint, "attempts_endpoint (endpoint=? AND id>? AND id<?)"),

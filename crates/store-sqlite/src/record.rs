@@ -388,7 +388,7 @@ fn put_waiting_row(connection: &Connection, row: &WaitingPut) -> Fallible<()> {
 }
 
 /// A claim that stands is not replaced: the first request keeps its key until it expires.
-fn put_claims(connection: &Connection, claims: &[Claim], now: UnixMillis) -> Fallible<()> {
+pub(crate) fn put_claims(connection: &Connection, claims: &[Claim], now: UnixMillis) -> Fallible<()> {
     let mut put = connection.prepare_cached(
         "INSERT INTO claims (key, resource, fingerprint, expires_at) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (key) DO UPDATE SET resource = excluded.resource, fingerprint = excluded.fingerprint,
@@ -422,7 +422,7 @@ fn put_endpoints(
     for (endpoint, (app, _)) in &changes.disable {
         let done = connection
             .prepare_cached(
-                "UPDATE endpoints SET disabled = 1, updated_at = ?2
+                "UPDATE endpoints SET disabled = 1, updated_at = max(?2, updated_at + 1)
                  WHERE id = ?1 AND NOT disabled AND deleted_at IS NULL",
             )?
             .execute(params![endpoint.as_bytes(), now.0])?;
@@ -435,7 +435,7 @@ fn put_endpoints(
     for (endpoint, app) in &changes.pause {
         let done = connection
             .prepare_cached(
-                "UPDATE endpoints SET paused = 1, updated_at = ?2
+                "UPDATE endpoints SET paused = 1, updated_at = max(?2, updated_at + 1)
                  WHERE id = ?1 AND NOT paused AND deleted_at IS NULL",
             )?
             .execute(params![endpoint.as_bytes(), now.0])?;

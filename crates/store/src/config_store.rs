@@ -1,7 +1,9 @@
 //! Configuration: every write bumps the version of its application in the same transaction.
 
 use async_trait::async_trait;
-use postrider_model::{AppId, AppSnapshot, Application, Endpoint, EndpointId, EventType, KeyId, UnixMillis};
+use postrider_model::{
+    AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
+};
 
 use crate::error::StoreError;
 
@@ -37,6 +39,18 @@ pub struct Page<Cursor> {
     pub limit: u32,
 }
 
+impl<Cursor> Page<Cursor> {
+    /// The same page with its cursor as another type.
+    pub fn map<Other>(self, cursor: impl FnOnce(Cursor) -> Other) -> Page<Other> {
+        Page {
+            after: self.after.map(cursor),
+            backwards: self.backwards,
+            descending: self.descending,
+            limit: self.limit,
+        }
+    }
+}
+
 /// An API key to store.
 #[derive(Clone, Debug)]
 pub struct NewKey {
@@ -62,12 +76,17 @@ pub struct StoredKey {
 }
 
 /// Reads and writes configuration.
+///
+/// An update replaces a whole row, so it names the row that it was made from: `was` is the row's `updated_at` as it was
+/// read, and the new `updated_at` must be later. `Changed` when somebody else wrote the row in between; whoever wants
+/// both changes reads it again. So no update is lost, whatever number of gateways there is.
 #[async_trait]
 pub trait ConfigStore: Send + Sync + 'static {
     /// Creates an application; returns its version (1). `Conflict("uid")` or `Conflict("id")`.
     async fn create_app(&self, app: &Application) -> Result<u64, StoreError>;
     /// Replaces the mutable fields of an application; the new version, or `None` when there is none.
-    async fn update_app(&self, app: &Application) -> Result<Option<u64>, StoreError>;
+    /// `Conflict("uid")`, `Changed`.
+    async fn update_app(&self, app: &Application, was: UnixMillis) -> Result<Option<u64>, StoreError>;
     /// Marks an application deleted, with its endpoints (their waiting deliveries are swept later). Its uid becomes
     /// free. The new version, or `None` when there is none.
     async fn delete_app(&self, id: AppId, at: UnixMillis) -> Result<Option<u64>, StoreError>;
@@ -81,8 +100,9 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// Creates an endpoint; the application's new version, `None` when the application is gone.
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
     /// Replaces the mutable fields of an endpoint, secrets and headers included, and lets what waits for it be seen
-    /// again by the scheduler (its pause or disable may have ended). The application's new version.
-    async fn update_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
+    /// again by the scheduler (its pause or disable may have ended). The application's new version, `None` when there is
+    /// no such endpoint. `Conflict("uid")`, `Changed`.
+    async fn update_endpoint(&self, endpoint: &Endpoint, was: UnixMillis) -> Result<Option<u64>, StoreError>;
     /// Marks an endpoint deleted. The application's new version.
     async fn delete_endpoint(
         &self,
@@ -99,6 +119,8 @@ pub trait ConfigStore: Send + Sync + 'static {
     async fn create_event_type(&self, event_type: &EventType) -> Result<(), StoreError>;
     /// Creates or replaces by name; true when it was created. An existing one keeps its id and creation time.
     async fn put_event_type(&self, event_type: &EventType) -> Result<bool, StoreError>;
+    /// Replaces the mutable fields of the event type of this name; false when there is none. `Changed`.
+    async fn update_event_type(&self, event_type: &EventType, was: UnixMillis) -> Result<bool, StoreError>;
     /// Archives (`expunge` false) or removes an event type; false when there is none.
     async fn delete_event_type(&self, name: &str, expunge: bool, at: UnixMillis) -> Result<bool, StoreError>;
     /// One event type, archived ones too.
@@ -118,4 +140,10 @@ pub trait ConfigStore: Send + Sync + 'static {
     async fn keys(&self) -> Result<Vec<StoredKey>, StoreError>;
     /// Revokes a key; false when there is none or it was revoked before.
     async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError>;
+
+    /// Keeps the claim of a request that changes configuration, unless one of its key stands; returns the one that
+    /// stands now. (Claims of messages are part of their record.)
+    async fn keep_claim(&self, claim: &Claim) -> Result<Claim, StoreError>;
+    /// Removes the claim of this key, if it is for this resource: its request was refused.
+    async fn drop_claim(&self, key: &[u8; 32], resource: &[u8; 16]) -> Result<(), StoreError>;
 }

@@ -32,6 +32,9 @@ macro_rules! store_conformance {
                 lists_page_both_ways,
                 event_types_live_by_name,
                 keys_are_found_by_hash_until_revoked,
+                a_stale_update_changes_nothing,
+                no_concurrent_update_is_lost,
+                a_claim_is_kept_until_it_is_dropped_or_ends,
             }
             record {
                 a_batch_recorded_twice_is_recorded_once,
@@ -89,6 +92,7 @@ macro_rules! store_conformance {
                 messages_are_filtered,
                 deliveries_of_an_endpoint_are_filtered,
                 deliveries_of_a_message_page,
+                deliveries_of_one_message_to_one_endpoint_page,
                 attempts_are_filtered,
                 attempts_page,
                 one_message_and_one_attempt_are_found,

@@ -9,6 +9,9 @@ pub enum StoreError {
     /// A unique name is taken; the string says which (`uid`, `name`, `id`).
     #[error("the {0} is taken")]
     Conflict(&'static str),
+    /// Somebody else changed the row since it was read: read it again.
+    #[error("it was changed meanwhile")]
+    Changed,
     /// The schema is older or newer than this program's.
     #[error("the store's schema is version {found}, this program needs {wanted}; run `postrider migrate`")]
     Schema {

@@ -150,21 +150,22 @@ pub trait LogStore: Send + Sync + 'static {
     /// Removes a message's payload and cancels what waits for it (`PayloadExpunged`); false when there is none.
     async fn expunge_payload(&self, app: AppId, id: MessageId) -> Result<bool, StoreError>;
 
-    /// An endpoint's deliveries with their messages, by message id.
+    /// An endpoint's deliveries with their messages, by message id and then by their own: an automatic delivery and
+    /// those by hand have the same message. A cursor names a row by both, and need not name one that is there.
     async fn deliveries_of_endpoint(
         &self,
         app: AppId,
         endpoint: EndpointId,
         filter: &DeliveryFilter,
-        page: &Page<MessageId>,
+        page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
     ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError>;
-    /// A message's deliveries, by endpoint id; a manual delivery after the automatic one of the same endpoint.
+    /// A message's deliveries, by endpoint id and then by their own; a cursor is as above.
     async fn deliveries_of_message(
         &self,
         app: AppId,
         message: MessageId,
-        page: &Page<EndpointId>,
+        page: &Page<(EndpointId, DeliveryId)>,
     ) -> Result<Vec<DeliveryRow>, StoreError>;
 
     /// Attempts of an application, newest first unless the page says otherwise. At least one of `endpoint` and

@@ -8,50 +8,18 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use postrider_model::{AppId, Application, UnixMillis};
 use postrider_store::AppRef;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Path;
-use crate::body::{JsonBody, nullable, present};
+use super::application_in::{ApplicationIn, ApplicationPatch};
+use super::change::change;
+use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::idempotency::{NO_APP, Once, digest};
+use crate::idempotency::{NO_APP, digest};
+use crate::once::{Makes, Once};
 use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
-use crate::state::{Api, app_ref, change_time};
-use crate::validate::Problems;
-
-/// An application to make or to replace.
-#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ApplicationIn {
-    /// What people call it.
-    #[schema(min_length = 1)]
-    pub(crate) name: String,
-    /// Your own name for it, unique.
-    #[schema(min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
-    pub(crate) uid: Option<String>,
-    /// Messages a second that it may send.
-    #[schema(minimum = 1, maximum = 65535)]
-    pub(crate) throttle_rate: Option<u32>,
-    /// Notes of yours.
-    #[serde(default)]
-    pub(crate) metadata: BTreeMap<String, String>,
-}
-
-/// What to change of an application.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ApplicationPatch {
-    #[serde(default, deserialize_with = "present")]
-    name: Option<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<String>)]
-    uid: Option<Option<String>>,
-    #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<u32>)]
-    throttle_rate: Option<Option<u32>>,
-    #[serde(default, deserialize_with = "present")]
-    metadata: Option<BTreeMap<String, String>>,
-}
+use crate::state::{Api, app_ref};
 
 /// An application.
 #[derive(Debug, Serialize, ToSchema)]
@@ -101,29 +69,6 @@ impl From<Application> for ApplicationOut {
     }
 }
 
-impl ApplicationIn {
-    fn check(&self) -> Result<(), Error> {
-        let mut problems = Problems::default();
-        problems.text(&["body", "name"], &self.name, 1);
-        problems.uid(&["body", "uid"], self.uid.as_deref(), AppId::PREFIX);
-        problems.rate(&["body", "throttleRate"], self.throttle_rate);
-        problems.metadata(&["body", "metadata"], &self.metadata);
-        problems.done()
-    }
-
-    fn into_application(self, id: AppId) -> Application {
-        Application {
-            id,
-            uid: self.uid,
-            name: self.name,
-            throttle_rate: self.throttle_rate,
-            metadata: self.metadata,
-            created_at: id.created_at(),
-            updated_at: id.created_at(),
-        }
-    }
-}
-
 /// Makes an application, and makes its version known.
 pub(crate) async fn create_app(api: &Api, id: AppId, input: ApplicationIn) -> Result<Application, Error> {
     input.check()?;
@@ -169,9 +114,10 @@ pub(crate) async fn create(
     }
     let fresh = AppId::generate(UnixMillis::now(), &mut rand::rng());
     let fingerprint = digest(&[b"app", &body.bytes]);
-    let once = Once::begin(&api, NO_APP, &headers, fingerprint, *fresh.as_bytes()).await?;
+    let makes = Makes::New(*fresh.as_bytes());
+    let once = Once::begin(&api, NO_APP, &headers, fingerprint, makes).await?;
     let result = create_once(&api, &once, body.value, get_if_exists).await;
-    let (status, app) = once.end(&api, result)?;
+    let (status, app) = once.end(&api, result).await?;
     Ok((status, Json(ApplicationOut::from(app))).into_response())
 }
 
@@ -242,12 +188,13 @@ pub(crate) async fn update(
         let app = create_app(&api, id, input).await?;
         return Ok((StatusCode::CREATED, Json(ApplicationOut::from(app))).into_response());
     };
-    let app = Application {
-        created_at: found.created_at,
-        updated_at: change_time(found.updated_at),
-        ..input.into_application(found.id)
-    };
-    Ok(Json(write(&api, app).await?).into_response())
+    let _lock = api.config_lock(found.id).await;
+    let app = change::<Application>(&api, &AppRef::Id(found.id), |app| {
+        input.clone().replace(app);
+        Ok(())
+    })
+    .await?;
+    Ok(Json(ApplicationOut::from(app)).into_response())
 }
 
 /// Change fields of an application.
@@ -263,31 +210,14 @@ pub(crate) async fn patch(
 ) -> Result<Json<ApplicationOut>, Error> {
     let id = api.app(&name).await?.id;
     let _lock = api.config_lock(id).await;
-    let found = api
-        .store
-        .app(&AppRef::Id(id))
-        .await?
-        .ok_or_else(Error::not_found)?;
-    let patch = body.value;
-    let input = ApplicationIn {
-        name: patch.name.unwrap_or(found.name),
-        uid: patch.uid.unwrap_or(found.uid),
-        throttle_rate: patch.throttle_rate.unwrap_or(found.throttle_rate),
-        metadata: patch.metadata.unwrap_or(found.metadata),
-    };
-    input.check()?;
-    let app = Application {
-        created_at: found.created_at,
-        updated_at: change_time(found.updated_at),
-        ..input.into_application(id)
-    };
-    Ok(Json(write(&api, app).await?))
-}
-
-async fn write(api: &Api, app: Application) -> Result<ApplicationOut, Error> {
-    let version = api.store.update_app(&app).await?.ok_or_else(Error::not_found)?;
-    api.changed(app.id, version).await;
-    Ok(app.into())
+    let app = change::<Application>(&api, &AppRef::Id(id), |app| {
+        let input = body.value.clone().over(app);
+        input.check()?;
+        input.replace(app);
+        Ok(())
+    })
+    .await?;
+    Ok(Json(app.into()))
 }
 
 /// Delete an application with its endpoints; what waits for them is cancelled.

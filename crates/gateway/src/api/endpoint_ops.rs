@@ -13,11 +13,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Path;
 use super::background_task::TaskOut;
-use super::message::MessageOut;
+use super::message_out::MessageOut;
 use crate::accept::{Draft, Request, Target, Verdict, accept};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::idempotency::{IdempotencyKey, Once, digest};
+use crate::idempotency::{IdempotencyKey, digest};
+use crate::once::{Makes, Once};
 use crate::page::{FromParams, Params, Query, TIME_RULE, parse_time};
 use crate::state::Api;
 use crate::validate::Problems;
@@ -145,16 +146,11 @@ async fn start_task(
 ) -> Result<Response, Error> {
     let now = UnixMillis::now();
     let (since, until) = task_range(&body.value, now)?;
-    let (app, endpoint) = api.app_endpoint(app, endpoint).await?;
-    if endpoint.disabled {
-        return Err(Error::bad_request(
-            "endpoint_disabled",
-            "The endpoint is disabled; enable it first.",
-        ));
-    }
+    let (app, endpoint) = api.enabled_endpoint(app, endpoint).await?;
     let fresh = TaskId::generate(now, &mut rand::rng());
     let fingerprint = digest(&[&[kind as u8], endpoint.id.as_bytes(), &body.bytes]);
-    let once = Once::begin(api, app.id, headers, fingerprint, *fresh.as_bytes()).await?;
+    let makes = Makes::New(*fresh.as_bytes());
+    let once = Once::begin(api, app.id, headers, fingerprint, makes).await?;
     let result = async {
         let id = TaskId::from_slice(&once.resource).ok_or_else(Error::internal)?;
         if once.earlier
@@ -177,7 +173,7 @@ async fn start_task(
         Ok(task)
     }
     .await;
-    let task = once.end(api, result)?;
+    let task = once.end(api, result).await?;
     Ok((StatusCode::ACCEPTED, Json(TaskOut::from(task))).into_response())
 }
 
@@ -218,13 +214,7 @@ pub(crate) async fn send_example(
     let is_object = payload.is_none_or(|payload| payload.starts_with('{'));
     problems.check(is_object, &["body", "payload"], "Payload must be an object.");
     problems.done()?;
-    let (app, endpoint) = api.app_endpoint(&app, &endpoint).await?;
-    if endpoint.disabled {
-        return Err(Error::bad_request(
-            "endpoint_disabled",
-            "The endpoint is disabled; enable it first.",
-        ));
-    }
+    let (app, endpoint) = api.enabled_endpoint(&app, &endpoint).await?;
     let payload = match payload {
         Some(payload) => payload.to_owned(),
         None => example_of(&api, &body.value.event_type).await?,

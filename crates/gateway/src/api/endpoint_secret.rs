@@ -8,16 +8,19 @@ use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use postrider_model::{Endpoint, EndpointSecret, UnixMillis};
 use postrider_signature::KEYS_MAX;
+use postrider_store::EndpointRef;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Path;
-use super::endpoint::{new_secret, parse_secret, write};
+use super::change::change;
+use super::endpoint::{new_secret, parse_secret};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::idempotency::{Once, digest};
-use crate::state::Api;
+use crate::idempotency::digest;
+use crate::once::{Makes, Once};
+use crate::state::{Api, endpoint_ref};
 use crate::validate::{Problems, is_sensitive};
 
 /// How long an old secret goes on signing, unless asked otherwise, and at most.
@@ -110,25 +113,21 @@ pub(crate) async fn rotate(
         None => new_secret(),
     };
     let fingerprint = digest(&[b"rotate", endpoint.id.as_bytes(), &body.bytes]);
-    let once = Once::begin(&api, app.id, &headers, fingerprint, *endpoint.id.as_bytes()).await?;
+    let makes = Makes::Change(*endpoint.id.as_bytes());
+    let once = Once::begin(&api, app.id, &headers, fingerprint, makes).await?;
     if once.is_done() {
         return secret_out(&endpoint);
     }
     let lock = api.config_lock(app.id).await;
-    let result = match api.endpoint(app.id, &name).await {
-        Ok(mut endpoint) => {
-            rotate_in(
-                &mut endpoint.secrets,
-                secret,
-                Duration::from_secs(grace),
-                UnixMillis::now(),
-            );
-            write(&api, endpoint).await
-        }
-        Err(error) => Err(error),
-    };
+    let key = (app.id, EndpointRef::Id(endpoint.id));
+    let result = change::<Endpoint>(&api, &key, |endpoint| {
+        let grace = Duration::from_secs(grace);
+        rotate_in(&mut endpoint.secrets, secret.clone(), grace, UnixMillis::now());
+        Ok(())
+    })
+    .await;
     drop(lock);
-    secret_out(&once.end(&api, result)?)
+    secret_out(&once.end(&api, result).await?)
 }
 
 /// Puts the new secret first and lets the others end after the grace period at the latest.
@@ -219,18 +218,27 @@ async fn change_headers(
     replace: bool,
 ) -> Result<StatusCode, Error> {
     let app = api.app(app).await?;
+    let reference = endpoint_ref(name).ok_or_else(Error::not_found)?;
     let _lock = api.config_lock(app.id).await;
-    let mut endpoint = api.endpoint(app.id, name).await?;
-    let mut headers = if replace {
-        BTreeMap::new()
-    } else {
-        endpoint.headers
-    };
+    change::<Endpoint>(api, &(app.id, reference), |endpoint| {
+        if replace {
+            endpoint.headers.clear();
+        }
+        change_in(&mut endpoint.headers, &changes)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn change_in(
+    headers: &mut BTreeMap<String, SecretString>,
+    changes: &BTreeMap<String, Option<String>>,
+) -> Result<(), Error> {
     for (name, value) in changes {
         // Names are case-insensitive (RFC 9110, 5.1), so a header replaces one that is spelled differently.
-        headers.retain(|known, _| !known.eq_ignore_ascii_case(&name));
+        headers.retain(|known, _| !known.eq_ignore_ascii_case(name));
         if let Some(value) = value {
-            headers.insert(name, SecretString::from(value));
+            headers.insert(name.clone(), SecretString::from(value.as_str()));
         }
     }
     let mut problems = Problems::default();
@@ -239,10 +247,7 @@ async fn change_headers(
             .iter()
             .map(|(name, value)| (name.as_str(), Some(value.expose_secret()))),
     );
-    problems.done()?;
-    endpoint.headers = headers;
-    write(api, endpoint).await?;
-    Ok(StatusCode::NO_CONTENT)
+    problems.done()
 }
 
 #[cfg(test)]

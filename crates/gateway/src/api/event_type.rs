@@ -5,80 +5,20 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use postrider_model::{EventType, EventTypeId, UnixMillis};
-use serde::{Deserialize, Serialize};
+use postrider_store::StoreError;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Path;
-use crate::body::{JsonBody, nullable, present};
+use super::change::change;
+use super::event_type_in::{EventTypeIn, EventTypePatch, EventTypeUpdate};
+use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::idempotency::{NO_APP, Once, digest};
+use crate::idempotency::{NO_APP, digest};
+use crate::once::{Makes, Once};
 use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
-use crate::state::{Api, change_time};
-use crate::validate::Problems;
-
-/// Largest schemas of an event type, in bytes.
-const SCHEMAS_BYTES_MAX: usize = 256 * 1024;
-
-/// An event type to make.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct EventTypeIn {
-    /// Its unique name.
-    #[schema(max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
-    name: String,
-    /// For people.
-    description: String,
-    #[serde(default)]
-    archived: bool,
-    #[serde(default)]
-    deprecated: bool,
-    feature_flag: Option<String>,
-    /// At most one.
-    feature_flags: Option<Vec<String>>,
-    /// JSON schemas by version.
-    #[schema(value_type = Option<Object>)]
-    schemas: Option<Box<RawValue>>,
-}
-
-/// An event type to replace.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct EventTypeUpdate {
-    /// For people.
-    description: String,
-    #[serde(default)]
-    archived: bool,
-    #[serde(default)]
-    deprecated: bool,
-    feature_flag: Option<String>,
-    /// At most one.
-    feature_flags: Option<Vec<String>>,
-    /// JSON schemas by version.
-    #[schema(value_type = Option<Object>)]
-    schemas: Option<Box<RawValue>>,
-}
-
-/// What to change of an event type.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct EventTypePatch {
-    #[serde(default, deserialize_with = "present")]
-    description: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    archived: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    deprecated: Option<bool>,
-    #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<String>)]
-    feature_flag: Option<Option<String>>,
-    #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<Vec<String>>)]
-    feature_flags: Option<Option<Vec<String>>>,
-    #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<Object>)]
-    schemas: Option<Option<Box<RawValue>>>,
-}
+use crate::state::Api;
 
 /// An event type.
 #[derive(Serialize, ToSchema)]
@@ -154,58 +94,6 @@ impl EventTypeOut {
     }
 }
 
-fn check(event_type: &EventType) -> Result<(), Error> {
-    let mut problems = Problems::default();
-    problems.name(&["body", "name"], &event_type.name);
-    problems.text(&["body", "description"], &event_type.description, 0);
-    if let Some(flag) = &event_type.feature_flag {
-        problems.name(&["body", "featureFlag"], flag);
-    }
-    if let Some(schemas) = &event_type.schemas {
-        problems.check(
-            schemas.starts_with('{'),
-            &["body", "schemas"],
-            "Must be an object.",
-        );
-        let fits = schemas.len() <= SCHEMAS_BYTES_MAX;
-        problems.check(fits, &["body", "schemas"], "Must be at most 256 KiB.");
-    }
-    problems.done()
-}
-
-/// One flag, from either of the two fields that name it.
-fn one_flag(flag: Option<String>, flags: Option<Vec<String>>) -> Result<Option<String>, Error> {
-    let mut flags = flags.unwrap_or_default();
-    if flags.len() > 1 {
-        return Err(Error::invalid(
-            &["body", "featureFlags"],
-            "At most one feature flag.",
-        ));
-    }
-    Ok(flag.or_else(|| flags.pop()))
-}
-
-impl EventTypeUpdate {
-    fn into_event_type(self, id: EventTypeId, name: String) -> Result<EventType, Error> {
-        let event_type = EventType {
-            id,
-            name,
-            description: self.description,
-            archived: self.archived,
-            deprecated: self.deprecated,
-            feature_flag: one_flag(self.feature_flag, self.feature_flags)?,
-            schemas: self
-                .schemas
-                .map(|schemas| schemas.get().to_owned())
-                .filter(|text| text != "null"),
-            created_at: id.created_at(),
-            updated_at: id.created_at(),
-        };
-        check(&event_type)?;
-        Ok(event_type)
-    }
-}
-
 /// List event types.
 #[utoipa::path(
     get, path = "/api/v1/event-type", tag = "Event type", operation_id = "v1.event-type.list",
@@ -239,38 +127,31 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: JsonBody<EventTypeIn>,
 ) -> Result<Response, Error> {
-    let input = body.value;
     let fresh = EventTypeId::generate(UnixMillis::now(), &mut rand::rng());
     let fingerprint = digest(&[b"event-type", &body.bytes]);
-    let once = Once::begin(&api, NO_APP, &headers, fingerprint, *fresh.as_bytes()).await?;
-    let result = async {
-        let id = EventTypeId::from_slice(&once.resource).ok_or_else(Error::internal)?;
-        let update = EventTypeUpdate {
-            description: input.description,
-            archived: input.archived,
-            deprecated: input.deprecated,
-            feature_flag: input.feature_flag,
-            feature_flags: input.feature_flags,
-            schemas: input.schemas,
-        };
-        let event_type = update.into_event_type(id, input.name)?;
-        if once.earlier
-            && let Some(found) = api.store.event_type(&event_type.name).await?
-            && found.id == id
-        {
-            return Ok(found);
-        }
-        match api.store.create_event_type(&event_type).await {
-            Err(postrider_store::StoreError::Conflict(_)) => Err(Error::conflict(
-                "event_type_exists",
-                "An event type of this name exists; update it instead.",
-            )),
-            other => Ok(other.map(|()| event_type)?),
-        }
-    }
-    .await;
-    let event_type = once.end(&api, result)?;
+    let makes = Makes::New(*fresh.as_bytes());
+    let once = Once::begin(&api, NO_APP, &headers, fingerprint, makes).await?;
+    let result = create_once(&api, &once, body.value).await;
+    let event_type = once.end(&api, result).await?;
     Ok((StatusCode::CREATED, Json(EventTypeOut::new(event_type, true))).into_response())
+}
+
+async fn create_once(api: &Api, once: &Once, input: EventTypeIn) -> Result<EventType, Error> {
+    let id = EventTypeId::from_slice(&once.resource).ok_or_else(Error::internal)?;
+    let event_type = input.into_event_type(id)?;
+    if once.earlier
+        && let Some(found) = api.store.event_type(&event_type.name).await?
+        && found.id == id
+    {
+        return Ok(found);
+    }
+    match api.store.create_event_type(&event_type).await {
+        Err(StoreError::Conflict(_)) => Err(Error::conflict(
+            "event_type_exists",
+            "An event type of this name exists; update it instead.",
+        )),
+        other => Ok(other.map(|()| event_type)?),
+    }
 }
 
 async fn find(api: &Api, name: &str) -> Result<EventType, Error> {
@@ -325,22 +206,7 @@ pub(crate) async fn patch(
     body: JsonBody<EventTypePatch>,
 ) -> Result<Json<EventTypeOut>, Error> {
     let _lock = api.config_lock(NO_APP).await;
-    let mut event_type = find(&api, &name).await?;
-    let patch = body.value;
-    event_type.description = patch.description.unwrap_or(event_type.description);
-    event_type.archived = patch.archived.unwrap_or(event_type.archived);
-    event_type.deprecated = patch.deprecated.unwrap_or(event_type.deprecated);
-    if patch.feature_flag.is_some() || patch.feature_flags.is_some() {
-        event_type.feature_flag = one_flag(patch.feature_flag.flatten(), patch.feature_flags.flatten())?;
-    }
-    if let Some(schemas) = patch.schemas {
-        event_type.schemas = schemas
-            .map(|schemas| schemas.get().to_owned())
-            .filter(|text| text != "null");
-    }
-    event_type.updated_at = change_time(event_type.updated_at);
-    check(&event_type)?;
-    api.store.put_event_type(&event_type).await?;
+    let event_type = change::<EventType>(&api, &name, |event_type| body.value.apply(event_type)).await?;
     Ok(Json(EventTypeOut::new(event_type, true)))
 }
 

@@ -7,143 +7,30 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use postrider_model::{AppId, Message, MessageId, UnixMillis};
 use postrider_secrets::Scope;
 use postrider_store::{AppRef, MessageFilter, MessageRow};
-use serde::Serialize;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
-use utoipa::{IntoParams, ToSchema};
 
 use super::Path;
-use super::application::{ApplicationIn, create_app};
-use super::endpoint::non_empty;
-use super::message_in::{JSON, MessageIn, json_payload};
+use super::application::create_app;
+use super::application_in::ApplicationIn;
+use super::message_in::MessageIn;
+use super::message_out::MessageOut;
+use super::message_query::{ContentQuery, MessageQuery};
 use crate::accept::may_begin;
 use crate::accept::{self, Target, Verdict, accept};
 use crate::body;
 use crate::error::{Error, ErrorOut, ValidationOut};
 use crate::idempotency::{IdempotencyKey, digest};
-use crate::page::{FromParams, ListResponse, PageQuery, Params, Query, show_time};
+use crate::page::{ListResponse, PageQuery, Query};
 use crate::state::{Api, app_ref};
 use crate::validate::{NAME_CHARS_MAX, is_name};
 
 /// Younger than this, a message may be accepted and not yet on record.
 const YOUNG: Duration = Duration::from_secs(60);
 const RECORD_POLL: Duration = Duration::from_millis(50);
-
-/// A message.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct MessageOut {
-    #[schema(value_type = String)]
-    id: MessageId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<String>,
-    event_type: String,
-    channels: Option<Vec<String>>,
-    /// The payload; `{}` when not asked for, removed, or not a JSON object.
-    #[schema(value_type = Object)]
-    payload: Box<RawValue>,
-    #[schema(format = DateTime)]
-    timestamp: String,
-    /// Set for a body that is not a JSON object.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_type: Option<String>,
-    /// A body that is not a JSON object, in base64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_base64: Option<String>,
-}
-
-impl MessageOut {
-    pub(crate) fn new(message: &Message, with_content: bool) -> Self {
-        let json = if with_content && message.content_type == JSON {
-            json_payload(message)
-        } else {
-            None
-        };
-        let is_raw = with_content && json.is_none() && !message.payload.is_empty();
-        let is_other = is_raw || message.content_type != JSON;
-        Self {
-            id: message.id,
-            event_id: message.event_id.clone(),
-            event_type: message.event_type.clone(),
-            channels: non_empty(message.channels.clone()),
-            payload: json.unwrap_or_else(empty_object),
-            timestamp: show_time(message.id.created_at()),
-            content_type: is_other.then(|| message.content_type.clone()),
-            payload_base64: is_raw.then(|| STANDARD.encode(&message.payload)),
-        }
-    }
-}
-
-fn empty_object() -> Box<RawValue> {
-    serde_json::from_str("{}").expect("`{}` is JSON")
-}
-
-/// Whether payloads come along.
-#[derive(Clone, Copy, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ContentQuery {
-    /// With payloads.
-    #[param(default = true)]
-    with_content: Option<bool>,
-}
-
-impl ContentQuery {
-    pub(crate) fn wanted(self) -> bool {
-        self.with_content.unwrap_or(true)
-    }
-}
-
-impl FromParams for ContentQuery {
-    fn from_params(params: &Params) -> Result<Self, Error> {
-        let with_content = params.flag("with_content")?;
-        Ok(Self { with_content })
-    }
-}
-
-/// Which messages.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct MessageQuery {
-    /// With this channel.
-    #[param(value_type = Option<String>)]
-    pub(crate) channel: Option<String>,
-    /// Of these types: `a,b` or repeated.
-    #[param(value_type = Option<Vec<String>>)]
-    pub(crate) event_types: Vec<String>,
-    /// Made before this time.
-    #[param(value_type = Option<String>, format = DateTime)]
-    pub(crate) before: Option<UnixMillis>,
-    /// Made after this time.
-    #[param(value_type = Option<String>, format = DateTime)]
-    pub(crate) after: Option<UnixMillis>,
-}
-
-impl FromParams for MessageQuery {
-    fn from_params(params: &Params) -> Result<Self, Error> {
-        if params.text("tag").is_some_and(|tag| !tag.is_empty()) {
-            return Err(Error::invalid(
-                &["query", "tag"],
-                "Tags are not supported; use channels.",
-            ));
-        }
-        let range = params.range()?;
-        Ok(Self {
-            channel: params
-                .text("channel")
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned),
-            event_types: params.list("event_types"),
-            before: range.before,
-            after: range.after,
-        })
-    }
-}
 
 /// Send a message.
 ///
@@ -253,12 +140,9 @@ pub(crate) async fn list(
     let store_page = page.page(true)?;
     let app = api.app(&app).await?;
     let filter = MessageFilter {
+        range: query.range(),
         event_types: query.event_types,
         channel: query.channel,
-        range: postrider_store::TimeRange {
-            after: query.after,
-            before: query.before,
-        },
         with_payload: content.wanted(),
     };
     let rows = api.store.messages(app.id, &filter, &store_page).await?;

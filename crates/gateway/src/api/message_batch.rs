@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Path;
-use super::message::{ContentQuery, MessageOut, event_id_taken, traceparent};
+use super::message::{event_id_taken, traceparent};
 use super::message_in::MessageIn;
+use super::message_out::MessageOut;
+use super::message_query::ContentQuery;
 use crate::accept::may_begin;
 use crate::accept::{self, Draft, Target, Verdict, accept};
 use crate::body;

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::application::ApplicationIn;
+use super::application_in::ApplicationIn;
 use crate::accept::Draft;
 use crate::error::Error;
 use crate::validate::Problems;

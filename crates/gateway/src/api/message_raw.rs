@@ -7,8 +7,9 @@ use postrider_model::MessageId;
 use utoipa::IntoParams;
 
 use super::Path;
-use super::message::{MessageOut, respond_one, traceparent};
+use super::message::{respond_one, traceparent};
 use super::message_in::{CHANNELS_MAX, check_content_type};
+use super::message_out::MessageOut;
 use crate::accept::may_begin;
 use crate::accept::{self, Draft, Target, accept};
 use crate::body;

@@ -3,18 +3,29 @@
 
 mod api_key;
 pub(crate) mod application;
+mod application_in;
 mod attempt;
+mod attempt_out;
 mod background_task;
+mod change;
+mod delivery;
+mod delivery_query;
 pub(crate) mod endpoint;
+mod endpoint_in;
 mod endpoint_ops;
+mod endpoint_out;
 mod endpoint_secret;
 pub(crate) mod event_type;
+mod event_type_in;
 pub(crate) mod message;
 mod message_batch;
 mod message_in;
+mod message_out;
+mod message_query;
 mod message_raw;
 mod parked;
 mod portal;
+mod resend;
 pub(crate) mod status;
 
 use axum::extract::FromRequestParts;
@@ -69,11 +80,11 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(message::expunge_content))
         .routes(routes!(attempt::list_by_endpoint))
         .routes(routes!(attempt::list_by_msg))
-        .routes(routes!(attempt::list_attempted_messages))
-        .routes(routes!(attempt::list_attempted_destinations))
+        .routes(routes!(delivery::list_attempted_messages))
+        .routes(routes!(delivery::list_attempted_destinations))
         .routes(routes!(attempt::get))
         .routes(routes!(attempt::expunge_content))
-        .routes(routes!(attempt::resend))
+        .routes(routes!(resend::resend))
         .routes(routes!(background_task::get))
         .routes(routes!(api_key::list, api_key::create))
         .routes(routes!(api_key::revoke))

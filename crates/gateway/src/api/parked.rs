@@ -11,11 +11,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Path;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::page::{FromParams, Params, Query, show_time};
+use crate::page::{FromParams, LIMIT_DEFAULT, Params, Query, show_time};
 use crate::state::Api;
 
-const LIMIT_DEFAULT: u32 = 50;
-const LIMIT_MAX: u32 = 250;
 /// First bytes of what was parked that a list shows.
 const SHOWN_BYTES_MAX: usize = 4096;
 
@@ -53,10 +51,7 @@ pub(crate) struct ParkedQuery {
 
 impl FromParams for ParkedQuery {
     fn from_params(params: &Params) -> Result<Self, Error> {
-        let limit = params.parsed::<u32>("limit")?;
-        if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            return Err(Error::invalid(&["query", "limit"], "Must be 1 to 250."));
-        }
+        let limit = params.limit()?;
         Ok(Self { limit })
     }
 }

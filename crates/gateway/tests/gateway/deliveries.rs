@@ -14,8 +14,18 @@ use crate::harness::{Harness, text};
 
 /// Records an outcome of the `index`-th accepted message's first delivery.
 async fn outcome(harness: &Harness, index: usize, status: Option<u16>, next: Next) -> Option<AttemptId> {
+    outcome_of(harness, index, 0, status, next).await
+}
+
+async fn outcome_of(
+    harness: &Harness,
+    index: usize,
+    delivery: usize,
+    status: Option<u16>,
+    next: Next,
+) -> Option<AttemptId> {
     let accepted = harness.broker.accepted()[index].clone();
-    let delivery = accepted.deliveries[0];
+    let delivery = accepted.deliveries[delivery];
     let now = UnixMillis::now();
     let attempt = status.map(|status| Attempt {
         id: AttemptId::generate(now, &mut rand::rng()),
@@ -135,6 +145,120 @@ async fn lists_show_how_each_delivery_stands() {
         stats,
         json!({"success": 1, "pending": 1, "sending": 1, "fail": 1, "canceled": 1})
     );
+}
+
+/// Two messages to two endpoints, the first of them twice by hand to `main` again: failed, delivered, pending.
+async fn resent(harness: &Harness) -> Value {
+    harness.acme().await;
+    harness
+        .endpoint(json!({"url": "https://example.com/2", "uid": "other"}))
+        .await;
+    let first = send(harness, "first").await;
+    send(harness, "second").await;
+    let resend = format!("/api/v1/app/acme/msg/{}/endpoint/main/resend", text(&first, "id"));
+    for key in ["k1", "k2"] {
+        harness
+            .post_with_key(&resend, key, json!({}))
+            .await
+            .is(StatusCode::ACCEPTED);
+    }
+    let endpoint = harness
+        .get("/api/v1/app/acme/endpoint/main")
+        .await
+        .is(StatusCode::OK);
+    let to_main = |accepted: &postrider_model::Accepted| {
+        let found = accepted
+            .deliveries
+            .iter()
+            .position(|one| one.endpoint.to_string() == text(&endpoint, "id"));
+        found.expect("a delivery to main")
+    };
+    let accepted = harness.broker.accepted();
+    let gone = Next::Exhausted { gone: false };
+    outcome_of(harness, 0, to_main(&accepted[0]), Some(404), gone).await;
+    outcome_of(harness, 2, 0, Some(200), Next::Delivered).await;
+    first
+}
+
+/// Walks a list in pages of one to its end and back to its start: what each page showed, in the list's order.
+async fn walk(harness: &Harness, path: &str) -> [Vec<(String, String)>; 2] {
+    let mut ways = [vec![], vec![]];
+    let mut next = path.to_owned();
+    for (way, name) in ["iterator", "prevIterator"].into_iter().enumerate() {
+        for _ in 0..20 {
+            let page = harness.get(&next).await.is(StatusCode::OK);
+            let shown = page["data"].as_array().into_iter().flatten();
+            ways[way]
+                .extend(shown.map(|one| (text(one, "id").to_owned(), text(one, "statusText").to_owned())));
+            if page["done"] == json!(true) {
+                let start = text(&page, "prevIterator");
+                next = format!("{path}&iterator={start}");
+                break;
+            }
+            next = format!("{path}&iterator={}", text(&page, name));
+        }
+    }
+    ways[1].reverse();
+    ways
+}
+
+#[tokio::test]
+async fn pages_of_one_show_a_message_once_for_each_of_its_deliveries() {
+    let harness = Harness::new().await;
+    let first = resent(&harness).await;
+    let path = "/api/v1/app/acme/endpoint/main/msg";
+    let [forth, back] = walk(&harness, &format!("{path}?limit=1")).await;
+    let mut of_first: Vec<&str> = forth[1..].iter().map(|(_, status)| status.as_str()).collect();
+    of_first.sort_unstable();
+    assert_eq!(of_first, ["fail", "pending", "success"], "{forth:?}");
+    assert!(
+        forth[1..].iter().all(|(id, _)| id == text(&first, "id")),
+        "{forth:?}"
+    );
+    assert_eq!(back, forth[..3], "the page before the last one, and on");
+    let all = harness.get(path).await.is(StatusCode::OK);
+    let all: Vec<&str> = all["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| text(one, "statusText"))
+        .collect();
+    assert_eq!(
+        all,
+        forth
+            .iter()
+            .map(|(_, status)| status.as_str())
+            .collect::<Vec<_>>()
+    );
+    let of_another_list = format!("{path}?iterator={}", text(&first, "id"));
+    harness
+        .get(&of_another_list)
+        .await
+        .is(StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn pages_of_one_show_an_endpoint_once_and_as_its_best_delivery() {
+    let harness = Harness::new().await;
+    let first = resent(&harness).await;
+    let path = format!("/api/v1/app/acme/msg/{}/endpoint", text(&first, "id"));
+    let all = harness.get(&path).await.is(StatusCode::OK);
+    let mut shown: Vec<(&str, &str)> = all["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| (text(one, "uid"), text(one, "statusText")))
+        .collect();
+    shown.sort_unstable();
+    assert_eq!(shown, [("main", "success"), ("other", "pending")]);
+    for order in ["ascending", "descending"] {
+        let [forth, back] = walk(&harness, &format!("{path}?limit=1&order={order}")).await;
+        assert_eq!(back, forth[..1], "{order}");
+        let mut walked = forth;
+        walked.sort_unstable_by(|a, b| b.1.cmp(&a.1));
+        let statuses: Vec<&str> = walked.iter().map(|(_, status)| status.as_str()).collect();
+        assert_eq!(statuses, ["success", "pending"], "{order}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod accept;
 mod authz;
 mod config;
+mod config_repeats;
 mod deliveries;
 mod errors;
 mod harness;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postrider_model::{AppId, AppSnapshot, Application, UnixMillis};
-use postrider_store::{AppRef, Page, TimeRange};
+use postrider_store::{AppRef, Page, StoreError, TimeRange};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -40,10 +40,22 @@ pub(super) async fn create(store: &PostgresStore, app: &Application) -> Work<u64
     Ok(1)
 }
 
-pub(super) async fn update(store: &PostgresStore, app: &Application) -> Work<Option<u64>> {
+pub(super) async fn update(store: &PostgresStore, app: &Application, was: UnixMillis) -> Work<Option<u64>> {
+    let mut tx = store.write.begin().await?;
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT updated_at FROM applications WHERE id = $1 AND deleted_at IS NULL FOR UPDATE",
+    )
+    .bind(app.id.as_uuid())
+    .fetch_optional(&mut *tx)
+    .await?;
+    match found {
+        None => return Ok(None),
+        Some(found) if found != was.0 => return Err(StoreError::Changed.into()),
+        Some(_) => {}
+    }
     let version = sqlx::query_scalar(
         "UPDATE applications SET uid = $2, name = $3, throttle_rate = $4, metadata = $5::jsonb, updated_at = $6, \
-         version = version + 1 WHERE id = $1 AND deleted_at IS NULL RETURNING version",
+         version = version + 1 WHERE id = $1 RETURNING version",
     )
     .bind(app.id.as_uuid())
     .bind(clean_opt(app.uid.as_ref()))
@@ -51,9 +63,10 @@ pub(super) async fn update(store: &PostgresStore, app: &Application) -> Work<Opt
     .bind(app.throttle_rate.map(i64::from))
     .bind(metadata(&app.metadata))
     .bind(app.updated_at.0)
-    .fetch_optional(&store.write)
+    .fetch_one(&mut *tx)
     .await?;
-    version.map(to_version).transpose()
+    tx.commit().await?;
+    to_version(version).map(Some)
 }
 
 pub(super) async fn delete(store: &PostgresStore, id: AppId, at: UnixMillis) -> Work<Option<u64>> {

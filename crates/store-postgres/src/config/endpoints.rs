@@ -1,7 +1,7 @@
 //! Endpoints, and what their changes do to what waits for them.
 
 use postrider_model::{AppId, Endpoint, EndpointId, ExhaustedPolicy, HeaderNames, RetrySchedule, UnixMillis};
-use postrider_store::{EndpointRef, Page, TimeRange};
+use postrider_store::{EndpointRef, Page, StoreError, TimeRange};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
@@ -43,21 +43,24 @@ pub(super) async fn create(store: &PostgresStore, endpoint: &Endpoint) -> Work<O
     Ok(Some(version))
 }
 
-pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint) -> Work<Option<u64>> {
+pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint, was: UnixMillis) -> Work<Option<u64>> {
     let mut tx = store.write.begin().await?;
     let Some(version) = bump(&mut tx, endpoint.app).await? else {
         return Ok(None);
     };
-    let before: Option<bool> = sqlx::query_scalar(
-        "SELECT disabled FROM endpoints WHERE id = $1 AND app = $2 AND deleted_at IS NULL FOR UPDATE",
+    let before: Option<(bool, i64)> = sqlx::query_as(
+        "SELECT disabled, updated_at FROM endpoints WHERE id = $1 AND app = $2 AND deleted_at IS NULL FOR UPDATE",
     )
     .bind(endpoint.id.as_uuid())
     .bind(endpoint.app.as_uuid())
     .fetch_optional(&mut *tx)
     .await?;
-    let Some(was_disabled) = before else {
+    let Some((was_disabled, updated_at)) = before else {
         return Ok(None);
     };
+    if updated_at != was.0 {
+        return Err(StoreError::Changed.into());
+    }
     let update = sqlx::query(
         "UPDATE endpoints SET uid = $3, url = $4, description = $5, event_types = $6, channels = $7, \
          disabled = $8, paused = $9, throttle_rate = $10, ordered = $11, pause_when_exhausted = $12, \

@@ -1,7 +1,7 @@
 //! Event types.
 
 use postrider_model::{EventType, EventTypeId, UnixMillis};
-use postrider_store::Page;
+use postrider_store::{Page, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
@@ -20,6 +20,17 @@ macro_rules! insert {
     };
 }
 
+/// Inserts or replaces by name. `xmax` is 0 in a row that this statement inserted.
+macro_rules! upsert {
+    () => {
+        insert!(
+            " ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description, archived = EXCLUDED.archived, \
+             deprecated = EXCLUDED.deprecated, feature_flag = EXCLUDED.feature_flag, schemas = EXCLUDED.schemas, \
+             updated_at = greatest(EXCLUDED.updated_at, event_types.updated_at + 1) RETURNING (xmax = 0) AS created"
+        )
+    };
+}
+
 pub(super) async fn create(store: &PostgresStore, event_type: &EventType) -> Work<()> {
     bind(sqlx::query(insert!("")), event_type)
         .execute(&store.write)
@@ -28,21 +39,34 @@ pub(super) async fn create(store: &PostgresStore, event_type: &EventType) -> Wor
 }
 
 pub(super) async fn put(store: &PostgresStore, event_type: &EventType) -> Work<bool> {
-    // `xmax` is 0 in a row that this statement inserted.
-    let query = sqlx::query(insert!(
-        " ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description, archived = EXCLUDED.archived, \
-         deprecated = EXCLUDED.deprecated, feature_flag = EXCLUDED.feature_flag, schemas = EXCLUDED.schemas, \
-         updated_at = EXCLUDED.updated_at RETURNING (xmax = 0) AS created"
-    ));
-    let row = bind(query, event_type).fetch_one(&store.write).await?;
+    let row = bind(sqlx::query(upsert!()), event_type)
+        .fetch_one(&store.write)
+        .await?;
     Ok(row.try_get("created")?)
+}
+
+pub(super) async fn update(store: &PostgresStore, event_type: &EventType, was: UnixMillis) -> Work<bool> {
+    let mut tx = store.write.begin().await?;
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT updated_at FROM event_types WHERE name = $1 FOR UPDATE")
+            .bind(clean(&event_type.name))
+            .fetch_optional(&mut *tx)
+            .await?;
+    match found {
+        None => return Ok(false),
+        Some(found) if found != was.0 => return Err(StoreError::Changed.into()),
+        Some(_) => {}
+    }
+    bind(sqlx::query(upsert!()), event_type).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 pub(super) async fn delete(store: &PostgresStore, name: &str, expunge: bool, at: UnixMillis) -> Work<bool> {
     let query = if expunge {
         sqlx::query("DELETE FROM event_types WHERE name = $1").bind(clean(name))
     } else {
-        sqlx::query("UPDATE event_types SET archived = true, updated_at = $2 WHERE name = $1")
+        sqlx::query("UPDATE event_types SET archived = true, updated_at = greatest($2, updated_at + 1) WHERE name = $1")
             .bind(clean(name))
             .bind(at.0)
     };

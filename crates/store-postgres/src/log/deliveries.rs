@@ -23,10 +23,11 @@ pub(super) async fn of_endpoint(
     app: AppId,
     endpoint: EndpointId,
     filter: &DeliveryFilter,
-    page: &Page<MessageId>,
+    page: &Page<(MessageId, DeliveryId)>,
     with_payload: bool,
 ) -> Work<Vec<(DeliveryRow, MessageRow)>> {
-    // The bounds on the delivery's id choose the partitions; those on the message are the keyset.
+    // The bounds on the delivery's id choose the partitions; those on the message are the index's; those on both are
+    // the keyset.
     const LIST: [&str; 2] = keyset!(
         concat!(
             "SELECT ",
@@ -36,16 +37,18 @@ pub(super) async fn of_endpoint(
             " FROM deliveries d JOIN messages m ON m.id = d.message",
             body_join!("$2"),
             " LEFT JOIN waiting w ON w.delivery = d.id \
-             WHERE d.endpoint = $3 AND d.app = $4 AND d.message >= $5 AND d.message < $6 AND d.id >= $7 AND d.id < $8 \
+             WHERE d.endpoint = $3 AND d.app = $4 AND d.message >= $5 AND d.message <= $6 AND d.id >= $7 AND d.id < $8 \
+             AND (d.message, d.id) >= ($5, $12) AND (d.message, d.id) < ($6, $13) \
              AND (cardinality($9::smallint[]) = 0 OR d.state = ANY($9)) \
              AND (cardinality($10::text[]) = 0 OR m.event_type = ANY($10)) \
              AND ($11::text IS NULL OR m.channels ? $11)"
         ),
         "d.message",
-        "d.trigger",
         "d.id"
     );
-    let window = Window::new(page, filter.range, MessageId::as_uuid);
+    let window = Window::of_pairs(page, filter.range, |(message, id)| {
+        (message.as_uuid(), id.as_uuid())
+    });
     let states: Vec<i16> = filter
         .states
         .iter()
@@ -63,6 +66,8 @@ pub(super) async fn of_endpoint(
         .bind(states)
         .bind(clean_all(&filter.event_types))
         .bind(clean_opt(filter.channel.as_ref()))
+        .bind(window.low_second)
+        .bind(window.high_second)
         .fetch_all(&store.read)
         .await?;
     let found = rows
@@ -76,7 +81,7 @@ pub(super) async fn of_message(
     store: &PostgresStore,
     app: AppId,
     message: MessageId,
-    page: &Page<EndpointId>,
+    page: &Page<(EndpointId, DeliveryId)>,
 ) -> Work<Vec<DeliveryRow>> {
     const LIST: [&str; 2] = keyset!(
         concat!(
@@ -84,13 +89,14 @@ pub(super) async fn of_message(
             delivery_columns!(),
             " FROM deliveries d LEFT JOIN waiting w ON w.delivery = d.id \
              WHERE d.id >= $2 AND d.id < $3 AND d.message = $4 AND d.app = $5 \
-             AND d.endpoint >= $6 AND d.endpoint < $7"
+             AND (d.endpoint, d.id) >= ($6, $7) AND (d.endpoint, d.id) < ($8, $9)"
         ),
         "d.endpoint",
-        "d.trigger",
         "d.id"
     );
-    let window = Window::new(page, TimeRange::default(), EndpointId::as_uuid);
+    let window = Window::of_pairs(page, TimeRange::default(), |(endpoint, id)| {
+        (endpoint.as_uuid(), id.as_uuid())
+    });
     let (low, high) = same_millisecond(message.as_uuid());
     let rows = sqlx::query(LIST[usize::from(window.descending)])
         .bind(window.limit)
@@ -99,7 +105,9 @@ pub(super) async fn of_message(
         .bind(message.as_uuid())
         .bind(app.as_uuid())
         .bind(window.low)
+        .bind(window.low_second)
         .bind(window.high)
+        .bind(window.high_second)
         .fetch_all(&store.read)
         .await?;
     let found = rows.iter().map(decode).collect::<Work<Vec<_>>>()?;

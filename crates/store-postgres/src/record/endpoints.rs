@@ -32,7 +32,8 @@ pub(super) async fn reconfigure(
     let disable: Vec<Uuid> = changes.disable.keys().map(EndpointId::as_uuid).collect();
     let pause: Vec<Uuid> = changes.pause.keys().map(EndpointId::as_uuid).collect();
     let rows = sqlx::query(
-        "UPDATE endpoints SET disabled = disabled OR id = ANY($1), paused = paused OR id = ANY($2), updated_at = $3 \
+        "UPDATE endpoints SET disabled = disabled OR id = ANY($1), paused = paused OR id = ANY($2), \
+         updated_at = greatest($3, updated_at + 1) \
          WHERE id = ANY($1 || $2) AND deleted_at IS NULL \
          AND ((id = ANY($1) AND NOT disabled) OR (id = ANY($2) AND NOT paused)) RETURNING id, app, disabled",
     )

@@ -218,7 +218,7 @@ pub(crate) async fn counters(
 }
 
 /// Stores claims; one that stands keeps its promise.
-pub(super) async fn claims(connection: &mut PgConnection, claims: &[Claim], now: UnixMillis) -> Work<()> {
+pub(crate) async fn claims(connection: &mut PgConnection, claims: &[Claim], now: UnixMillis) -> Work<()> {
     let mut once: BTreeMap<[u8; 32], &Claim> = BTreeMap::new();
     for claim in claims {
         once.entry(claim.key).or_insert(claim);

@@ -134,7 +134,7 @@ async fn a_resume_amid_recording_leaves_nothing_asleep() {
         paused.paused = false;
         let (recorded, resumed, claimed) = tokio::join!(
             recorder.record(&accepted),
-            gateway.update_endpoint(&paused),
+            gateway.update_endpoint(&paused, paused.updated_at),
             scheduler.claim_due(10, 10, Duration::ZERO)
         );
         recorded.unwrap();
@@ -204,7 +204,12 @@ async fn sweeps_cancel_what_waits_for_a_disabled_endpoint() {
     world.endpoint = off.id;
     record_waiting(&world, 25).await;
     off.disabled = true;
-    world.store.update_endpoint(&off).await.unwrap().unwrap();
+    world
+        .store
+        .update_endpoint(&off, off.updated_at)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(world.store.claim_due(10, 10, LEASE).await.unwrap().is_empty());
     let mut cancelled = 0;
     loop {

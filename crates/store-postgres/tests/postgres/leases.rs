@@ -69,7 +69,13 @@ async fn nothing_overtakes_a_body_that_cannot_be_read_in_a_sequence() {
         .unwrap()
         .unwrap();
     endpoint.ordered = true;
-    world.store.update_endpoint(&endpoint).await.unwrap().unwrap();
+    let was = endpoint.updated_at;
+    world
+        .store
+        .update_endpoint(&endpoint, was)
+        .await
+        .unwrap()
+        .unwrap();
     record(&world, 3, 10, Disposition::Ordered).await;
     spoil_the_first(&world).await;
     let leased = world.store.lease(&[grant(&world, true)], LEASE).await.unwrap();

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_model::{DeferReason, DeliveryState, Disposition, MessageId, Next, UnixMillis};
+use postrider_model::{DeferReason, DeliveryState, Disposition, Next, UnixMillis};
 use postrider_store::{LogStore, Page, RecordStore, StoreError, TimeRange, UpkeepStore};
 
 use crate::world::{DAY, World};
 
 const FOR_EVER: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
-fn newest() -> Page<MessageId> {
+fn newest<C>() -> Page<C> {
     Page {
         after: None,
         backwards: false,

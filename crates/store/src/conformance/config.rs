@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postrider_model::{
-    AppId, EndpointSecret, EventType, EventTypeId, ExhaustedPolicy, HeaderNames, KeyId, RetrySchedule,
-    UnixMillis,
+    AppId, Application, Claim, Endpoint, EndpointId, EndpointSecret, EventType, EventTypeId, ExhaustedPolicy,
+    HeaderNames, KeyId, RetrySchedule, UnixMillis,
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::fixture::{World, first, must};
+use super::fixture::{HOUR, World, first, must};
 use crate::{AppRef, EndpointRef, NewKey, Page, SharedStore, StoreError};
 
 /// What was written is read, by id and by uid, until it is deleted.
@@ -29,7 +29,7 @@ pub async fn applications_are_created_changed_and_deleted(store: SharedStore) {
 
     app.name = "renamed".into();
     app.uid = None;
-    assert_eq!(must(store.update_app(&app).await), Some(2));
+    assert_eq!(must(store.update_app(&app, app.updated_at).await), Some(2));
     assert!(must(store.app(&AppRef::Uid("acme".into())).await).is_none());
     let found = must(store.app(&AppRef::Id(app.id)).await).expect("found by id");
     assert_eq!(found.name, "renamed");
@@ -38,7 +38,7 @@ pub async fn applications_are_created_changed_and_deleted(store: SharedStore) {
     assert_eq!(must(store.delete_app(app.id, now).await), Some(3));
     assert!(must(store.app(&AppRef::Id(app.id)).await).is_none());
     assert_eq!(must(store.delete_app(app.id, now).await), None);
-    assert_eq!(must(store.update_app(&app).await), None);
+    assert_eq!(must(store.update_app(&app, app.updated_at).await), None);
 }
 
 /// A uid is taken once among applications and once in an application; deleting frees it.
@@ -57,7 +57,7 @@ pub async fn uids_are_unique_among_the_living(store: SharedStore) {
     let mut mine = must(store.app(&AppRef::Id(world.app)).await).expect("the world's application");
     mine.uid = Some("acme".into());
     assert!(matches!(
-        store.update_app(&mine).await,
+        store.update_app(&mine, mine.updated_at).await,
         Err(StoreError::Conflict("uid"))
     ));
     must(store.delete_app(app.id, UnixMillis::now()).await);
@@ -97,7 +97,8 @@ pub async fn every_change_raises_the_version(store: SharedStore) {
     endpoint.uid = Some("one".into());
     assert_eq!(must(store.create_endpoint(&endpoint).await), Some(2));
     endpoint.paused = true;
-    assert_eq!(must(store.update_endpoint(&endpoint).await), Some(3));
+    let was = endpoint.updated_at;
+    assert_eq!(must(store.update_endpoint(&endpoint, was).await), Some(3));
     let mut twin = world.draft();
     twin.uid = Some("one".into());
     assert!(store.create_endpoint(&twin).await.is_err());
@@ -110,7 +111,7 @@ pub async fn every_change_raises_the_version(store: SharedStore) {
         must(store.delete_endpoint(world.app, endpoint.id, now).await),
         None
     );
-    assert_eq!(must(store.update_endpoint(&endpoint).await), None);
+    assert_eq!(must(store.update_endpoint(&endpoint, was).await), None);
     let snapshot = must(store.snapshot(&AppRef::Id(world.app)).await).expect("a snapshot");
     assert_eq!((snapshot.version, snapshot.endpoints.len()), (4, 0));
     let mut lost = world.draft();
@@ -233,12 +234,8 @@ pub async fn lists_page_both_ways(store: SharedStore) {
     assert_eq!(must(world.store.apps(&first(10)).await).len(), 1);
 }
 
-/// Made once, put often, archived and expunged.
-pub async fn event_types_live_by_name(store: SharedStore) {
-    let world = World::new(store).await;
-    let store = &world.store;
-    let now = UnixMillis::now();
-    let make = |name: &str| EventType {
+fn event_type(world: &World, name: &str, now: UnixMillis) -> EventType {
+    EventType {
         id: world.id(EventTypeId::generate),
         name: name.into(),
         description: "something happened".into(),
@@ -248,7 +245,15 @@ pub async fn event_types_live_by_name(store: SharedStore) {
         schemas: Some("{\"1\":{\"type\":\"object\"}}".into()),
         created_at: now,
         updated_at: now,
-    };
+    }
+}
+
+/// Made once, put often, archived and expunged.
+pub async fn event_types_live_by_name(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let now = UnixMillis::now();
+    let make = |name: &str| event_type(&world, name, now);
     let user = make("user.created");
     must(store.create_event_type(&user).await);
     assert!(matches!(
@@ -311,4 +316,136 @@ pub async fn keys_are_found_by_hash_until_revoked(store: SharedStore) {
     assert!(must(store.key_by_hash(&key.hash).await).is_none());
     let keys = must(store.keys().await);
     assert_eq!((keys.len(), keys[0].revoked_at), (1, Some(now)));
+}
+
+/// The row is as the first of two writers left it, and no version was spent on the second.
+pub async fn a_stale_update_changes_nothing(store: SharedStore) {
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut app = must(store.app(&AppRef::Id(world.app)).await).expect("the world's application");
+    let mut endpoint = world.endpoint(|_| {}).await;
+    let mut kind = event_type(&world, "a", UnixMillis::now());
+    must(store.create_event_type(&kind).await);
+    let (app_was, endpoint_was, kind_was) = (app.updated_at, endpoint.updated_at, kind.updated_at);
+    app.updated_at = UnixMillis(app_was.0 + 1);
+    endpoint.updated_at = UnixMillis(endpoint_was.0 + 1);
+    kind.updated_at = UnixMillis(kind_was.0 + 1);
+    assert_eq!(must(store.update_app(&app, app_was).await), Some(3));
+    assert_eq!(
+        must(store.update_endpoint(&endpoint, endpoint_was).await),
+        Some(4)
+    );
+    assert!(must(store.update_event_type(&kind, kind_was).await));
+
+    app.name = "stale".into();
+    endpoint.description = "stale".into();
+    kind.description = "stale".into();
+    let refused = store.update_app(&app, app_was).await;
+    assert!(matches!(refused, Err(StoreError::Changed)), "{refused:?}");
+    let refused = store.update_endpoint(&endpoint, endpoint_was).await;
+    assert!(matches!(refused, Err(StoreError::Changed)), "{refused:?}");
+    let refused = store.update_event_type(&kind, kind_was).await;
+    assert!(matches!(refused, Err(StoreError::Changed)), "{refused:?}");
+    let snapshot = must(store.snapshot(&AppRef::Id(world.app)).await).expect("a snapshot");
+    assert_eq!(
+        (snapshot.version, snapshot.application.name.as_str()),
+        (4, "a tenant")
+    );
+    assert_eq!(snapshot.endpoints[0].description, "");
+    let found = must(store.event_type("a").await).expect("the event type");
+    assert_eq!(found.description, "something happened");
+    kind.name = "b".into();
+    assert!(
+        !must(store.update_event_type(&kind, kind_was).await),
+        "there is none"
+    );
+}
+
+/// Writers that read, change one field of their own and write back, again when they were beaten: every change is there.
+pub async fn no_concurrent_update_is_lost(store: SharedStore) {
+    const WRITERS: usize = 6;
+    const CHANGES: usize = 5;
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let writers = (0..WRITERS).map(|writer| {
+        let (store, app) = (world.store.clone(), world.app);
+        tokio::spawn(async move {
+            for change in 0..CHANGES {
+                let name = format!("{writer}.{change}");
+                change_endpoint(&store, app, endpoint, &name).await;
+                change_app(&store, app, &name).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("a writer");
+    }
+    let snapshot = must(world.store.snapshot(&AppRef::Id(world.app)).await).expect("a snapshot");
+    let wanted = WRITERS * CHANGES;
+    assert_eq!(
+        snapshot.endpoints[0].metadata.len(),
+        wanted,
+        "changes of the endpoint"
+    );
+    assert_eq!(
+        snapshot.application.metadata.len(),
+        wanted,
+        "changes of the application"
+    );
+    let versions = u64::try_from(2 * wanted).unwrap_or(0);
+    assert_eq!(snapshot.version, 2 + versions, "each change is one version");
+}
+
+async fn change_endpoint(store: &SharedStore, app: AppId, id: EndpointId, name: &str) {
+    loop {
+        let found = must(store.endpoint(app, &EndpointRef::Id(id)).await);
+        let mut endpoint: Endpoint = found.expect("the endpoint is there");
+        let was = endpoint.updated_at;
+        endpoint.metadata.insert(name.into(), "set".into());
+        endpoint.updated_at = UnixMillis(was.0 + 1);
+        match store.update_endpoint(&endpoint, was).await {
+            Err(StoreError::Changed) => {}
+            done => return assert!(must(done).is_some()),
+        }
+    }
+}
+
+async fn change_app(store: &SharedStore, id: AppId, name: &str) {
+    loop {
+        let found = must(store.app(&AppRef::Id(id)).await);
+        let mut app: Application = found.expect("the application is there");
+        let was = app.updated_at;
+        app.metadata.insert(name.into(), "set".into());
+        app.updated_at = UnixMillis(was.0 + 1);
+        match store.update_app(&app, was).await {
+            Err(StoreError::Changed) => {}
+            done => return assert!(must(done).is_some()),
+        }
+    }
+}
+
+/// The first claim of a key stands; only its own resource drops it; one that ended is replaced.
+pub async fn a_claim_is_kept_until_it_is_dropped_or_ends(store: SharedStore) {
+    let now = UnixMillis::now();
+    let claim = |resource: u8, expires_at: UnixMillis| Claim {
+        key: [1; 32],
+        resource: [resource; 16],
+        fingerprint: [resource; 32],
+        expires_at,
+    };
+    let ended = claim(1, now.minus(HOUR));
+    must(store.keep_claim(&ended).await);
+    assert_eq!(must(store.claims(&[ended.key]).await), [None]);
+    let first = claim(2, now.plus(HOUR));
+    assert_eq!(
+        must(store.keep_claim(&first).await),
+        first,
+        "it takes the ended one's place"
+    );
+    assert_eq!(must(store.keep_claim(&claim(3, now.plus(2 * HOUR))).await), first);
+    assert_eq!(must(store.claims(&[first.key]).await), [Some(first.clone())]);
+    must(store.drop_claim(&first.key, &[3; 16]).await);
+    assert_eq!(must(store.claims(&[first.key]).await), [Some(first.clone())]);
+    must(store.drop_claim(&first.key, &first.resource).await);
+    assert_eq!(must(store.claims(&[first.key]).await), [None]);
 }

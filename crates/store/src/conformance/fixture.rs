@@ -194,6 +194,21 @@ impl World {
         })
     }
 
+    /// A delivery by hand of a message that is on record.
+    pub(super) fn by_hand(&self, message: &Arc<Message>, endpoint: EndpointId, nonce: &[u8]) -> Record {
+        let delivery = NewDelivery {
+            id: DeliveryId::derive_again(message.id, endpoint, nonce),
+            endpoint,
+            disposition: Disposition::Waiting(DeferReason::Manual),
+        };
+        Record::Accepted(Accepted {
+            message: message.clone(),
+            deliveries: vec![delivery],
+            trigger: Trigger::Manual,
+            claims: vec![],
+        })
+    }
+
     /// An outcome; the attempts that it tells of are its run's number and one.
     pub(super) fn outcome(&self, message: &Message, endpoint: EndpointId, run: u32, next: Next) -> Outcome {
         let class = match next {

@@ -196,7 +196,7 @@ pub async fn deliveries_of_an_endpoint_are_filtered(store: SharedStore) {
     };
     assert_eq!(list(by_time).await, 4);
     let page = Page {
-        after: Some(messages[3].id),
+        after: Some((messages[3].id, DeliveryId::derive(messages[3].id, endpoint))),
         descending: true,
         ..first(2)
     };
@@ -221,6 +221,7 @@ pub async fn deliveries_of_a_message_page(store: SharedStore) {
         .record(&[world.accepted(&message, &endpoints, WAITING)])
         .await;
     let list = async |after: Option<EndpointId>| {
+        let after = after.map(|endpoint| (endpoint, DeliveryId::derive(message.id, endpoint)));
         let page = Page { after, ..first(4) };
         let rows = world
             .store
@@ -231,6 +232,90 @@ pub async fn deliveries_of_a_message_page(store: SharedStore) {
     assert_eq!(list(None).await, endpoints[..5]);
     assert_eq!(list(Some(endpoints[3])).await, endpoints[4..9]);
     assert_eq!(list(Some(endpoints[8])).await, []);
+}
+
+/// An automatic delivery and two by hand of one message to one endpoint, among others: one by one, forth and back, up
+/// and down, each comes once. A cursor that names no row is a place between rows.
+pub async fn deliveries_of_one_message_to_one_endpoint_page(store: SharedStore) {
+    let world = World::new(store).await;
+    let mut endpoints = [(); 3].map(|()| world.id(EndpointId::generate));
+    endpoints.sort_unstable();
+    for id in endpoints {
+        world.endpoint(|endpoint| endpoint.id = id).await;
+    }
+    let messages = [3, 2, 1].map(|age| world.message_aged(age * SECOND, |_| {}));
+    let mut batch: Vec<Record> = messages
+        .iter()
+        .map(|message| world.accepted(message, &endpoints, WAITING))
+        .collect();
+    batch.extend([b"one", b"two"].map(|nonce| world.by_hand(&messages[1], endpoints[1], nonce)));
+    world.record(&batch).await;
+
+    let of_endpoint = async |page: Page<(MessageId, DeliveryId)>| {
+        let filter = DeliveryFilter::default();
+        let rows = world
+            .store
+            .deliveries_of_endpoint(world.app, endpoints[1], &filter, &page, false)
+            .await;
+        let rows = must(rows).into_iter();
+        rows.map(|(row, _)| (row.message, row.id)).collect::<Vec<_>>()
+    };
+    let of_message = async |page: Page<(EndpointId, DeliveryId)>| {
+        let rows = world
+            .store
+            .deliveries_of_message(world.app, messages[1].id, &page)
+            .await;
+        let rows = must(rows).into_iter();
+        rows.map(|row| (row.endpoint, row.id)).collect::<Vec<_>>()
+    };
+    walk_one_by_one(of_endpoint).await;
+    let rows = walk_one_by_one(of_message).await;
+    let behind = DeliveryId::from_slice(&[0xff; 16]).expect("16 bytes");
+    for (after, descending, next) in [
+        (behind, false, rows[4]),
+        (DeliveryId::floor(UnixMillis(0)), true, rows[0]),
+    ] {
+        let page = Page {
+            after: Some((endpoints[1], after)),
+            descending,
+            ..first(1)
+        };
+        assert_eq!(of_message(page).await, [next]);
+    }
+}
+
+/// Walks a list of five rows in pages of one, each way, and returns it.
+async fn walk_one_by_one<C: Copy + Ord + std::fmt::Debug>(list: impl AsyncFn(Page<C>) -> Vec<C>) -> Vec<C> {
+    let all = list(first(250)).await;
+    assert_eq!(all.len(), 5);
+    assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+    for descending in [false, true] {
+        for backwards in [false, true] {
+            let mut expected = all.clone();
+            if descending != backwards {
+                expected.reverse();
+            }
+            let mut seen: Vec<C> = Vec::new();
+            loop {
+                let page = Page {
+                    after: seen.last().copied(),
+                    backwards,
+                    descending,
+                    limit: 1,
+                };
+                let rows = list(page).await;
+                assert!(rows.len() <= 2, "{rows:?}");
+                // The extra row is the farthest from the cursor.
+                let Some(next) = (if backwards { rows.last() } else { rows.first() }) else {
+                    break;
+                };
+                seen.push(*next);
+                assert!(seen.len() <= expected.len(), "{seen:?}");
+            }
+            assert_eq!(seen, expected, "descending {descending}, backwards {backwards}");
+        }
+    }
+    all
 }
 
 /// Attempts of several kinds at two endpoints.

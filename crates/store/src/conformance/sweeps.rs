@@ -29,8 +29,9 @@ async fn sweep_all(world: &World, limit: u32) -> (SweepReport, u64) {
 async fn change(world: &World, id: EndpointId, change: impl FnOnce(&mut postrider_model::Endpoint)) {
     let found = must(world.store.endpoint(world.app, &EndpointRef::Id(id)).await);
     let mut endpoint = found.expect("the endpoint is there");
+    let was = endpoint.updated_at;
     change(&mut endpoint);
-    must(world.store.update_endpoint(&endpoint).await);
+    must(world.store.update_endpoint(&endpoint, was).await);
 }
 
 /// Pause keeps, resume releases what came before and during.
@@ -218,12 +219,9 @@ pub async fn a_recovery_delivers_again_what_failed(store: SharedStore) {
     world
         .record(&[postrider_model::Record::Outcome(Box::new(outcome))])
         .await;
-    let states: Vec<_> = world
-        .deliveries(&job.message)
-        .await
-        .iter()
-        .map(|row| (row.trigger, row.state))
-        .collect();
+    let rows = world.deliveries(&job.message).await;
+    let mut states: Vec<_> = rows.iter().map(|row| (row.trigger, row.state)).collect();
+    states.sort_unstable_by_key(|(trigger, _)| *trigger as u8);
     let expected = [
         (Trigger::Scheduled, DeliveryState::Exhausted),
         (Trigger::Manual, DeliveryState::Delivered),

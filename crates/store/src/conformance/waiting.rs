@@ -3,10 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use postrider_model::{
-    Accepted, CancelReason, DeferReason, DeliveryId, DeliveryState, Disposition, NewDelivery, Next, Record,
-    Trigger,
-};
+use postrider_model::{CancelReason, DeferReason, DeliveryId, DeliveryState, Disposition, Next, Trigger};
 
 use super::fixture::{HOUR, SECOND, WAITING, World, grant, must, until};
 use crate::{Grant, SharedStore};
@@ -286,18 +283,7 @@ pub async fn a_delivery_without_payload_is_cancelled(store: SharedStore) {
         ])
         .await;
     assert!(must(world.store.expunge_payload(world.app, message.id).await));
-    world
-        .record(&[Record::Accepted(Accepted {
-            message: message.clone(),
-            deliveries: vec![NewDelivery {
-                id: DeliveryId::derive_again(message.id, endpoint, b"again"),
-                endpoint,
-                disposition: Disposition::Waiting(DeferReason::Manual),
-            }],
-            trigger: Trigger::Manual,
-            claims: vec![],
-        })])
-        .await;
+    world.record(&[world.by_hand(&message, endpoint, b"again")]).await;
     until("both have ended", async || {
         assert!(world.take_all().await.is_empty());
         let rows = world.deliveries(&message).await;

@@ -1,0 +1,61 @@
+//! Messages as the API shows them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postrider_model::{Message, MessageId};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::endpoint_out::non_empty;
+use super::message_in::{JSON, json_payload};
+use crate::page::show_time;
+
+/// A message.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MessageOut {
+    #[schema(value_type = String)]
+    id: MessageId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
+    event_type: String,
+    channels: Option<Vec<String>>,
+    /// The payload; `{}` when not asked for, removed, or not a JSON object.
+    #[schema(value_type = Object)]
+    payload: Box<RawValue>,
+    #[schema(format = DateTime)]
+    timestamp: String,
+    /// Set for a body that is not a JSON object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// A body that is not a JSON object, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+impl MessageOut {
+    pub(crate) fn new(message: &Message, with_content: bool) -> Self {
+        let json = if with_content && message.content_type == JSON {
+            json_payload(message)
+        } else {
+            None
+        };
+        let is_raw = with_content && json.is_none() && !message.payload.is_empty();
+        let is_other = is_raw || message.content_type != JSON;
+        Self {
+            id: message.id,
+            event_id: message.event_id.clone(),
+            event_type: message.event_type.clone(),
+            channels: non_empty(message.channels.clone()),
+            payload: json.unwrap_or_else(empty_object),
+            timestamp: show_time(message.id.created_at()),
+            content_type: is_other.then(|| message.content_type.clone()),
+            payload_base64: is_raw.then(|| STANDARD.encode(&message.payload)),
+        }
+    }
+}
+
+fn empty_object() -> Box<RawValue> {
+    serde_json::from_str("{}").expect("`{}` is JSON")
+}

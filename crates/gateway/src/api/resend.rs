@@ -1,0 +1,43 @@
+//! Sending a message to an endpoint again, by hand.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use postrider_model::DeliveryId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Path;
+use super::message::{find, with_payload};
+use crate::accept::{Load, may_begin, publish};
+use crate::error::{Error, ErrorOut};
+use crate::idempotency::IdempotencyKey;
+use crate::state::Api;
+
+/// Nothing to say.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EmptyResponse {}
+
+/// Send a message to an endpoint again.
+#[utoipa::path(
+    post, path = "/api/v1/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend", tag = "Message attempt", operation_id = "v1.message-attempt.resend",
+    params(("app_id" = String, Path), ("msg_id" = String, Path), ("endpoint_id" = String, Path), ("idempotency-key" = Option<String>, Header)),
+    responses((status = 202, body = EmptyResponse), (status = 400, description = "The endpoint is disabled or the payload gone", body = ErrorOut), (status = 404, body = ErrorOut), (status = 503, body = ErrorOut))
+)]
+pub(crate) async fn resend(
+    State(api): State<Api>,
+    Path((app, message, endpoint)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    may_begin(&api)?;
+    let key = IdempotencyKey::from_headers(&headers)?;
+    let (app, endpoint) = api.enabled_endpoint(&app, &endpoint).await?;
+    let message = with_payload(find(&api, app.id, &message, true).await?)?;
+    // The key alone makes a repeat the same delivery: no claim is needed.
+    let nonce = key.map_or_else(rand::random, |key| key.hash(app.id));
+    let delivery = DeliveryId::derive_again(message.id, endpoint.id, &nonce);
+    let load = Load::by_hand(&api, message, &endpoint, delivery);
+    publish(&api, load).await.map_err(|(error, _)| error)?;
+    Ok((StatusCode::ACCEPTED, Json(EmptyResponse {})).into_response())
+}

@@ -1,0 +1,240 @@
+//! One effect for a request that changes configuration, however often it is repeated under one `Idempotency-Key`.
+//!
+//! Redis keeps claims over a gateway's end, the limits inside the process do not. So in the embedded set-up the store
+//! has them too: that of a new resource before the resource is made, so that a repeat after a crash at any point finds
+//! the id under which to look for it or make it; that of a change once it was made, so a crash right after a rotation
+//! of a secret may let its repeat rotate again.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimRequest, Settlement};
+use postrider_model::{AppId, Claim, UnixMillis};
+use postrider_store::StoreError;
+use postrider_telemetry::labels::Duplicate;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::idempotency::{IdempotencyKey, PENDING_TTL, POLL, WAIT, in_progress, reused};
+use crate::state::Api;
+
+/// What a configuration request makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Makes {
+    /// A resource of this id: a repeat looks whether it is there.
+    New([u8; 16]),
+    /// A change of the resource of this id, of which no trace tells whether it was made.
+    Change([u8; 16]),
+}
+
+/// The claim of a configuration request: what to make, or what was made.
+pub(crate) struct Once {
+    /// Id of the resource to make, or that an earlier request made or tried to make.
+    pub(crate) resource: [u8; 16],
+    /// Whether there was an earlier request: look for the resource before making it.
+    pub(crate) earlier: bool,
+    /// What is to be settled; without a key, or when an earlier request did all of it, nothing.
+    open: Option<Open>,
+}
+
+struct Open {
+    app: AppId,
+    claim: ClaimRequest,
+    makes: Makes,
+    /// The store had it before this request.
+    was_kept: bool,
+}
+
+impl Once {
+    /// Claims the request's key, if it has one; waits while an earlier request is in progress.
+    pub(crate) async fn begin(
+        api: &Api,
+        app: AppId,
+        headers: &HeaderMap,
+        fingerprint: [u8; 32],
+        makes: Makes,
+    ) -> Result<Self, Error> {
+        let (Makes::New(resource) | Makes::Change(resource)) = makes;
+        let Some(key) = IdempotencyKey::from_headers(headers)? else {
+            return Ok(Self {
+                resource,
+                earlier: false,
+                open: None,
+            });
+        };
+        let claim = ClaimRequest {
+            key: key.hash(app),
+            resource,
+            fingerprint,
+            ttl: key.ttl,
+            pending_ttl: PENDING_TTL,
+        };
+        let open = Open {
+            app,
+            claim,
+            makes,
+            was_kept: false,
+        };
+        let once = open.claim(api).await?;
+        if api.broker.is_durable() {
+            return Ok(once);
+        }
+        once.remember(api).await
+    }
+
+    /// In the embedded set-up: what the store knows of the key.
+    async fn remember(self, api: &Api) -> Result<Self, Error> {
+        let Some(mut open) = self.open else {
+            return Ok(self);
+        };
+        let stored = match open.stored(api).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                open.settle(api, None);
+                return Err(error.into());
+            }
+        };
+        let Some(stored) = stored else {
+            return Ok(Self {
+                open: Some(open),
+                ..self
+            });
+        };
+        if stored.fingerprint != open.claim.fingerprint {
+            open.settle(api, None);
+            return Err(reused());
+        }
+        if let Makes::Change(_) = open.makes {
+            open.settle(api, None);
+            return Ok(open.done(api, stored.resource));
+        }
+        if stored.resource == open.claim.resource {
+            return Ok(Self {
+                open: Some(open),
+                ..self
+            });
+        }
+        // An earlier process' claim: this one's must name the same resource.
+        open.settle(api, None);
+        open.claim.resource = stored.resource;
+        open.was_kept = true;
+        let again = open.claim(api).await?;
+        Ok(Self {
+            earlier: true,
+            ..again
+        })
+    }
+
+    /// Whether an earlier request did all of it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.earlier && self.open.is_none()
+    }
+
+    /// Keeps the claim when the request succeeded and gives it up when it was refused. After a failure of ours the
+    /// resource may have been made all the same: the claim stays open, and a repeat takes it over with the same id.
+    pub(crate) async fn end<T>(self, api: &Api, result: Result<T, Error>) -> Result<T, Error> {
+        let Some(open) = self.open else {
+            return result;
+        };
+        match &result {
+            Ok(_) => {
+                if !api.broker.is_durable() && matches!(open.makes, Makes::Change(_)) {
+                    open.unless_it_fails(api.store.keep_claim(&open.to_keep()).await.map(drop));
+                }
+                open.settle(api, Some(open.claim.ttl));
+            }
+            Err(error) if error.status().is_client_error() => {
+                if !api.broker.is_durable() && matches!(open.makes, Makes::New(_)) && !open.was_kept {
+                    let dropped = api.store.drop_claim(&open.claim.key, &open.claim.resource).await;
+                    open.unless_it_fails(dropped);
+                }
+                open.settle(api, None);
+            }
+            Err(_) => {}
+        }
+        result
+    }
+}
+
+impl Open {
+    /// Claims the key for the resource.
+    async fn claim(mut self, api: &Api) -> Result<Once, Error> {
+        let until = Instant::now() + WAIT;
+        loop {
+            let request = AdmitRequest {
+                app: self.app,
+                messages: 0,
+                quota: None,
+                claims: vec![self.claim.clone()],
+            };
+            let admission = api.admitter.admit(request).await;
+            match admission.claims.first().copied() {
+                None | Some(ClaimAnswer::Claimed | ClaimAnswer::Skipped) => return Ok(self.made(false)),
+                Some(ClaimAnswer::TakenOver { resource }) => {
+                    self.claim.resource = resource;
+                    return Ok(self.made(true));
+                }
+                Some(ClaimAnswer::Held {
+                    fingerprint: other, ..
+                }) if other != self.claim.fingerprint => return Err(reused()),
+                Some(ClaimAnswer::Held {
+                    resource,
+                    finished: true,
+                    ..
+                }) => return Ok(self.done(api, resource)),
+                Some(ClaimAnswer::Held { .. }) if Instant::now() >= until => return Err(in_progress()),
+                Some(ClaimAnswer::Held { .. }) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    fn made(self, earlier: bool) -> Once {
+        Once {
+            resource: self.claim.resource,
+            earlier,
+            open: Some(self),
+        }
+    }
+
+    fn done(self, api: &Api, resource: [u8; 16]) -> Once {
+        api.telemetry.duplicate(Duplicate::IdempotencyKey);
+        Once {
+            resource,
+            earlier: true,
+            open: None,
+        }
+    }
+
+    /// The claim that stands in the store, which is this one if it is of a new resource and there was none.
+    async fn stored(&self, api: &Api) -> Result<Option<Claim>, StoreError> {
+        match self.makes {
+            Makes::New(_) => api.store.keep_claim(&self.to_keep()).await.map(Some),
+            Makes::Change(_) => Ok(api.store.claims(&[self.claim.key]).await?.pop().flatten()),
+        }
+    }
+
+    fn to_keep(&self) -> Claim {
+        Claim {
+            key: self.claim.key,
+            resource: self.claim.resource,
+            fingerprint: self.claim.fingerprint,
+            expires_at: UnixMillis::now().plus(self.claim.ttl),
+        }
+    }
+
+    fn settle(&self, api: &Api, finish: Option<Duration>) {
+        api.admitter.settle([Settlement {
+            app: self.app,
+            key: self.claim.key,
+            resource: self.claim.resource,
+            finish,
+        }]);
+    }
+
+    /// The request is answered all the same: what it did is done.
+    fn unless_it_fails(&self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, app = %self.app, "the store missed a claim: a repeat after a restart may differ");
+        }
+    }
+}

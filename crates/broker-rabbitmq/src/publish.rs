@@ -50,8 +50,8 @@ impl Publisher {
         let settings = &self.shared.settings;
         if frame.len() > settings.max_frame_bytes {
             tracing::error!(
-                bytes = frame.len(),
-                limit = settings.max_frame_bytes,
+                frame.size_bytes = frame.len(),
+                frame.size_max_bytes = settings.max_frame_bytes,
                 "a frame is too large"
             );
             return Err(PublishError::Refused);
@@ -128,7 +128,7 @@ impl Shipment {
         match confirm.await.map_err(|error| lost(&error))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested => {
-                tracing::error!(key = self.key, "RabbitMQ refused a frame");
+                tracing::error!(queue = self.key, "RabbitMQ refused a frame");
                 Err(PublishError::Refused)
             }
         }

@@ -26,6 +26,7 @@ mod openapi;
 mod page;
 mod settings;
 mod state;
+mod trace;
 mod validate;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_egress::Policy;
 use postrider_limits::{EVERY_APP, SharedLimits};
 use postrider_store::SharedStore;
+use postrider_telemetry::trace::Tracer;
 use tokio::sync::{Mutex, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +74,8 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     /// What every process counts.
     pub telemetry: Arc<postrider_telemetry::Metrics>,
+    /// Makes spans, when traces are on.
+    pub tracer: Option<Tracer>,
 }
 
 /// A gateway: its router and its background tasks.
@@ -109,6 +113,7 @@ impl Gateway {
             policy: deps.policy,
             metrics: deps.metrics,
             telemetry: deps.telemetry,
+            tracer: deps.tracer,
             tasks: tasks.clone(),
             settings,
         });
@@ -120,10 +125,15 @@ impl Gateway {
     /// The whole HTTP surface: `/api/v1`, `/health`, `/docs`.
     pub fn router(&self) -> Router {
         let (operations, openapi) = openapi::described();
-        let routes = operations
+        let mut routes = operations
             .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready))
-            .merge(openapi::pages(&openapi))
+            .merge(openapi::pages(&openapi));
+        if let Some(tracer) = &self.api.tracer {
+            let tracer = tracer.clone();
+            routes = routes.route_layer(axum::middleware::from_fn_with_state(tracer, trace::ingest));
+        }
+        let routes = routes
             .route_layer(axum::middleware::from_fn_with_state(
                 self.api.clone(),
                 auth::authorize,

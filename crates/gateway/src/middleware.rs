@@ -46,14 +46,18 @@ pub(crate) async fn guard(
     let method = request.method().clone();
     let span = tracing::info_span!(
         "request",
-        %method,
-        route = route.as_str(),
-        request_id = request_id(request.headers()),
-        status = tracing::field::Empty,
+        http.request.method = %method,
+        http.route = route.as_str(),
+        request.id = request_id(request.headers()),
     );
     let response = turn(&api, request, next).instrument(span.clone()).await;
-    span.record("status", response.status().as_u16());
     let seconds = started.elapsed().as_secs_f64();
+    tracing::debug!(
+        parent: &span,
+        http.response.status_code = response.status().as_u16(),
+        request.duration_seconds = seconds,
+        "a request was answered"
+    );
     api.metrics
         .answered(&method, route.as_str(), response.status().as_u16(), seconds);
     response

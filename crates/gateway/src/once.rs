@@ -234,7 +234,7 @@ impl Open {
     /// The request is answered all the same: what it did is done.
     fn unless_it_fails(&self, result: Result<(), StoreError>) {
         if let Err(error) = result {
-            tracing::warn!(%error, app = %self.app, "the store missed a claim: a repeat after a restart may differ");
+            tracing::warn!(%error, app.id = %self.app, "the store missed a claim: a repeat after a restart may differ");
         }
     }
 }

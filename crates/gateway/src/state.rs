@@ -37,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) telemetry: Arc<postrider_telemetry::Metrics>,
+    pub(crate) tracer: Option<postrider_telemetry::trace::Tracer>,
     pub(crate) body_memory: Arc<Semaphore>,
     pub(crate) requests: Semaphore,
     pub(crate) tasks: TaskTracker,
@@ -121,7 +122,7 @@ impl Api {
                 }
                 pause *= 2;
             }
-            tracing::warn!(%app, version, "the new configuration version could not be announced");
+            tracing::warn!(app.id = %app, config.version = version, "the new configuration version could not be announced");
         });
     }
 }

@@ -22,6 +22,8 @@ pub struct Application {
     pub name: String,
     /// Messages a second that it may send; above it the gateway answers 429.
     pub throttle_rate: Option<u32>,
+    /// Whether its receivers get a `traceparent` header.
+    pub propagate_traceparent: bool,
     /// The caller's notes.
     pub metadata: BTreeMap<String, String>,
     /// When it was made.

@@ -22,6 +22,7 @@ use postrider_limits::Rate;
 use postrider_model::{AppSnapshot, EndpointId, Message, MessageId, UnixMillis};
 use postrider_store::AppRef;
 use postrider_telemetry::labels::Duplicate;
+use postrider_telemetry::trace::{Published, Span};
 
 use crate::error::Error;
 use crate::health::may_accept;
@@ -132,10 +133,16 @@ fn count_repeats(api: &Api, claimed: &claim::Claimed) {
 async fn make(
     api: &Api,
     snapshot: &AppSnapshot,
-    request: Request,
+    mut request: Request,
     claimed: &claim::Claimed,
 ) -> Result<Vec<Verdict>, (Error, publish::Trace)> {
     let target = request.target;
+    let tracer = api.tracer.as_ref();
+    let mut span = tracer.and_then(|tracer| tracer.publish(request.traceparent.as_deref()));
+    if let Some(span) = &span {
+        // What the messages carry, for each attempt to link to.
+        request.traceparent = Some(span.traceparent());
+    }
     let verdicts = verdicts(snapshot, request, claimed);
     let accepted = || {
         verdicts.iter().filter_map(|verdict| match verdict {
@@ -144,11 +151,32 @@ async fn make(
         })
     };
     let load = fan_out::fan_out(api, snapshot, target, accepted(), claimed)
+        .inspect_err(|error| fail(&mut span, error))
         .map_err(|error| (error, publish::Trace::None))?;
     let deliveries = load.deliveries();
-    publish(api, load).await?;
+    if let Some(span) = &mut span {
+        let messages = accepted().count();
+        span.published(Published {
+            app: snapshot.application.id,
+            message: accepted()
+                .next()
+                .filter(|_| messages == 1)
+                .map(|message| message.id),
+            messages,
+        });
+    }
+    publish(api, load)
+        .await
+        .inspect_err(|(error, _)| fail(&mut span, error))?;
+    drop(span);
     api.metrics.accepted(accepted().count(), deliveries);
     Ok(verdicts)
+}
+
+fn fail(span: &mut Option<Span>, error: &Error) {
+    if let Some(span) = span {
+        span.fail(error.code());
+    }
 }
 
 fn verdicts(snapshot: &AppSnapshot, request: Request, claimed: &claim::Claimed) -> Vec<Verdict> {

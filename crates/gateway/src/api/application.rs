@@ -32,6 +32,7 @@ pub(crate) struct ApplicationOut {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     throttle_rate: Option<u32>,
+    propagate_traceparent: bool,
     metadata: BTreeMap<String, String>,
     #[schema(format = DateTime)]
     created_at: String,
@@ -62,6 +63,7 @@ impl From<Application> for ApplicationOut {
             uid: app.uid,
             name: app.name,
             throttle_rate: app.throttle_rate,
+            propagate_traceparent: app.propagate_traceparent,
             metadata: app.metadata,
             created_at: show_time(app.created_at),
             updated_at: show_time(app.updated_at),

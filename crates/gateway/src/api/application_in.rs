@@ -23,6 +23,9 @@ pub(crate) struct ApplicationIn {
     /// Messages a second that it may send.
     #[schema(minimum = 1, maximum = 65535)]
     pub(crate) throttle_rate: Option<u32>,
+    /// Send its receivers a `traceparent` header (W3C Trace Context), so that their spans join the delivery's trace.
+    /// Left as it is when absent; false at first.
+    pub(crate) propagate_traceparent: Option<bool>,
     /// Notes of yours.
     #[serde(default)]
     pub(crate) metadata: BTreeMap<String, String>,
@@ -40,6 +43,8 @@ pub(crate) struct ApplicationPatch {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<u32>)]
     throttle_rate: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "present")]
+    propagate_traceparent: Option<bool>,
     #[serde(default, deserialize_with = "present")]
     metadata: Option<BTreeMap<String, String>>,
 }
@@ -61,6 +66,7 @@ impl ApplicationIn {
             uid: None,
             name: String::new(),
             throttle_rate: None,
+            propagate_traceparent: false,
             metadata: BTreeMap::new(),
             created_at: id.created_at(),
             updated_at: id.created_at(),
@@ -74,6 +80,7 @@ impl ApplicationIn {
         app.uid = self.uid;
         app.name = self.name;
         app.throttle_rate = self.throttle_rate;
+        app.propagate_traceparent = self.propagate_traceparent.unwrap_or(app.propagate_traceparent);
         app.metadata = self.metadata;
     }
 }
@@ -85,6 +92,7 @@ impl ApplicationPatch {
             name: self.name.unwrap_or_else(|| app.name.clone()),
             uid: self.uid.unwrap_or_else(|| app.uid.clone()),
             throttle_rate: self.throttle_rate.unwrap_or(app.throttle_rate),
+            propagate_traceparent: self.propagate_traceparent,
             metadata: self.metadata.unwrap_or_else(|| app.metadata.clone()),
         }
     }

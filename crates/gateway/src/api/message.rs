@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use postrider_model::{AppId, Message, MessageId, UnixMillis};
 use postrider_secrets::Scope;
 use postrider_store::{AppRef, MessageFilter, MessageRow};
+use postrider_telemetry::trace::TraceContext;
 use tokio::time::Instant;
 
 use super::Path;
@@ -117,11 +118,14 @@ async fn accepting_app(
     }
 }
 
-/// The caller's trace, if it is one (W3C Trace Context, version 00).
+/// The header of W3C Trace Context.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+
+/// The caller's trace, if it is one.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let shape = text.len() == 55 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    shape.then(|| text.to_owned())
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    // As we write it: a later version's additions mean nothing to us.
+    TraceContext::parse(text).map(|context| context.to_string())
 }
 
 /// List an application's messages, newest first.

@@ -93,9 +93,9 @@ pub(crate) async fn delete(State(api): State<Api>, Path(id): Path<String>) -> Re
     let id: i64 = id.parse().map_err(|_| Error::not_found())?;
     let removed = api.store.unpark(id).await?.ok_or_else(Error::not_found)?;
     tracing::info!(
-        id,
-        kind = removed.kind,
-        reason = removed.reason,
+        parked.id = id,
+        parked.kind = removed.kind,
+        parked.reason = removed.reason,
         "removed what was parked"
     );
     Ok(StatusCode::NO_CONTENT)

@@ -185,6 +185,7 @@ impl Harness {
             policy: Policy::default(),
             metrics: Arc::new(Metrics::default()),
             telemetry: postrider_telemetry::Metrics::new(),
+            tracer: None,
         };
         let gateway = Gateway::new(settings, deps);
         Self {

@@ -39,6 +39,11 @@ impl Api {
         }
     }
 
+    /// The gateway's base URL.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// One request; an error only when there is no answer.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
         self.call_with(method, path, body, &[]).await

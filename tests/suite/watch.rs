@@ -46,7 +46,7 @@ impl Watched {
         Ok(watched)
     }
 
-    /// The sum of a metric's samples; 0 when it has none yet.
+    /// The sum of a metric's samples, or one of its series; 0 when it has none yet.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
         let text = reqwest::Client::builder()
@@ -59,7 +59,7 @@ impl Watched {
             .await?;
         let samples = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            let found = series.split('{').next()? == name;
+            let found = series == name || series.split('{').next()? == name;
             found.then(|| value.parse::<f64>().ok()).flatten()
         });
         Ok(samples.sum())

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use postrider_config::Config;
+use postrider_config::{Config, LogFormat};
 use postrider_secrets::Scope;
 use postrider_signature::SigningSecret;
 use postrider_store::SharedStore;
@@ -19,9 +19,12 @@ pub(crate) fn sink_exemption(config: &Config) -> Option<SocketAddr> {
 
 /// On the very first start makes the admin key and prints it, with three lines to paste.
 pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAddr) -> anyhow::Result<()> {
-    say(&format!(
-        "postrider: listening on http://{listen}, API documentation at http://{listen}/docs"
-    ));
+    // Who reads JSON finds it in the log.
+    if config.log.format == LogFormat::Text {
+        say(&format!(
+            "postrider: listening on http://{listen}, API documentation at http://{listen}/docs"
+        ));
+    }
     if config.auth.admin_key.is_some() || !store.keys().await?.is_empty() {
         return Ok(());
     }

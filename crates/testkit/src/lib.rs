@@ -2,6 +2,7 @@
 //!
 //! * [`services`] starts RabbitMQ, Redis and Postgres, shared ones and private ones that a test may break;
 //! * [`receiver`] is an HTTP server that records what it gets and answers as told;
+//! * [`collector`] takes spans as an OpenTelemetry collector does;
 //! * [`proxy`] sits before a server and breaks the network on demand;
 //! * [`process`] runs the real `postrider` binary;
 //! * [`oracle`] remembers what was acknowledged and judges what arrived;
@@ -10,6 +11,8 @@
 //! Nothing here outlives its test: every private child is killed on drop and, on Linux, by the kernel when the
 //! test process dies. Every recording and every wait has a limit.
 
+#[cfg(feature = "harness")]
+pub mod collector;
 #[cfg(feature = "harness")]
 pub mod oracle;
 #[cfg(feature = "harness")]

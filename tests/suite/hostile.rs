@@ -1,10 +1,12 @@
 //! Hostile receivers: each ends inside its deadline with a typed, recorded attempt, and memory stays flat.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
-use postrider_testkit::process::Postrider;
+use postrider_testkit::name_server::{Answer, NameServer};
+use postrider_testkit::process::{Builder, Postrider};
 use postrider_testkit::receiver::{Receiver, Reply, Script};
 use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::{Value, json};
@@ -105,11 +107,17 @@ async fn one_of_each(api: &Api, receiver: &Receiver) -> Result<()> {
 
 /// The only attempt of a message at an endpoint, once it is recorded.
 async fn attempt(api: &Api, app: &str, message: &str, endpoint: &str) -> Result<Value> {
+    let mut attempts = attempts(api, app, message, endpoint, 1).await?;
+    attempts.pop().context("an attempt")
+}
+
+/// So many attempts of a message at an endpoint, newest first, once they are recorded.
+async fn attempts(api: &Api, app: &str, message: &str, endpoint: &str, count: usize) -> Result<Vec<Value>> {
     let path = format!("/app/{app}/attempt/msg/{message}?endpoint_id={endpoint}");
-    wait_for("an attempt", SOON, async || {
+    wait_for("the attempts", SOON, async || {
         let answer = api.call(reqwest::Method::GET, &path, None).await?;
-        Ok(match answer.body["data"].as_array().map(Vec::as_slice) {
-            Some([attempt]) => Poll::Ready(attempt.clone()),
+        Ok(match answer.body["data"].as_array() {
+            Some(attempts) if attempts.len() == count => Poll::Ready(attempts.clone()),
             _ => Poll::NotYet(format!("{} {}", answer.status, answer.body)),
         })
     })
@@ -142,19 +150,82 @@ async fn private_addresses_are_blocked_where_the_request_is_made() -> Result<()>
     }
     let message = api.send(&app, json!({})).await?;
     for endpoint in &endpoints {
-        let attempt = attempt(&api, &app, &message, endpoint).await?;
-        ensure!(
-            attempt["responseStatusCode"] == 0 && attempt["statusText"] == "fail",
-            "{attempt}"
-        );
-        let reason = text(&attempt);
-        ensure!(
-            ["allowed", "private", "loopback", "link-local", "public"]
-                .iter()
-                .any(|word| reason.contains(word)),
-            "the reason is not named: {attempt}"
-        );
+        blocked(&attempt(&api, &app, &message, endpoint).await?, "the address")?;
     }
     ensure!(receiver.total() == 0, "a blocked request went out");
     Ok(())
+}
+
+/// The attempt failed because the policy refuses this address.
+fn blocked(attempt: &Value, address: &str) -> Result<()> {
+    ensure!(
+        attempt["responseStatusCode"] == 0 && attempt["statusText"] == "fail",
+        "{attempt}"
+    );
+    let reason = text(attempt);
+    ensure!(
+        reason.contains(address) && reason.contains("is not public"),
+        "the reason is not named: {attempt}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_flips_to_a_private_address_is_blocked_each_time_scaled_out() -> Result<()> {
+    let names = NameServer::start().await?;
+    let shared = Shared::on_shared_services().await?;
+    let stack = Stack::scaled_on(shared, Shape::SMALL, |builder| flipping(&names, builder)).await?;
+    flips(&stack, &names).await
+}
+
+#[tokio::test]
+async fn a_name_that_flips_to_a_private_address_is_blocked_each_time_embedded() -> Result<()> {
+    let names = NameServer::start().await?;
+    let stack = Stack::embedded_with(|builder| flipping(&names, builder)).await?;
+    flips(&stack, &names).await
+}
+
+fn flipping(names: &NameServer, builder: Builder) -> Builder {
+    builder
+        .env("POSTRIDER_EGRESS__NAME_SERVERS", names.address().to_string())
+        // So that no attempt takes a connection that was made, and judged, for the one before.
+        .env("POSTRIDER_EGRESS__IDLE_TIMEOUT", "1s")
+}
+
+/// Loopback is exempt and plays the public address. The schedule leaves the resolver the time to forget.
+async fn flips(stack: &Stack, names: &NameServer) -> Result<()> {
+    const HOST: &str = "flips.test";
+    let (api, receiver) = (stack.api(), Receiver::start().await?);
+    receiver.on(
+        "/hook",
+        Script::sequence([Reply::Status(500), Reply::Status(200)]),
+    );
+    let app = api.app().await?;
+    let url = format!("http://{HOST}:{}/hook", receiver.address().port());
+    let schedule = json!({"url": url, "timeoutSeconds": TIMEOUT_S, "retrySchedule": [8, 8, 8, 8]});
+    let endpoint = api.endpoint_with(&app, schedule).await?;
+    let public: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let told = [
+        vec![public],
+        vec![[169, 254, 169, 254].into()],
+        vec![[10, 0, 0, 7].into()],
+        // The mapped form of the same, and the unique local range.
+        vec!["::ffff:10.0.0.8".parse()?, "fd00::9".parse()?],
+        vec![public],
+    ];
+    names.on(HOST, Answer::Addresses(told[0].clone()));
+    let message = api.send(&app, json!({})).await?;
+    for (made, addresses) in told.iter().enumerate().skip(1) {
+        attempts(&api, &app, &message, &endpoint, made).await?;
+        names.on(HOST, Answer::Addresses(addresses.clone()));
+    }
+    let mut made = attempts(&api, &app, &message, &endpoint, told.len()).await?;
+    made.reverse();
+    let status = |attempt: usize| made[attempt]["responseStatusCode"].clone();
+    ensure!(status(0) == 500 && status(4) == 200, "{made:#?}");
+    blocked(&made[1], "169.254.169.254")?;
+    blocked(&made[2], "10.0.0.7")?;
+    blocked(&made[3], "")?;
+    ensure!(receiver.total() == 2, "{} requests came", receiver.total());
+    api.wait_status(&app, &message, "success").await
 }

@@ -19,5 +19,6 @@ mod logs;
 mod operations;
 mod ordered;
 mod rate;
+mod receivers;
 mod sdk;
 mod traces;

@@ -2,21 +2,17 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use postrider_model::{CancelReason, DeliveryId, EndpointId, Next, Outcome, Record, Trigger, UnixMillis};
-use postrider_secrets::Keyring;
 use postrider_store::SharedStore;
-use postrider_store_postgres::PostgresStore;
-use postrider_store_sqlite::SqliteStore;
 use postrider_testkit::process::binary;
 use postrider_testkit::receiver::Receiver;
 use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::stack::{SECRETS_KEY, SOON, Shape, Stack};
+use crate::stack::{SOON, Shape, Stack, embedded_store};
 
 /// How the command line reaches a stack: the environment that its processes have.
 struct Operator {
@@ -26,9 +22,7 @@ struct Operator {
 
 impl Operator {
     fn embedded(stack: &Stack, data: &Path) -> Result<Self> {
-        let keyring = Keyring::load_or_create(&data.join("secrets.key"))?;
-        let settings = postrider_store_sqlite::Settings::new(Arc::new(keyring));
-        let store: SharedStore = SqliteStore::open(data.join("postrider.db"), settings)?;
+        let store = embedded_store(data)?;
         let data = data.display().to_string();
         Ok(Self {
             env: vec![("POSTRIDER_LISTEN", address(stack)), ("POSTRIDER_DATA_DIR", data)],
@@ -38,9 +32,7 @@ impl Operator {
 
     fn scaled(stack: &Stack) -> Result<Self> {
         let shared = stack.shared.as_ref().context("a scaled-out stack")?;
-        let keyring = Arc::new(Keyring::parse(SECRETS_KEY)?);
-        let settings = postrider_store_postgres::Settings::new(shared.postgres.clone().into(), keyring);
-        let store: SharedStore = PostgresStore::connect(settings)?;
+        let store = shared.store()?;
         let settings = shared.settings().into_iter();
         let mut env: Vec<_> = settings.map(|(name, value)| (name, value.to_owned())).collect();
         env.push(("POSTRIDER_LISTEN", address(stack)));

@@ -34,15 +34,25 @@ fn prepared(variable: &str, fallback: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| target_dir().join(fallback), PathBuf::from)
 }
 
-fn python() -> Result<Command> {
-    let mut command = Command::new(prepared("POSTRIDER_TEST_PYTHON", "sdk-python/bin/python"));
+/// The Python that can import the SDKs.
+pub(crate) fn python() -> Command {
+    Command::new(prepared("POSTRIDER_TEST_PYTHON", "sdk-python/bin/python"))
+}
+
+/// The directory in which Node finds the SDKs.
+pub(crate) fn node_dir() -> PathBuf {
+    prepared("POSTRIDER_TEST_NODE_DIR", "sdk-js")
+}
+
+fn python_driver() -> Command {
+    let mut command = python();
     command.arg(format!("{DRIVERS}/drive.py"));
-    Ok(command)
+    command
 }
 
 /// Modules are found from where the script lies, so it is copied beside them.
-fn javascript() -> Result<Command> {
-    let script = prepared("POSTRIDER_TEST_NODE_DIR", "sdk-js").join("drive.mjs");
+fn javascript_driver() -> Result<Command> {
+    let script = node_dir().join("drive.mjs");
     std::fs::copy(format!("{DRIVERS}/drive.mjs"), &script).with_context(|| {
         format!(
             "{} cannot be written; `cargo xtask test` prepares it",
@@ -56,20 +66,20 @@ fn javascript() -> Result<Command> {
 
 #[tokio::test]
 async fn the_python_sdk_drives_the_embedded_set_up() -> Result<()> {
-    drive(&Stack::embedded().await?, &mut python()?).await
+    drive(&Stack::embedded().await?, &mut python_driver()).await
 }
 
 #[tokio::test]
 async fn the_python_sdk_drives_the_scaled_out_set_up() -> Result<()> {
-    drive(&Stack::scaled(Shape::SMALL).await?, &mut python()?).await
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut python_driver()).await
 }
 
 #[tokio::test]
 async fn the_javascript_sdk_drives_the_embedded_set_up() -> Result<()> {
-    drive(&Stack::embedded().await?, &mut javascript()?).await
+    drive(&Stack::embedded().await?, &mut javascript_driver()?).await
 }
 
 #[tokio::test]
 async fn the_javascript_sdk_drives_the_scaled_out_set_up() -> Result<()> {
-    drive(&Stack::scaled(Shape::SMALL).await?, &mut javascript()?).await
+    drive(&Stack::scaled(Shape::SMALL).await?, &mut javascript_driver()?).await
 }

@@ -1,8 +1,14 @@
 //! A running Postrider: embedded in one process, or scaled out over RabbitMQ, Redis and Postgres.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use postrider_secrets::Keyring;
+use postrider_store::SharedStore;
+use postrider_store_postgres::PostgresStore;
+use postrider_store_sqlite::SqliteStore;
 use postrider_testkit::process::{Builder, Postrider};
 use postrider_testkit::services::{self, PostgresDatabase, unique_name};
 
@@ -70,6 +76,13 @@ impl Shared {
         ]
     }
 
+    /// The store, beside the processes that use it.
+    pub(crate) fn store(&self) -> Result<SharedStore> {
+        let keyring = Arc::new(Keyring::parse(SECRETS_KEY)?);
+        let settings = postrider_store_postgres::Settings::new(self.postgres.clone().into(), keyring);
+        Ok(PostgresStore::connect(settings)?)
+    }
+
     /// The name of a queue, as the broker knows it.
     pub(crate) fn queue(&self, name: &str) -> String {
         format!("{}.v1.{name}", self.prefix)
@@ -94,6 +107,13 @@ impl Shared {
         anyhow::ensure!(status.success(), "`postrider migrate` failed: {status}");
         Ok(())
     }
+}
+
+/// The store in the data directory of an embedded process, beside it or while it is down.
+pub(crate) fn embedded_store(data: &Path) -> Result<SharedStore> {
+    let keyring = Keyring::load_or_create(&data.join("secrets.key"))?;
+    let settings = postrider_store_sqlite::Settings::new(Arc::new(keyring));
+    Ok(SqliteStore::open(data.join("postrider.db"), settings)?)
 }
 
 /// How many processes of each role.

@@ -44,7 +44,7 @@ pub(crate) struct Between<T>(pub(crate) T, pub(crate) T);
 /// At most so many items, each between the limits.
 pub(crate) struct Items<T>(pub(crate) usize, pub(crate) Between<T>);
 
-/// At most so many networks.
+/// At most so many items.
 pub(crate) struct Count(pub(crate) usize);
 
 /// A name that services take as it is: letters, digits, `.`, `_` and `-`, at most 64.
@@ -101,6 +101,16 @@ impl Limit<Networks> for Count {
     }
 }
 
+impl Limit<Vec<SocketAddr>> for Count {
+    fn text(&self) -> String {
+        Limit::<Networks>::text(self)
+    }
+
+    fn holds(&self, value: &Vec<SocketAddr>) -> bool {
+        value.len() <= self.0
+    }
+}
+
 impl Limit<String> for Name {
     fn text(&self) -> String {
         "1 to 64 letters, digits, `.`, `_` or `-`".to_owned()
@@ -150,13 +160,19 @@ impl Setting for Networks {
     }
 }
 
-impl Setting for Vec<Period> {
-    const FORM: Form = Form::List;
+macro_rules! list_setting {
+    ($($item:ty),+) => {
+        $(impl Setting for Vec<$item> {
+            const FORM: Form = Form::List;
 
-    fn show(&self) -> Option<String> {
-        show_list(self.iter().map(ToString::to_string))
-    }
+            fn show(&self) -> Option<String> {
+                show_list(self.iter().map(ToString::to_string))
+            }
+        })+
+    };
 }
+
+list_setting!(Period, SocketAddr);
 
 impl Setting for RedactedUrl {
     const SECRET: bool = true;

@@ -43,12 +43,17 @@ struct Inner {
 }
 
 impl Client {
-    /// A client with the system's resolver.
+    /// A client with the system's resolver, or with one that asks `settings.name_servers`.
     ///
     /// # Errors
     /// When the settings contradict each other or TLS cannot be set up.
     pub fn new(settings: Settings, policy: Policy) -> Result<Self, SettingsError> {
-        Self::with_resolver(settings, policy, Arc::new(SystemResolver::new()))
+        let resolver = if settings.name_servers.is_empty() {
+            SystemResolver::new()
+        } else {
+            SystemResolver::asking(&settings.name_servers)
+        };
+        Self::with_resolver(settings, policy, Arc::new(resolver))
     }
 
     /// A client with another resolver.

@@ -1,5 +1,6 @@
 //! What can be set about the client, and its defaults.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The smallest limit that the HTTP library takes for a response's head.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub response_head_max: usize,
     /// Root certificates to trust beside the system's, as PEM. Default none.
     pub extra_roots_pem: Vec<u8>,
+    /// Name servers to ask over UDP and TCP instead of the system's. Default none.
+    pub name_servers: Vec<SocketAddr>,
     /// The `User-Agent` header. Default `Postrider/<version>`.
     pub user_agent: String,
 }
@@ -41,6 +44,7 @@ impl Default for Settings {
             response_keep_max: 4 * 1024,
             response_head_max: 64 * 1024,
             extra_roots_pem: Vec::new(),
+            name_servers: Vec::new(),
             user_agent: concat!("Postrider/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

@@ -220,6 +220,7 @@ pub(crate) fn client(config: &Config, policy: &Policy) -> anyhow::Result<postrid
         idle_per_host_max: config.egress.pool_idle_per_host,
         idle_timeout: config.egress.idle_timeout.get(),
         extra_roots_pem,
+        name_servers: config.egress.name_servers.clone(),
         ..postrider_egress::Settings::default()
     };
     postrider_egress::Client::new(settings, policy.clone()).context("the HTTP client cannot be made")

@@ -3,6 +3,7 @@
 //! * [`services`] starts RabbitMQ, Redis and Postgres, shared ones and private ones that a test may break;
 //! * [`receiver`] is an HTTP server that records what it gets and answers as told;
 //! * [`collector`] takes spans as an OpenTelemetry collector does;
+//! * [`name_server`] answers about names, differently from one question to the next if told so;
 //! * [`proxy`] sits before a server and breaks the network on demand;
 //! * [`process`] runs the real `postrider` binary;
 //! * [`oracle`] remembers what was acknowledged and judges what arrived;
@@ -13,6 +14,8 @@
 
 #[cfg(feature = "harness")]
 pub mod collector;
+#[cfg(feature = "harness")]
+pub mod name_server;
 #[cfg(feature = "harness")]
 pub mod oracle;
 #[cfg(feature = "harness")]

@@ -24,6 +24,7 @@ pub(crate) async fn run(filters: &[String]) -> Result<u8> {
     tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
     let mut env = sdk::prepare().await?;
     need("promtool", &["prometheus"]).await?;
+    need("go", &["golang-go"]).await?;
     if let Some(code) = failed(build().await?) {
         return Ok(code);
     }

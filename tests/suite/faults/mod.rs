@@ -6,6 +6,7 @@
 
 mod broker;
 mod crash;
+mod dashboards;
 mod drain;
 mod load;
 mod poison;

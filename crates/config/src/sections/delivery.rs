@@ -1,5 +1,6 @@
 //! What a worker does with a delivery, and where it may go.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::setting::{Any, Between, Count, Items, settings};
@@ -21,6 +22,9 @@ settings! {
         idle_timeout: Period = Period::secs(20), Between(Period::secs(1), Period::secs(600));
         /// File of root certificates (PEM) to trust beside the system's.
         extra_roots: Option<PathBuf> = None, Any;
+        /// Name servers to ask instead of the system's, as `10.0.0.53:53`, comma-separated in the environment, an array
+        /// in TOML. `localhost` and the hosts file are known without them.
+        name_servers: Vec<SocketAddr> = Vec::new(), Count(8);
     }
 }
 

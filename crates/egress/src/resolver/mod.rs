@@ -1,15 +1,17 @@
 //! From a name to addresses, and whose fault it is when there are none.
 //!
 //! [`SystemResolver`] asks, in this order: what every system knows (`localhost`, RFC 6761), the hosts file as it was
-//! at start, and the name servers of the system's configuration. A machine without working name servers can so
+//! at start, and the name servers of the system's configuration, or others that it was given. A machine without working name servers can so
 //! still deliver to `localhost` and to what its hosts file names. There is no fall-back to anybody's public name
 //! servers: what this machine was not told to ask, it does not ask.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
@@ -66,12 +68,31 @@ impl SystemResolver {
     /// Reads the hosts file and the system's resolver configuration. When either cannot be read this is logged and
     /// done without: names that then cannot be resolved fail as [`ResolveError::Unavailable`].
     pub fn new() -> Self {
+        Self::with_hosts_file(
+            hickory_resolver::system_conf::read_system_conf()
+                .and_then(|(config, options)| upstream(config, options)),
+        )
+    }
+
+    /// Asks these name servers in place of the system's; otherwise like [`Self::new`].
+    pub fn asking(name_servers: &[SocketAddr]) -> Self {
+        let servers = name_servers.iter().map(|address| {
+            let mut server = NameServerConfig::udp_and_tcp(address.ip());
+            for connection in &mut server.connections {
+                connection.port = address.port();
+            }
+            server
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        Self::with_hosts_file(upstream(config, ResolverOpts::default()))
+    }
+
+    fn with_hosts_file(upstream: Result<TokioResolver, NetError>) -> Self {
         let hosts = Hosts::from_system().unwrap_or_else(|error| {
             tracing::warn!(%error, "no hosts file");
             Hosts::default()
         });
-        let upstream = hickory_resolver::system_conf::read_system_conf()
-            .and_then(|(config, options)| upstream(config, options))
+        let upstream = upstream
             .inspect_err(|error| {
                 tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
             })

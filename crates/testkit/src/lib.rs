@@ -2,7 +2,6 @@
 //!
 //! * [`services`] starts RabbitMQ, Redis and Postgres, shared ones and private ones that a test may break;
 //! * [`receiver`] is an HTTP server that records what it gets and answers as told;
-//! * [`collector`] takes spans as an OpenTelemetry collector does;
 //! * [`name_server`] answers about names, differently from one question to the next if told so;
 //! * [`collector`] takes spans as an OpenTelemetry collector does;
 //! * [`proxy`] sits before a server and breaks the network on demand;
@@ -17,8 +16,6 @@
 pub mod collector;
 #[cfg(feature = "harness")]
 pub mod name_server;
-#[cfg(feature = "harness")]
-pub mod collector;
 #[cfg(feature = "harness")]
 pub mod oracle;
 #[cfg(feature = "harness")]

@@ -236,6 +236,20 @@ impl Keyring {
     }
 }
 
+impl Keyring {
+    /// What `sealed` becomes under the current key; `None` when it is under that key already.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`].
+    pub fn reseal(&self, aad: &[u8], sealed: &[u8]) -> Result<Option<Vec<u8>>, OpenError> {
+        if !self.is_stale(sealed) {
+            return Ok(None);
+        }
+        let plain = Zeroizing::new(self.open(aad, sealed)?);
+        Ok(Some(self.seal(aad, &plain)))
+    }
+}
+
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
@@ -327,6 +341,10 @@ mod tests {
         assert!(both.is_stale(&sealed_old));
         let sealed_new = both.seal(ROW, b"a");
         assert!(!both.is_stale(&sealed_new));
+        assert_eq!(both.reseal(ROW, &sealed_new), Ok(None));
+        let anew = both.reseal(ROW, &sealed_old).unwrap().unwrap();
+        assert_eq!(new.open(ROW, &anew).unwrap(), b"a");
+        assert!(new.reseal(ROW, &sealed_old).is_err());
         assert_eq!(new.open(ROW, &sealed_new).unwrap(), b"a");
         assert_eq!(
             old.open(ROW, &sealed_new),

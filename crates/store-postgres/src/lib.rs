@@ -17,10 +17,13 @@
 //! - Endpoint headers, endpoint secrets and payloads are sealed by the keyring, bound to the row that holds them.
 //! - Text with NUL, which Postgres cannot hold, is stored with U+FFFD in its place; bytes are stored as they are.
 
+mod calls;
 mod config;
 mod error;
+mod import;
 mod log;
 mod record;
+mod reseal;
 mod row;
 mod schema;
 mod seal;
@@ -40,9 +43,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+use crate::calls::Calls;
 use crate::error::Fail;
 use crate::schema::Days;
 use crate::seal::Sealer;
+
+pub use crate::import::{Import, ImportError};
 
 /// What the store needs to know.
 #[derive(Clone)]
@@ -99,6 +105,8 @@ impl fmt::Debug for Settings {
 pub struct PostgresStore {
     read: PgPool,
     write: PgPool,
+    reads: Calls,
+    writes: Calls,
     options: PgConnectOptions,
     sealer: Sealer,
     days: Days,
@@ -141,6 +149,8 @@ impl PostgresStore {
         Ok(Arc::new(Self {
             read: pool(settings.read_connections, read_session(settings.read_timeout)),
             write: pool(settings.write_connections, write_session(settings.write_timeout)),
+            reads: Calls::default(),
+            writes: Calls::default(),
             sealer: Sealer::new(settings.keyring),
             days: Days::default(),
             fold: FoldSettings {
@@ -154,11 +164,13 @@ impl PostgresStore {
 
     /// A read, bounded also when the server does not even refuse.
     async fn reading<T>(&self, work: impl Future<Output = Result<T, Fail>>) -> Result<T, StoreError> {
+        let _call = self.reads.enter();
         within(self.read_limit, work).await
     }
 
     /// A write, bounded likewise.
     async fn writing<T>(&self, work: impl Future<Output = Result<T, Fail>>) -> Result<T, StoreError> {
+        let _call = self.writes.enter();
         within(self.write_limit, work).await
     }
 }

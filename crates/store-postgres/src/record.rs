@@ -5,7 +5,7 @@
 
 mod endpoints;
 pub(crate) mod load;
-mod messages;
+pub(crate) mod messages;
 pub(crate) mod write;
 
 use std::collections::{HashMap, HashSet};

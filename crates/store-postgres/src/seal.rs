@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use postrider_model::{EndpointId, EndpointSecret, MessageId, UnixMillis};
-use postrider_secrets::Keyring;
+use postrider_secrets::{Keyring, OpenError};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
@@ -35,6 +35,16 @@ impl Sealer {
         self.keyring
             .open(&bound_to(kind, id), sealed)
             .map_err(|error| corrupt(format!("{} of {id}: {error}", String::from_utf8_lossy(kind))))
+    }
+
+    /// Whether another key than the ring's first sealed this value, of which the first 5 bytes will do.
+    pub(crate) fn is_stale(&self, sealed: &[u8]) -> bool {
+        self.keyring.is_stale(sealed)
+    }
+
+    /// A value under the ring's first key; `None` when it is so already.
+    pub(crate) fn reseal(&self, kind: &[u8], id: Uuid, sealed: &[u8]) -> Result<Option<Vec<u8>>, OpenError> {
+        self.keyring.reseal(&bound_to(kind, id), sealed)
     }
 
     /// A message's payload.

@@ -10,14 +10,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::{TaskId, UnixMillis};
-use postrider_store::{ParkedRow, RetentionReport, StoreError, SweepReport, TaskRow, UpkeepStore};
+use postrider_store::{
+    OrphanReport, ParkedRow, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport, StoreError,
+    SweepReport, TaskRow, UpkeepStore, parked_digest,
+};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::PostgresStore;
 use crate::error::Work;
 use crate::row::clean;
 use crate::seal::Sealer;
+use crate::{PostgresStore, reseal};
 
 /// Most bytes of a parked frame that are kept.
 const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -30,6 +33,13 @@ impl UpkeepStore for PostgresStore {
 
     async fn check_schema(&self) -> Result<(), StoreError> {
         self.reading(self.verify_schema()).await
+    }
+
+    fn pools(&self) -> [PoolUse; 2] {
+        [
+            self.reads.usage(PoolKind::Read, &self.read),
+            self.writes.usage(PoolKind::Write, &self.write),
+        ]
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -59,6 +69,11 @@ impl UpkeepStore for PostgresStore {
         limit: u32,
     ) -> Result<RetentionReport, StoreError> {
         self.writing(retain::retain(self, payloads, log, i64::from(limit.max(1))))
+            .await
+    }
+
+    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError> {
+        self.writing(reseal::chunk(self, cursor, i64::from(limit.max(1))))
             .await
     }
 

@@ -11,11 +11,11 @@ use crate::codec::{self, Walk};
 use crate::error::Fallible;
 use crate::log::message_filter;
 
-const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "a.id, a.message, a.endpoint, a.delivery, a.origin, a.started_at, a.duration_ms, a.class, a.status,
     a.response, a.url";
 
-fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
+pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
     let duration: i64 = row.get(6)?;
     Ok(AttemptRow {
         message: codec::id(row, 1)?,

@@ -17,12 +17,13 @@ use crate::{SqliteStore, endpoints};
 
 const KEYS_MAX: i64 = 1_000;
 
-const APP_COLUMNS: &str = "id, uid, name, throttle_rate, metadata, created_at, updated_at, version";
-const EVENT_TYPE_COLUMNS: &str =
+pub(crate) const APP_COLUMNS: &str =
+    "id, uid, name, throttle_rate, metadata, created_at, updated_at, version, propagate_traceparent";
+pub(crate) const EVENT_TYPE_COLUMNS: &str =
     "id, name, description, archived, deprecated, feature_flag, schemas, created_at, updated_at";
-const KEY_COLUMNS: &str = "id, hash, scope, name, created_at, revoked_at";
+pub(crate) const KEY_COLUMNS: &str = "id, hash, scope, name, created_at, revoked_at";
 
-fn read_app(row: &Row<'_>) -> rusqlite::Result<(Application, u64)> {
+pub(crate) fn read_app(row: &Row<'_>) -> rusqlite::Result<(Application, u64)> {
     let version: i64 = row.get(7)?;
     let application = Application {
         id: codec::id(row, 0)?,
@@ -36,7 +37,7 @@ fn read_app(row: &Row<'_>) -> rusqlite::Result<(Application, u64)> {
     Ok((application, version.unsigned_abs()))
 }
 
-fn read_event_type(row: &Row<'_>) -> rusqlite::Result<EventType> {
+pub(crate) fn read_event_type(row: &Row<'_>) -> rusqlite::Result<EventType> {
     Ok(EventType {
         id: codec::id(row, 0)?,
         name: row.get(1)?,
@@ -50,7 +51,7 @@ fn read_event_type(row: &Row<'_>) -> rusqlite::Result<EventType> {
     })
 }
 
-fn read_key(row: &Row<'_>) -> rusqlite::Result<StoredKey> {
+pub(crate) fn read_key(row: &Row<'_>) -> rusqlite::Result<StoredKey> {
     Ok(StoredKey {
         key: NewKey {
             id: codec::id(row, 0)?,

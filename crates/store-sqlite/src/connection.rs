@@ -37,12 +37,18 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// Makes a file that is not there yet, for its owner alone; SQLite gives the WAL the same mode.
+///
+/// One that is there is not touched: closing it would drop the locks that this process' other connections hold on it
+/// (POSIX locks belong to a process and a file), and with them what keeps another process from deleting the WAL.
 fn make_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    }
 }
 
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fail> {

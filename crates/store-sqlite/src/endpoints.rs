@@ -19,7 +19,7 @@ use crate::waiting;
 /// Endpoints of one application that a snapshot holds.
 const SNAPSHOT_MAX: i64 = 100_000;
 
-const COLUMNS: &str = "id, app, uid, url, description, event_types, channels, disabled, paused, throttle_rate,
+pub(crate) const COLUMNS: &str = "id, app, uid, url, description, event_types, channels, disabled, paused, throttle_rate,
     ordered, on_exhausted, header_names, timeout_ms, retry_schedule, headers, secrets, metadata, created_at, updated_at";
 
 /// An endpoint as it is stored; sealing it is work that the writer's thread need not do.
@@ -33,7 +33,7 @@ pub(crate) struct StoredEndpoint {
     secrets: Vec<u8>,
 }
 
-fn aad(id: EndpointId, column: &str) -> String {
+pub(crate) fn aad(id: EndpointId, column: &str) -> String {
     format!("endpoint/{id}/{column}")
 }
 
@@ -86,7 +86,7 @@ fn open_json<T: serde::de::DeserializeOwned>(
     codec::readable(column, serde_json::from_slice(&plain))
 }
 
-fn read(row: &Row<'_>, keyring: &Keyring) -> rusqlite::Result<Endpoint> {
+pub(crate) fn read(row: &Row<'_>, keyring: &Keyring) -> rusqlite::Result<Endpoint> {
     let id: EndpointId = codec::id(row, 0)?;
     let headers: BTreeMap<String, String> = open_json(row, 15, keyring, &aad(id, "headers"))?;
     let secrets: Vec<(String, Option<i64>)> = open_json(row, 16, keyring, &aad(id, "secrets"))?;

@@ -7,6 +7,7 @@
 //! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
 //!   once, so that the price of an fsync is shared. A job that fails undoes only itself.
 //! - [`readers`]: a few connections, opened when first needed, for the API's reads. Each read has a deadline.
+//! - [`Export`]: the whole store, portion by portion, for a move to another one.
 //! - [`cancel`]: the one way in which a waiting delivery ends without an outcome.
 //!
 //! Guarantees: what an awaited write returned is on disk (WAL, `synchronous=FULL`); a read that starts after it sees
@@ -20,11 +21,13 @@ mod config;
 mod connection;
 mod endpoints;
 mod error;
+mod export;
 mod log;
 #[cfg(test)]
 mod plans;
 mod readers;
 mod record;
+mod reseal;
 mod retention;
 mod schema;
 mod tasks;
@@ -41,6 +44,8 @@ use postrider_store::StoreError;
 use rusqlite::Connection;
 
 use error::Fallible;
+
+pub use export::{Export, ExportError};
 
 /// Settings of the store.
 #[derive(Clone, Debug)]

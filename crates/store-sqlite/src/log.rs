@@ -21,7 +21,7 @@ use crate::error::Fallible;
 use crate::record::body_aad;
 use crate::{SqliteStore, attempts, cancel};
 
-const MESSAGE_COLUMNS: &str =
+pub(crate) const MESSAGE_COLUMNS: &str =
     "m.id, m.app, m.event_type, m.event_id, m.channels, m.content_type, m.accepted_at,
     m.retention_days, m.traceparent, m.body IS NULL";
 const DELIVERY_COLUMNS: &str =
@@ -56,7 +56,7 @@ pub(crate) fn open_body(keyring: &Keyring, message: MessageId, sealed: &[u8]) ->
 }
 
 /// A message without its payload, from the columns that start at `at`; whether the payload is gone.
-fn read_message(row: &Row<'_>, at: usize) -> rusqlite::Result<(Message, bool)> {
+pub(crate) fn read_message(row: &Row<'_>, at: usize) -> rusqlite::Result<(Message, bool)> {
     let message = Message {
         id: codec::id(row, at)?,
         app: codec::id(row, at + 1)?,

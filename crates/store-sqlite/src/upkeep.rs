@@ -7,7 +7,8 @@ use bytes::Bytes;
 use postrider_model::{CancelReason, EndpointId, TaskId, UnixMillis};
 use postrider_secrets::Keyring;
 use postrider_store::{
-    ParkedRow, RetentionReport, StoreError, SweepReport, TaskKind, TaskRow, TaskState, UpkeepStore,
+    OrphanReport, ParkedRow, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport, StoreError,
+    SweepReport, TaskKind, TaskRow, TaskState, UpkeepStore, parked_digest,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -30,7 +31,7 @@ const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Sealed together with the kind, since the row has no number yet.
 const PARKED_AAD: &str = "parked/";
 
-fn read_task(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
+pub(crate) fn read_task(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
     Ok(TaskRow {
         id: codec::id(row, 0)?,
         kind: match row.get::<_, u8>(1)? {
@@ -53,7 +54,7 @@ fn read_task(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
     })
 }
 
-const TASK_COLUMNS: &str = "id, kind, app, endpoint, since, until, cursor, state, updated_at";
+pub(crate) const TASK_COLUMNS: &str = "id, kind, app, endpoint, since, until, cursor, state, updated_at";
 
 fn create_task(connection: &Connection, task: &TaskRow) -> Fallible<()> {
     // Made again after a crash, a task is the same task and keeps its cursor.
@@ -180,11 +181,11 @@ fn park(connection: &Connection, kind: &str, reason: &str, sealed: &[u8]) -> Fal
     Ok(())
 }
 
-fn parked_aad(kind: &str) -> String {
+pub(crate) fn parked_aad(kind: &str) -> String {
     format!("{PARKED_AAD}{kind}")
 }
 
-fn read_parked(row: &Row<'_>, keyring: &Keyring) -> rusqlite::Result<ParkedRow> {
+pub(crate) fn read_parked(row: &Row<'_>, keyring: &Keyring) -> rusqlite::Result<ParkedRow> {
     let kind: String = row.get(1)?;
     let sealed = row.get_ref(3)?.as_blob()?;
     let bytes = codec::readable(3, keyring.open(parked_aad(&kind).as_bytes(), sealed))?;
@@ -229,6 +230,24 @@ impl UpkeepStore for SqliteStore {
     ) -> Result<RetentionReport, StoreError> {
         self.write(move |connection| retention::retain(connection, payloads, log, limit))
             .await
+    /// The writer's one connection is its thread's for as long as that runs.
+    fn pools(&self) -> [PoolUse; 2] {
+        let (in_use, idle, waiting) = self.readers.usage();
+        let read = PoolUse {
+            kind: PoolKind::Read,
+            in_use,
+            idle,
+            waiting,
+        };
+        let write = PoolUse {
+            kind: PoolKind::Write,
+            in_use: 1,
+            idle: 0,
+            waiting: self.writer.queued(),
+        };
+        [read, write]
+    }
+
     }
 
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
@@ -253,6 +272,10 @@ impl UpkeepStore for SqliteStore {
         let (kind, reason) = (kind.to_owned(), reason.to_owned());
         self.write(move |connection| park(connection, &kind, &reason, &sealed))
             .await
+    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError> {
+        self.reseal_chunk(cursor, limit).await
+    }
+
     }
 
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {

@@ -80,6 +80,13 @@ impl Writer {
             .map_err(|_| unavailable("the store's writer is gone"))?
     }
 
+    /// Jobs that are queued for the connection.
+    pub(crate) fn queued(&self) -> usize {
+        let jobs = self.jobs.lock();
+        jobs.as_ref()
+            .map_or(0, |jobs| QUEUE_JOBS.saturating_sub(jobs.capacity()))
+    }
+
     /// Takes no more jobs, finishes those that are queued, moves the WAL into the file.
     pub(crate) async fn close(&self) {
         drop(self.jobs.lock().take());

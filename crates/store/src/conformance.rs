@@ -12,6 +12,7 @@ pub mod ordered;
 pub mod record;
 pub mod retention;
 pub mod sweeps;
+pub mod reseal;
 pub mod waiting;
 
 /// How long a check waits for what must happen.

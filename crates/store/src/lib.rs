@@ -20,6 +20,8 @@ mod error;
 pub mod fold;
 mod log_store;
 mod record_store;
+mod reseal;
+pub mod transfer;
 mod upkeep_store;
 mod waiting_store;
 
@@ -30,8 +32,15 @@ pub use log_store::{
     MessageRow, TimeRange,
 };
 pub use record_store::{RecordReport, RecordStore};
-pub use upkeep_store::{ParkedRow, RetentionReport, SweepReport, TaskKind, TaskRow, TaskState, UpkeepStore};
-pub use waiting_store::{DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, WaitingStore};
+pub use reseal::{ResealCursor, ResealReport, SealedPart};
+pub use upkeep_store::{
+    OrphanReport, ParkedRow, PoolKind, PoolUse, RetentionReport, SweepReport, TaskKind, TaskRow, TaskState,
+    UpkeepStore, parked_digest,
+};
+pub use waiting_store::{
+    DueEndpoint, EndpointBacklog, Grant, LeasedJob, PARK_DEATHS, ReasonCount, SUSPECT_DEATHS, SUSPECT_REST,
+    WaitingStore,
+};
 
 /// Everything the roles need of a store.
 pub trait Store: ConfigStore + LogStore + RecordStore + WaitingStore + UpkeepStore {}

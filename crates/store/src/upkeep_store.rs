@@ -8,6 +8,7 @@ use postrider_model::{AppId, EndpointId, MessageId, TaskId, UnixMillis};
 
 use crate::error::StoreError;
 
+use crate::reseal::{ResealCursor, ResealReport};
 /// What a background task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -108,6 +109,28 @@ pub trait UpkeepStore: Send + Sync + 'static {
         &self,
         payloads: Duration,
         log: Duration,
+/// Which connections of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// For the API's reads.
+    Read,
+    /// For everything else.
+    Write,
+}
+
+/// How much of a pool of connections is used right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Which.
+    pub kind: PoolKind,
+    /// Connections that a call has.
+    pub in_use: usize,
+    /// Open connections that no call has.
+    pub idle: usize,
+    /// Calls that are under way without a connection: they wait for one, or have not asked yet.
+    pub waiting: usize,
+}
+
         limit: u32,
     ) -> Result<RetentionReport, StoreError>;
     /// Stores a background task.
@@ -115,6 +138,8 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// One background task.
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
     /// Keeps what could not be handled.
+    /// How much of its connections is used. Asks nobody.
+    fn pools(&self) -> [PoolUse; 2];
     async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError>;
     /// Parked rows, newest first.
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
@@ -127,3 +152,6 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// Flushes and closes.
     async fn close(&self);
 }
+    /// Seals what other keys of the ring sealed anew under its first: one chunk of at most `limit` rows. Safe while
+    /// others read and write: a value that changed meanwhile is left as it is now.
+    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError>;

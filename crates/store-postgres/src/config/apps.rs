@@ -163,7 +163,7 @@ pub(crate) fn to_version(version: i64) -> Work<u64> {
 }
 
 /// The caller's notes as JSON.
-pub(super) fn metadata(metadata: &BTreeMap<String, String>) -> String {
+pub(crate) fn metadata(metadata: &BTreeMap<String, String>) -> String {
     let clean: BTreeMap<_, _> = metadata
         .iter()
         .map(|(name, value)| (clean(name), clean(value)))

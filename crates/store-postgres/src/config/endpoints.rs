@@ -183,7 +183,7 @@ pub(crate) async fn all(
 }
 
 /// Binds parameters 1 to 19: every field but the creation time.
-fn bind_fields<'q>(
+pub(crate) fn bind_fields<'q>(
     store: &PostgresStore,
     query: Query<'q, Postgres, PgArguments>,
     endpoint: &Endpoint,

@@ -17,7 +17,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Inserts messages that are new, and their bodies; returns how many. The body of a message that is there already
 /// may be expunged or expired, and stays so.
-pub(super) async fn write(
+pub(crate) async fn write(
     connection: &mut PgConnection,
     messages: &[Arc<Message>],
     sealed: &HashMap<MessageId, Vec<u8>>,

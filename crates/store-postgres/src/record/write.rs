@@ -32,7 +32,8 @@ pub(super) async fn deliveries(connection: &mut PgConnection, changes: &Changes,
     update_deliveries(connection, &moved, known).await
 }
 
-async fn insert_deliveries(connection: &mut PgConnection, new: &mut [&DeliveryPut]) -> Work<()> {
+/// Inserts deliveries that are new, in id order; starts again when one is there already.
+pub(crate) async fn insert_deliveries(connection: &mut PgConnection, new: &mut [&DeliveryPut]) -> Work<()> {
     if new.is_empty() {
         return Ok(());
     }
@@ -93,7 +94,7 @@ async fn update_deliveries(connection: &mut PgConnection, moved: &[&DeliveryPut]
 }
 
 /// Inserts attempts that are new; returns how many.
-pub(super) async fn attempts(connection: &mut PgConnection, puts: &[AttemptPut]) -> Work<usize> {
+pub(crate) async fn attempts(connection: &mut PgConnection, puts: &[AttemptPut]) -> Work<usize> {
     if puts.is_empty() {
         return Ok(0);
     }
@@ -176,7 +177,7 @@ pub(crate) async fn put_waiting(connection: &mut PgConnection, puts: &[&WaitingP
 }
 
 /// Stores the last number given.
-pub(super) async fn sequence(connection: &mut PgConnection, last_seq: i64) -> Work<()> {
+pub(crate) async fn sequence(connection: &mut PgConnection, last_seq: i64) -> Work<()> {
     sqlx::query("UPDATE sequence SET last_seq = $1")
         .bind(last_seq)
         .execute(connection)

@@ -8,6 +8,7 @@ mod contention;
 mod leases;
 mod partitions;
 mod reads;
+mod reseal;
 mod schema;
 mod tasks;
 mod world;

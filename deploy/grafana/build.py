@@ -152,13 +152,13 @@ PIPELINE = dashboard(
             panel("Our own failures", "They do not count against the endpoint.", [(rate("postrider_our_failures_total", "stage"), "{{stage}}")], "ops"),
         ]),
         ("Ledger: recorder", [
-            panel("Journal lag", "Age of the oldest record of the batch written last. It stands still when nothing is written.",
+            panel("Journal lag", "Age of the journal's oldest record that is not written down, also while nothing is written.",
                   "max(postrider_journal_lag_seconds)", "s"),
             panel("Batch time", "Time to write one batch.", quantiles("postrider_recorder_batch_seconds"), "s"),
             panel("Records written", "Journal records a second.", rate("postrider_recorder_batch_records_sum"), "ops"),
         ]),
         ("Ledger: scheduler", [
-            panel("Ready age", "How long the oldest due delivery has been due, those of limited endpoints included.", "max(postrider_ready_age_seconds)", "s"),
+            panel("Ready age", "How long the oldest ready delivery has been ready: due, and nothing of its endpoint keeps it back.", "max(postrider_ready_age_seconds)", "s"),
             panel("Lateness", "How long after its time the oldest endpoint of a round was looked at.", quantiles("postrider_scheduler_lateness_seconds"), "s"),
             panel("Released", "Deliveries handed back to the broker.", rate("postrider_scheduler_released_total"), "ops"),
         ]),
@@ -192,6 +192,13 @@ CAPACITY = dashboard(
             panel("Recorder busy", "Share of time spent writing, all ledgers together. Near 1 per active recorder, the store is the limit.",
                   rate("postrider_recorder_batch_seconds_sum"), "percentunit"),
             panel("Rows that wait", "Estimated when there are very many.", "max(sum by (instance) (postrider_deliveries_waiting))"),
+        ]),
+        ("Connections", [
+            panel("Connections to the store", "Calls that wait while none is idle: raise store.read_connections or store.write_connections, or the store is slow.",
+                  [("sum by (pool, state) (postrider_store_connections)", "{{pool}} {{state}}")]),
+            panel("Connections to receivers", "Open in each worker, at work or idle.", [("postrider_receiver_connections", "{{instance}}")]),
+            panel("Connections opened, and made again", "To receivers: far fewer than attempts when they are reused. To services: after a loss.",
+                  [(rate("postrider_receiver_connections_opened_total"), "receivers"), (rate("postrider_reconnects_total", "service"), "{{service}}")], "ops"),
         ]),
         ("Caches", [
             panel("Cache hits", "By cache.",

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body;
+use crate::connections::{Connections, Count};
 use crate::connector::{Connector, Parts};
 use crate::failure::{Failure, Phase};
 use crate::phase::{ATTEMPT, Attempt, in_phase};
@@ -37,6 +38,7 @@ struct Inner {
     pools: Box<[Pool]>,
     /// Keeps no connections, so that what is sent again goes over one that is surely new.
     fresh: Pool,
+    count: Count,
     user_agent: HeaderValue,
     response_read_max: usize,
     response_keep_max: usize,
@@ -68,11 +70,13 @@ impl Client {
         settings.validate()?;
         let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| SettingsError::UserAgent)?;
         let tls = tls::connector(&settings.extra_roots_pem)?;
+        let count = Count::default();
         let connector = Connector::new(Parts {
             policy,
             resolver,
             tls,
             timeout: settings.connect_timeout,
+            count: count.clone(),
         });
 
         let mut builder = legacy::Client::builder(TokioExecutor::new());
@@ -93,10 +97,16 @@ impl Client {
         Ok(Self(Arc::new(Inner {
             pools,
             fresh,
+            count,
             user_agent,
             response_read_max: settings.response_read_max,
             response_keep_max: settings.response_keep_max,
         })))
+    }
+
+    /// How many connections are open now, and were opened.
+    pub fn connections(&self) -> Connections {
+        self.0.count.now()
     }
 
     /// POSTs the request and reads the response, all before `request.deadline` has passed.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use crate::connections::Count;
 use crate::failure::{Failure, Phase, bounded};
 use crate::phase::{deadline, in_phase};
 use crate::policy::Policy;
@@ -35,6 +36,7 @@ pub(crate) struct Parts {
     /// `None`: this machine has no root certificates.
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) timeout: Duration,
+    pub(crate) count: Count,
 }
 
 impl Connector {
@@ -80,7 +82,7 @@ impl Parts {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         if !is_https {
-            return Ok(Stream::plain(tcp));
+            return Ok(Stream::plain(tcp, self.count.open()));
         }
         within(Phase::Tls, deadline, self.shake_hands(host, tcp)).await
     }
@@ -120,7 +122,7 @@ impl Parts {
             .connect(name, tcp)
             .await
             .map_err(|error| Failure::from_handshake(&error))?;
-        Ok(Stream::tls(stream))
+        Ok(Stream::tls(stream, self.count.open()))
     }
 }
 

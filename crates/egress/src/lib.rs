@@ -34,6 +34,7 @@
 
 mod body;
 mod client;
+mod connections;
 mod connector;
 mod failure;
 mod phase;
@@ -45,6 +46,7 @@ mod stream;
 mod tls;
 
 pub use client::Client;
+pub use connections::Connections;
 pub use failure::{ConnectError, Failure, Phase};
 pub use policy::{BlockedReason, Policy, URL_CHARS_MAX};
 pub use request::{Request, Response, Target};

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::connections::Open;
+
 /// What a connection tells about itself after a request over it failed. A clone shares the state.
 #[derive(Clone, Default)]
 pub(crate) struct Exchanges(Arc<State>);
@@ -52,6 +54,7 @@ impl Exchanges {
 pub(crate) struct Stream {
     transport: Transport,
     exchanges: Exchanges,
+    _open: Open,
 }
 
 enum Transport {
@@ -60,17 +63,19 @@ enum Transport {
 }
 
 impl Stream {
-    pub(crate) fn plain(tcp: TcpStream) -> Self {
+    pub(crate) fn plain(tcp: TcpStream, open: Open) -> Self {
         Self {
             transport: Transport::Plain(tcp),
             exchanges: Exchanges::default(),
+            _open: open,
         }
     }
 
-    pub(crate) fn tls(tls: TlsStream<TcpStream>) -> Self {
+    pub(crate) fn tls(tls: TlsStream<TcpStream>, open: Open) -> Self {
         Self {
             transport: Transport::Tls(Box::new(tls)),
             exchanges: Exchanges::default(),
+            _open: open,
         }
     }
 }

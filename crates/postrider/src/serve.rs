@@ -185,6 +185,12 @@ fn gateway_settings(config: &Config) -> postrider_gateway::Settings {
         cache_bytes_max: server.cache_max_bytes.get(),
         journal_depth_max: ingest.journal_max_frames,
         record_wait: ingest.record_wait.get(),
+        if !parts.broker.is_durable() {
+            // What is still leased did not die with this process, so no death counts against it.
+            if let Err(error) = parts.store.release_all_leases(false).await {
+                tracing::warn!(error = %error, "leases were not released");
+            }
+        }
         ..postrider_gateway::Settings::default()
     }
 }
@@ -221,13 +227,19 @@ fn worker_settings(config: &Config) -> anyhow::Result<postrider_worker::Settings
     })
 }
 
-fn worker_deps(config: &Config, parts: &Parts) -> anyhow::Result<postrider_worker::Deps> {
+fn worker_deps(
+    config: &Config,
+    parts: &Parts,
+    tracer: Option<Tracer>,
+) -> anyhow::Result<postrider_worker::Deps> {
+    let client = parts::client(config, &parts.policy)?;
+    dependencies::watch_client(client.clone(), parts.metrics.clone());
     Ok(postrider_worker::Deps {
         broker: parts.broker.clone(),
         journal: parts.journal.clone(),
         store: parts.store.clone(),
         limits: parts.limits.clone(),
-        client: parts::client(config, &parts.policy)?,
+        client,
         policy: parts.policy.clone(),
         metrics: parts.metrics.clone(),
     })

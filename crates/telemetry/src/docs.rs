@@ -173,7 +173,19 @@ pub const DOCS: &[Doc] = &[
         "postrider_journal_lag_seconds",
         Gauge,
         "seconds",
-        "Age of the oldest record of the batch that was written last; 0 when nothing came for a second",
+        "Age of the journal's oldest record that is not written down, at the worst of the last second; 0 where another ledger has the journal",
+    ),
+    doc(
+        "postrider_journal_held_frames",
+        Gauge,
+        "1",
+        "Frames of the journal with something that the store neither records nor parks; the broker keeps them",
+    ),
+    doc(
+        "postrider_orphans_cancelled_total",
+        Counter,
+        "1",
+        "Deliveries cancelled because their message was not recorded within a day",
     ),
     doc(
         "postrider_ready_age_seconds",
@@ -221,7 +233,26 @@ pub const DOCS: &[Doc] = &[
         "postrider_reconnects_total",
         Counter,
         "1",
-        "Connections to the broker that had to be made again, by what they are for",
+        "Connections to the broker that had to be made again, by what they are for; and returns of Redis and of the store \
+         after they were away",
+    ),
+    doc(
+        "postrider_store_connections",
+        Gauge,
+        "1",
+        "Connections to the store by pool, in use and idle, and calls that are without one (`waiting`)",
+    ),
+    doc(
+        "postrider_receiver_connections",
+        Gauge,
+        "1",
+        "Connections to receivers that are open in this worker, at work or idle",
+    ),
+    doc(
+        "postrider_receiver_connections_opened_total",
+        Counter,
+        "1",
+        "Connections to receivers that this worker opened; far fewer than attempts when they are reused",
     ),
     doc(
         "postrider_cache_lookups_total",

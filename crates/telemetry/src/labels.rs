@@ -229,6 +229,32 @@ label! {
         BrokerPublish = "broker_publish",
     }
 }
+        /// Redis, after questions to it went unanswered.
+        Redis = "redis",
+        /// The store, after it did not answer.
+        Store = "store",
+    }
+}
+
+label! {
+    /// Connections to the store.
+    Pool("pool") {
+        /// For the API's reads.
+        Read = "read",
+        /// For everything else.
+        Write = "write",
+    }
+}
+
+label! {
+    /// What connections do.
+    PoolState("state") {
+        /// A call has it.
+        InUse = "in_use",
+        /// It is open and no call has it.
+        Idle = "idle",
+        /// There is none: a call is without.
+        Waiting = "waiting",
 
 label! {
     /// A cache.

@@ -16,8 +16,8 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::docs::{DOCS, Kind};
 use crate::family::{By, ByTwo, One, Two};
 use crate::labels::{
-    Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, PublishFailure, Service, SpanFate,
-    Stage, WaitReason,
+    Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, Pool, PoolState, PublishFailure,
+    Service, SpanFate, Stage, WaitReason,
 };
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -60,6 +60,8 @@ pub struct Metrics {
     stray: Counter,
     envelope_deliveries: Histogram,
     journal_lag: SecondsGauge,
+    journal_held: Gauge,
+    orphans_cancelled: Counter,
     ready_age: SecondsGauge,
     waiting: By<WaitReason, Gauge>,
     scheduler_lateness: Histogram,
@@ -68,6 +70,9 @@ pub struct Metrics {
     recorder_batch: Histogram,
     parked: By<Parked, Counter>,
     reconnects: By<Service, Counter>,
+    store_connections: ByTwo<Pool, PoolState, Gauge>,
+    receiver_connections: Gauge,
+    receiver_connections_opened: Counter,
     cache: ByTwo<Cache, CacheResult, Counter>,
     config_reloads: Counter,
     spans: By<SpanFate, Counter>,
@@ -117,6 +122,11 @@ impl Metrics {
             reconnects: new.counters("postrider_reconnects_total"),
             cache: ByTwo::new(
                 &new.one::<Family<Two<Cache, CacheResult>, Counter>>("postrider_cache_lookups_total"),
+            store_connections: ByTwo::new(
+                &new.one::<Family<Two<Pool, PoolState>, Gauge>>("postrider_store_connections"),
+            ),
+            receiver_connections: new.one("postrider_receiver_connections"),
+            receiver_connections_opened: new.one("postrider_receiver_connections_opened_total"),
             ),
             config_reloads: new.one("postrider_config_reloads_total"),
             spans: new.counters("postrider_trace_spans_total"),
@@ -274,6 +284,27 @@ impl Metrics {
 
     /// So many finished spans were exported or lost.
     pub fn spans(&self, fate: SpanFate, count: usize) {
+    /// How much of a pool of connections to the store is used.
+    pub fn store_connections(&self, pool: Pool, in_use: usize, idle: usize, waiting: usize) {
+        let states = [
+            (PoolState::InUse, in_use),
+            (PoolState::Idle, idle),
+            (PoolState::Waiting, waiting),
+        ];
+        for (state, count) in states {
+            self.store_connections.get(pool, state).set(clamp(count));
+        }
+    }
+
+    /// Connections to receivers: open now, and opened in all, which never falls.
+    pub fn receiver_connections(&self, open: u64, opened: u64) {
+        self.receiver_connections
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
+        let known = self.receiver_connections_opened.get();
+        self.receiver_connections_opened
+            .inc_by(opened.saturating_sub(known));
+    }
+
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.spans.get(fate).inc_by(count);
     }
@@ -430,6 +461,9 @@ mod tests {
             "postrider_ready_age_seconds 2.5",
             "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"miss\"} 1",
             "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"hit\"} 0",
+        metrics.store_connections(Pool::Write, 6, 0, 3);
+        metrics.receiver_connections(4, 9);
+        metrics.receiver_connections(2, 11);
             "postrider_attempts_in_flight 5",
             "postrider_parked_total{kind=\"other\"} 1",
             "# EOF",
@@ -443,6 +477,10 @@ mod tests {
         let extra: Counter = Counter::default();
         let metrics = Metrics::with(|registry| registry.register("extra", "Extra", extra.clone()));
         extra.inc();
+            "postrider_store_connections{pool=\"write\",state=\"waiting\"} 3",
+            "postrider_store_connections{pool=\"read\",state=\"idle\"} 0",
+            "postrider_receiver_connections 2",
+            "postrider_receiver_connections_opened_total 11",
         assert!(metrics.render().contains("\nextra_total 1"));
         assert!(!Metrics::new().render().contains("extra"));
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::support::{OK, Receiver, client, closed, read_request, request};
-use postrider_egress::Failure;
+use crate::support::{OK, PATIENCE, Receiver, client, closed, read_request, request};
+use postrider_egress::{Connections, Failure};
 use tokio::io::AsyncWriteExt as _;
 
 /// Sends that are made until a connection has been reused. The pool takes one back a moment after its response.
@@ -86,6 +87,7 @@ async fn connections_are_reused() {
         "{} connections for 100 requests",
         receiver.connections()
     );
+    assert_eq!(client.connections().opened, receiver.connections() as u64);
 }
 
 #[tokio::test]
@@ -184,5 +186,24 @@ async fn a_receiver_that_never_keeps_connections_loses_nothing() {
                 .body,
             "ok"
         );
+    }
+}
+
+#[tokio::test]
+async fn connections_are_counted_while_they_are_open() {
+    let receiver = Receiver::start(|mut stream, _| async move {
+        if read_request(&mut stream).await.is_some() {
+            stream.write_all(OK).await.expect("the client reads");
+        }
+    })
+    .await;
+    let client = client();
+    client.send(request(&receiver.url())).await.expect("a response");
+    // The receiver closes after its answer, and the pool lets go a moment later.
+    let gone = Connections { opened: 1, open: 0 };
+    let deadline = Instant::now() + PATIENCE;
+    while client.connections() != gone {
+        assert!(Instant::now() < deadline, "{:?}", client.connections());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -7,11 +7,15 @@
 //!   publishes them to the `retry` queues. Any number may run.
 //! - [`strays`]: takes back what the broker could not place.
 //! - [`upkeep`]: sweeps, retention, counts for the operator.
+//! - [`lag`]: how far the journal is behind.
 //!
 //! The ledger never stands between a message and its first attempt (`ordered`, paused and backlogged endpoints
 //! excepted). It holds nothing that is not in the broker or in the store: it may die at any point.
 
+mod ended;
+mod lag;
 mod pace;
+mod poison;
 mod recorder;
 mod scheduler;
 mod strays;
@@ -44,6 +48,8 @@ pub struct Settings {
     pub batch_max_bytes: usize,
     /// Unacknowledged journal frames, at most.
     pub journal_prefetch: u16,
+    /// After so long what can be neither recorded nor parked is tried again.
+    pub held_retry: Duration,
     /// Shortest time between two looks at an endpoint that has more due than it got.
     pub tick: Duration,
     /// Longest sleep of an idle scheduler.
@@ -73,6 +79,7 @@ impl Default for Settings {
             batch_max_records: 2_000,
             batch_max_bytes: 8 * 1024 * 1024,
             journal_prefetch: 256,
+            held_retry: Duration::from_secs(60),
             tick: Duration::from_millis(20),
             idle: Duration::from_millis(200),
             claim_max: 256,
@@ -119,6 +126,8 @@ struct Context {
     deps: Deps,
     /// Wakes this process's scheduler when the recorder wrote something that may be due.
     wake: tokio::sync::Notify,
+    ended: ended::Ended,
+    lag: lag::Lag,
     stop: CancellationToken,
 }
 
@@ -128,14 +137,17 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
         settings,
         deps,
         wake: tokio::sync::Notify::new(),
+        ended: ended::Ended::default(),
+        lag: lag::Lag::default(),
         stop,
     });
     let tasks = TaskTracker::new();
-    let each: [(&str, Start); 4] = [
+    let each: [(&str, Start); 5] = [
         ("recorder", |context| recorder::run(context).boxed()),
         ("scheduler", |context| scheduler::run(context).boxed()),
         ("strays", |context| strays::run(context).boxed()),
         ("upkeep", |context| upkeep::run(context).boxed()),
+        ("lag", |context| lag::run(context).boxed()),
     ];
     for (name, run) in each {
         let (context, stop) = (context.clone(), context.stop.clone());

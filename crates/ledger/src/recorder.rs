@@ -6,11 +6,17 @@
 //! With the store away the consumer is cancelled: the broker keeps the journal, another recorder may take over, and
 //! nothing is held here. A batch that the store refuses is halved until the bad record stands alone; that one is
 //! parked with the reason, the others are recorded.
+//!
+//! What the store neither records nor parks keeps its frame unacknowledged, so the broker still has it, and the journal
+//! goes on without it. It is tried again after [`Settings::held_retry`](crate::Settings::held_retry). With too many such
+//! frames the journal stops in between: nothing is lost for the sake of going on.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_broker::{Incoming, Queue, Receipt, Subscription};
+use postrider_broker::{Health, Incoming, Queue, Receipt, Subscription};
 use postrider_model::{AppId, CancelReason, Next, Record, UnixMillis};
 use postrider_store::{RecordReport, StoreError};
 use postrider_wire::Frame;
@@ -18,6 +24,7 @@ use postrider_wire::Frame;
 use postrider_telemetry::error_chain;
 
 use crate::Context;
+use crate::lag::made_at;
 
 /// After so long without a frame the journal is empty, and nothing lags.
 const IDLE: Duration = Duration::from_secs(1);
@@ -31,7 +38,11 @@ pub(crate) async fn run(context: Arc<Context>) {
             .await;
         match subscription {
             Ok(subscription) => {
-                if consume(&context, subscription).await.is_err() && !context.store_is_back().await {
+                context.lag.consuming();
+                let ended = consume(&context, subscription).await;
+                context.lag.away();
+                context.deps.metrics.journal_held(0);
+                if ended.is_err() && !context.store_is_back().await {
                     return;
                 }
             }
@@ -52,42 +63,85 @@ struct StoreAway;
 #[derive(Default)]
 struct Batch {
     records: Vec<Record>,
-    receipts: Vec<Receipt>,
+    /// Each frame's receipt, and where its records end.
+    receipts: Vec<(Receipt, usize)>,
     bytes: usize,
 }
 
+/// Frames that nobody takes: not acknowledged before this subscription ends.
+#[derive(Default)]
+struct Held {
+    receipts: Vec<Receipt>,
+    since: Option<tokio::time::Instant>,
+}
+
+impl Held {
+    fn keep(&mut self, context: &Context, receipt: Receipt, made_at: UnixMillis) {
+        context.lag.held(made_at);
+        self.receipts.push(receipt);
+        self.since.get_or_insert_with(tokio::time::Instant::now);
+        context.deps.metrics.journal_held(self.receipts.len());
+    }
+
+    /// Whether it is time to get the frames again, by a new subscription; waits for it when they are too many.
+    async fn is_over(&self, context: &Context) -> bool {
+        let Some(since) = self.since else { return false };
+        let until = since + context.settings.held_retry;
+        let most = usize::from(context.settings.journal_prefetch / 2).max(1);
+        if self.receipts.len() >= most && until > tokio::time::Instant::now() {
+            tracing::error!(
+                frames = self.receipts.len(),
+                "too much can be neither recorded nor parked; the journal stops for a while"
+            );
+            let rest = tokio::time::sleep_until(until);
+            let _ = context.stop.run_until_cancelled(rest).await;
+        }
+        until <= tokio::time::Instant::now()
+    }
+}
+
 async fn consume(context: &Context, mut subscription: Subscription) -> Result<(), StoreAway> {
-    loop {
+    let mut held = Held::default();
+    while !held.is_over(context).await {
         let first = tokio::select! {
             biased;
             () = context.stop.cancelled() => return Ok(()),
             first = subscription.next() => first,
             () = tokio::time::sleep(IDLE) => {
-                context.deps.metrics.journal_lag(Duration::ZERO);
+                if *context.deps.broker.health().borrow() == Health::Up {
+                    context.lag.quiet();
+                }
                 continue;
             }
         };
         let Some(first) = first else { return Ok(()) };
         let mut batch = Batch::default();
-        take(context, &mut batch, first).await?;
+        take(context, &mut batch, &mut held, first).await?;
+        context.lag.taken(&batch.records);
         while batch.records.len() < context.settings.batch_max_records
             && batch.bytes < context.settings.batch_max_bytes
             && let Some(frame) = subscription.try_next()
         {
-            take(context, &mut batch, frame).await?;
+            take(context, &mut batch, &mut held, frame).await?;
         }
-        write(context, batch).await?;
+        write(context, batch, &mut held).await?;
     }
+    Ok(())
 }
 
 /// Decodes a frame into the batch. What cannot be read is parked first, in the store, and so never lost.
-async fn take(context: &Context, batch: &mut Batch, incoming: Incoming) -> Result<(), StoreAway> {
+async fn take(
+    context: &Context,
+    batch: &mut Batch,
+    held: &mut Held,
+    incoming: Incoming,
+) -> Result<(), StoreAway> {
     batch.bytes += incoming.frame.len();
     let (reason, whole) = match postrider_wire::decode_partial(incoming.frame.clone()) {
         Ok((Frame::Journal(records), rejected)) => {
             batch.records.extend(records);
             let Some(bad) = rejected.first() else {
-                batch.receipts.push(incoming.receipt);
+                batch.receipts.push((incoming.receipt, batch.records.len()));
                 return Ok(());
             };
             (
@@ -99,81 +153,104 @@ async fn take(context: &Context, batch: &mut Batch, incoming: Incoming) -> Resul
         Err(error) => (error_chain(&error), "frame"),
     };
     tracing::error!(reason, "a journal frame cannot be read; parked");
-    park(context, whole, &reason, &incoming.frame).await?;
-    batch.receipts.push(incoming.receipt);
+    if park(context, whole, &reason, &incoming.frame).await? {
+        batch.receipts.push((incoming.receipt, batch.records.len()));
+    } else {
+        held.keep(context, incoming.receipt, UnixMillis::now());
+    }
     Ok(())
 }
 
+/// False when the store will not have it.
 async fn park(
     context: &Context,
     kind: &'static str,
     reason: &str,
     bytes: &bytes::Bytes,
-) -> Result<(), StoreAway> {
-    context.deps.metrics.parked(kind);
+) -> Result<bool, StoreAway> {
     match context.deps.store.park(kind, reason, bytes).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            tracing::error!(error = %error_chain(&error), "what cannot be handled cannot be parked either");
+        Ok(is_new) => {
+            if is_new {
+                context.deps.metrics.parked(kind);
+            }
+            Ok(true)
+        }
+        Err(error) if error.is_transient() => {
+            tracing::warn!(error = %error_chain(&error), "the store is away; nothing can be parked");
             Err(StoreAway)
+        }
+        Err(error) => {
+            tracing::error!(
+                error = %error_chain(&error),
+                "what cannot be handled cannot be parked either; the broker keeps it"
+            );
+            Ok(false)
         }
     }
 }
 
-async fn write(context: &Context, batch: Batch) -> Result<(), StoreAway> {
+async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), StoreAway> {
     let started = tokio::time::Instant::now();
-    record(context, &batch.records).await?;
+    let unplaced = record(context, &batch.records).await?;
     postrider_failpoint::hit("recorder.after_store");
-    let now = UnixMillis::now();
-    let lag = batch
-        .records
-        .iter()
-        .map(at)
-        .min()
-        .map_or(Duration::ZERO, |oldest| now.since(oldest));
+    context.lag.written(&batch.records, UnixMillis::now());
     context
         .deps
         .metrics
         .recorder_batch(batch.records.len(), started.elapsed());
-    context.deps.metrics.journal_lag(lag);
-    for receipt in batch.receipts {
-        // False means that the frame comes back: it will be recorded again, which changes nothing.
-        let _ = receipt.acknowledge().await;
+    let mut start = 0;
+    for (receipt, end) in batch.receipts {
+        let mut unplaced = unplaced.range(start..end);
+        match unplaced.next() {
+            Some(index) => held.keep(context, receipt, made_at(&batch.records[*index])),
+            // False means that the frame comes back: it will be recorded again, which changes nothing.
+            None => {
+                let _ = receipt.acknowledge().await;
+            }
+        }
+        start = end;
     }
+    context.ended.note(&batch.records);
     context.wake.notify_one();
     Ok(())
 }
 
 /// Records a batch; halves it when the store refuses it, down to the bad record. Iterative, oldest first, so that
-/// the order of acceptance is kept.
-async fn record(context: &Context, records: &[Record]) -> Result<(), StoreAway> {
-    let mut parts = vec![records];
-    while let Some(part) = parts.pop() {
+/// the order of acceptance is kept. Returns which records are neither recorded nor parked.
+async fn record(context: &Context, records: &[Record]) -> Result<BTreeSet<usize>, StoreAway> {
+    let mut unplaced = BTreeSet::new();
+    let mut parts = Vec::from([0..records.len()]);
+    while let Some(place) = parts.pop() {
+        let part = &records[place.clone()];
         if part.is_empty() {
             continue;
         }
         match context.deps.store.record(part).await {
-            Ok(report) => after(context, part, report).await?,
+            Ok(report) => after(context, records, place, report, &mut unplaced).await?,
             Err(error) if error.is_transient() => {
                 tracing::warn!(error = %error_chain(&error), "the store is away; the journal waits in the broker");
                 return Err(StoreAway);
             }
             Err(error) => match part {
-                [bad] => park_record(context, bad, &error).await?,
+                [bad] => {
+                    if !park_record(context, bad, &error).await? {
+                        unplaced.insert(place.start);
+                    }
+                }
                 _ => {
-                    let (older, newer) = part.split_at(part.len() / 2);
-                    parts.push(newer);
-                    parts.push(older);
+                    let middle = place.start + part.len() / 2;
+                    parts.push(middle..place.end);
+                    parts.push(place.start..middle);
                 }
             },
         }
     }
-    Ok(())
+    Ok(unplaced)
 }
 
-async fn park_record(context: &Context, record: &Record, error: &StoreError) -> Result<(), StoreAway> {
+async fn park_record(context: &Context, record: &Record, error: &StoreError) -> Result<bool, StoreAway> {
     let reason = error_chain(error);
-    tracing::error!(reason, "the store refuses a record; parked");
+    tracing::error!(reason, "the store refuses a record; it is to be parked");
     park(
         context,
         "record",
@@ -184,7 +261,13 @@ async fn park_record(context: &Context, record: &Record, error: &StoreError) -> 
 }
 
 /// What a recorded batch means for others.
-async fn after(context: &Context, records: &[Record], report: RecordReport) -> Result<(), StoreAway> {
+async fn after(
+    context: &Context,
+    records: &[Record],
+    place: Range<usize>,
+    report: RecordReport,
+    unplaced: &mut BTreeSet<usize>,
+) -> Result<(), StoreAway> {
     if report.stale > 0 {
         tracing::debug!(
             outcomes = report.stale,
@@ -197,12 +280,17 @@ async fn after(context: &Context, records: &[Record], report: RecordReport) -> R
     for endpoint in report.disabled {
         tracing::warn!(endpoint.id = %endpoint, "an endpoint was disabled: it is gone or has failed for too long");
     }
-    for record in records {
-        if let Record::Outcome(outcome) = record
+    for index in place {
+        if let Record::Outcome(outcome) = &records[index]
             && outcome.next == Next::Cancelled(CancelReason::Parked)
         {
             let reason = format!("delivery {} came back to a worker too often", outcome.delivery);
-            park(context, "job", &reason, &postrider_wire::encode_outcome(outcome)).await?;
+            // A run may be journaled twice; but for the time of that it is the same, and parked once.
+            let mut parked = outcome.clone();
+            parked.at = parked.delivery.created_at();
+            if !park(context, "job", &reason, &postrider_wire::encode_outcome(&parked)).await? {
+                unplaced.insert(index);
+            }
         }
     }
     Ok(())
@@ -212,12 +300,5 @@ async fn publish_version(context: &Context, app: AppId, version: u64) {
     if let Err(error) = context.deps.limits.publish_version(app, version).await {
         // Caches notice by age at the latest.
         tracing::warn!(app.id = %app, error = %error_chain(&error), "a configuration change was not announced");
-    }
-}
-
-fn at(record: &Record) -> UnixMillis {
-    match record {
-        Record::Accepted(accepted) => accepted.message.accepted_at,
-        Record::Outcome(outcome) => outcome.at,
     }
 }

@@ -3,55 +3,40 @@
 //! One round: claim endpoints (longest due first, so that no endpoint starves another), ask the limits once for all of
 //! them (rate tokens, breaker, probe lease), lease rows, publish. A lease raises the row's run and moves its due time
 //! to the end of the lease, so whatever happens to the job, the row is due again by itself; only the recorder removes
-//! it. What could not be published is given back at once. A limited endpoint's deliveries go out one by one, see
-//! [`pace`].
+//! it. What could not be published is given back at once (see [`publish`]). A limited endpoint's deliveries go out one
+//! by one, see [`pace`]. An endpoint with as many leases out as may be is looked at again when one of them has ended.
 //!
 //! Several schedulers are kept apart by the store's claims. None of this is needed for safety: a row leased twice has
 //! two runs, and only the later one counts.
 
-use std::collections::{BTreeMap, HashMap};
+mod publish;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_broker::{Health, PublishError, Queue};
-use postrider_limits::{Release, ReleaseRequest};
-use postrider_model::{DeliveryId, EndpointId, Job};
-use postrider_store::{DueEndpoint, Grant, StoreError};
+use postrider_broker::Health;
+use postrider_limits::{FinishReport, Release, ReleaseRequest};
+use postrider_model::{DeliveryId, MessageId, UnixMillis};
+use postrider_store::{DueEndpoint, Grant, LeasedJob, StoreError};
 use postrider_telemetry::error_chain;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
-use crate::{Context, pace};
+use self::publish::{Publishing, Times};
+use crate::{Context, pace, poison};
 
 /// A claimed endpoint is hidden from other schedulers for so long: far longer than a round, short enough that an
 /// endpoint claimed by a process that died is soon looked at again.
 const HOLD: Duration = Duration::from_secs(5);
+/// How long an endpoint with as many leases out as may be rests, unless a recorder tells that one has ended: it may be
+/// in another process, or the word of it have come too early.
+const FULL_REST: Duration = Duration::from_secs(1);
 /// Most due rows counted per endpoint.
 const COUNT_MAX: u32 = 1_000;
-/// Bytes of bodies that are published to a shard at once, if they are of several deliveries.
-const PORTION: usize = 8 * 1024 * 1024;
-/// How soon a job that could not be published is due again.
-const GIVE_BACK: Duration = Duration::from_millis(500);
-/// Rounds whose jobs are being published while the next one is made.
-const PUBLISHING_MAX: usize = 32;
-/// Jobs that are to go out within such a time go together, at its end.
-const TOGETHER: Duration = Duration::from_millis(10);
-
-/// Publications under way.
-struct Publishing {
-    tasks: TaskTracker,
-    room: Arc<Semaphore>,
-}
 
 pub(crate) async fn run(context: Arc<Context>) {
-    let publishing = Publishing {
-        tasks: TaskTracker::new(),
-        room: Arc::new(Semaphore::new(PUBLISHING_MAX)),
-    };
+    let publishing = Publishing::new();
     rounds(&context, &publishing).await;
-    publishing.tasks.close();
-    publishing.tasks.wait().await;
+    publishing.end().await;
 }
 
 async fn rounds(context: &Arc<Context>, publishing: &Publishing) {
@@ -104,6 +89,10 @@ async fn rest(context: &Context) {
 /// One round; returns how many endpoints had something due.
 async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize, StoreError> {
     let Context { settings, deps, .. } = context.as_ref();
+    let ended = context.ended.take();
+    if !ended.is_empty() {
+        deps.store.look_again(&ended).await?;
+    }
     let due = deps.store.claim_due(settings.claim_max, COUNT_MAX, HOLD).await?;
     if due.is_empty() {
         return Ok(0);
@@ -114,50 +103,40 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
         deps.metrics.scheduler_lateness(now?.since(oldest));
     }
-    let leased = deps.store.lease(&grants, settings.lease).await?;
+    let leased = match deps.store.lease(&grants, settings.lease).await {
+        Ok(leased) => leased,
+        Err(error) => {
+            spare_probes(context, &due, &grants, &[]).await;
+            return Err(error);
+        }
+    };
     postrider_failpoint::hit("scheduler.after_lease");
+    let (fatal, leased): (Vec<_>, Vec<_>) = leased.into_iter().partition(poison::is_fatal);
+    if !fatal.is_empty() {
+        publishing.spawn_park(context, fatal);
+    }
+    spare_probes(context, &due, &grants, &leased).await;
     deps.metrics.scheduler_released(leased.len());
     if !leased.is_empty() {
         let jobs = leased.into_iter().map(|leased| leased.job);
-        let planned = plan(jobs, due.iter().map(|endpoint| endpoint.endpoint).zip(times));
-        // The next round does not wait for the confirms of this one.
-        let permit = publishing.room.clone().acquire_owned().await;
-        let context = context.clone();
-        publishing.tasks.spawn(async move {
-            let _permit = permit;
-            let context = &context;
-            let publishes = planned.into_iter().map(|(offset, jobs)| async move {
-                tokio::time::sleep_until(granted_at + offset).await;
-                publish(context, jobs).await;
-            });
-            futures_util::future::join_all(publishes).await;
-            postrider_failpoint::hit("scheduler.after_publish");
-        });
+        let planned = publish::plan(jobs, due.iter().map(|endpoint| endpoint.endpoint).zip(times));
+        publishing.start(context, granted_at, planned).await;
     }
     Ok(due.len())
 }
 
-/// When the jobs of a grant go out, in their order, counted from the grant; at once where it says nothing.
-type Times = Vec<Duration>;
-
-/// Jobs by when they go out.
-fn plan(
-    jobs: impl Iterator<Item = Job>,
-    times: impl Iterator<Item = (EndpointId, Times)>,
-) -> BTreeMap<Duration, Vec<Job>> {
-    let mut times: HashMap<EndpointId, std::vec::IntoIter<Duration>> = times
-        .map(|(endpoint, times)| (endpoint, times.into_iter()))
+/// Gives the probe leases of breakers back for which nothing was leased: the next look gets them again.
+async fn spare_probes(context: &Context, due: &[DueEndpoint], grants: &[Grant], leased: &[LeasedJob]) {
+    let spare = due.iter().zip(grants).filter(|(_, grant)| {
+        grant.probe && leased.iter().all(|leased| leased.job.endpoint != grant.endpoint)
+    });
+    let reports: Vec<FinishReport> = spare
+        .map(|(due, _)| {
+            let no_delivery = DeliveryId::derive(MessageId::floor(UnixMillis(0)), due.endpoint);
+            publish::no_probe(due.app, due.endpoint, no_delivery, 0)
+        })
         .collect();
-    let mut planned: BTreeMap<Duration, Vec<Job>> = BTreeMap::new();
-    for job in jobs {
-        let time = times
-            .get_mut(&job.endpoint)
-            .and_then(Iterator::next)
-            .unwrap_or_default();
-        let slot = u32::try_from(time.as_millis().div_ceil(TOGETHER.as_millis())).unwrap_or(u32::MAX);
-        planned.entry(TOGETHER * slot).or_default().push(job);
-    }
-    planned
+    publish::give_probes_back(context, &reports).await;
 }
 
 /// Asks the limits for every claimed endpoint at once.
@@ -190,7 +169,11 @@ async fn decide(context: &Context, due: &[DueEndpoint]) -> Vec<(Grant, Times)> {
     };
     let mut grants: Vec<(Grant, Times)> = due
         .iter()
-        .map(|endpoint| (nothing(endpoint, settings.tick * 5), Times::new()))
+        .map(|endpoint| {
+            let is_full = endpoint.out >= settings.out_per_endpoint;
+            let nothing = nothing(endpoint, FULL_REST);
+            (Grant { is_full, ..nothing }, Times::new())
+        })
         .collect();
     for (index, release) in asked.into_iter().zip(releases) {
         grants[index] = grant(&due[index], release, settings.tick);
@@ -206,6 +189,7 @@ fn nothing(endpoint: &DueEndpoint, not_before: Duration) -> Grant {
         has_token: false,
         ordered: endpoint.ordered,
         not_before,
+        is_full: false,
     }
 }
 
@@ -235,133 +219,5 @@ fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> (Grant, Ti
             (grant, Times::new())
         }
         Release::Wait(time) => (nothing(endpoint, time.max(tick)), Times::new()),
-    }
-}
-
-/// Publishes leased jobs, shard by shard; an `ordered` run stays together. What was surely not published is given back.
-async fn publish(context: &Context, jobs: Vec<Job>) {
-    let mut shards: HashMap<u16, Vec<Job>> = HashMap::new();
-    for job in jobs {
-        shards
-            .entry(job.endpoint.shard(context.settings.shards))
-            .or_default()
-            .push(job);
-    }
-    let publishes = shards.into_iter().map(|(shard, jobs)| async move {
-        for jobs in portions(jobs, PORTION) {
-            let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
-            if let Err(error) = publish_shard(context, Queue::Retry(shard), jobs).await {
-                give_back(context, &leases, &error).await;
-            }
-        }
-    });
-    futures_util::future::join_all(publishes).await;
-}
-
-/// Cuts a shard's jobs into portions of at most about `bytes` of bodies, one after another: all at once could be more
-/// than a publisher ever takes, and would then be leased and given back for ever. An `ordered` run is not cut.
-fn portions(jobs: Vec<Job>, bytes: usize) -> Vec<Vec<Job>> {
-    let mut portions: Vec<Vec<Job>> = Vec::new();
-    let mut held = 0;
-    for job in jobs {
-        let size = job.message.payload.len();
-        let goes_on = |last: &Job| job.ordered && last.ordered && last.endpoint == job.endpoint;
-        match portions.last_mut() {
-            Some(portion) if held + size <= bytes || portion.last().is_some_and(goes_on) => {
-                held += size;
-                portion.push(job);
-            }
-            _ => {
-                held = size;
-                portions.push(vec![job]);
-            }
-        }
-    }
-    portions
-}
-
-/// An error only when nothing of it is out. When that is not known (the connection broke before the confirm), giving the
-/// rows back would send them twice, as two runs. The same run is published again instead, which workers recognise; if
-/// that takes too long, the leases run out.
-async fn publish_shard(context: &Context, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
-    let until = tokio::time::Instant::now() + context.settings.lease / 2;
-    let mut may_be_out = false;
-    loop {
-        let error = match context.deps.jobs.publish(queue, jobs.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        may_be_out |= matches!(
-            error,
-            PublishError::Lost | PublishError::Timeout(_) | PublishError::Refused
-        );
-        if !may_be_out {
-            return Err(error);
-        }
-        let deliveries = jobs.len();
-        tracing::warn!(error = %error_chain(&error), deliveries, "released deliveries were not confirmed");
-        if context.stopped_within(GIVE_BACK).await || tokio::time::Instant::now() >= until {
-            return Ok(());
-        }
-    }
-}
-
-async fn give_back(context: &Context, leases: &[(DeliveryId, u32)], error: &PublishError) {
-    if !matches!(error, PublishError::Full) {
-        tracing::warn!(error = %error_chain(error), deliveries = leases.len(), "released deliveries were not published");
-    }
-    if let Err(error) = context.deps.store.give_back(leases, GIVE_BACK).await {
-        // Their leases expire by themselves.
-        tracing::warn!(error = %error_chain(&error), "leases were not given back");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use postrider_model::{AppId, EndpointId, Message, MessageId, Trigger, UnixMillis};
-
-    use super::*;
-
-    fn job(endpoint: EndpointId, ordered: bool, bytes: usize) -> Job {
-        let mut rng = rand::rng();
-        let message = MessageId::generate(UnixMillis(1), &mut rng);
-        Job {
-            delivery: DeliveryId::derive(message, endpoint),
-            endpoint,
-            message: Arc::new(Message {
-                id: message,
-                app: AppId::generate(UnixMillis(1), &mut rng),
-                event_type: "a".to_owned(),
-                event_id: None,
-                channels: Vec::new(),
-                content_type: "application/json".to_owned(),
-                payload: vec![0; bytes].into(),
-                accepted_at: UnixMillis(1),
-                payload_retention_days: None,
-                traceparent: None,
-            }),
-            run: 1,
-            attempts: 0,
-            trigger: Trigger::Scheduled,
-            probe: false,
-            has_token: false,
-            ordered,
-            lease_until: None,
-        }
-    }
-
-    #[test]
-    fn a_shard_is_published_in_portions_that_cut_no_ordered_run() {
-        let endpoint = || EndpointId::generate(UnixMillis(1), &mut rand::rng());
-        let (free, first, second) = (endpoint(), endpoint(), endpoint());
-        let jobs = [(free, false); 5]
-            .into_iter()
-            .chain([(first, true); 4])
-            .chain([(second, true); 2])
-            .map(|(endpoint, ordered)| job(endpoint, ordered, 40))
-            .collect();
-        let sizes: Vec<usize> = portions(jobs, 100).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [2, 2, 5, 2], "the run of four goes on after the fifth");
-        assert_eq!(portions(vec![job(free, false, 1_000)], 100).len(), 1);
     }
 }

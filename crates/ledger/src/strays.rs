@@ -10,6 +10,7 @@ use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
 use postrider_wire::Frame;
 
 use postrider_telemetry::error_chain;
+use tokio::time::Instant;
 
 use crate::Context;
 
@@ -29,25 +30,48 @@ pub(crate) async fn run(context: Arc<Context>) {
                 continue;
             }
         };
+        // When what nobody takes is asked for again, by a new subscription.
+        let mut again = None;
         loop {
             let incoming = tokio::select! {
                 () = context.stop.cancelled() => return,
+                () = async {
+                    match again {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                } => break,
                 incoming = subscription.next() => incoming,
             };
             let Some(incoming) = incoming else { break };
-            // On failure the subscription is dropped, which returns the frame; try again a little later.
-            if !take_back(&context, incoming).await {
-                if context.stopped_within(DELAY).await {
-                    return;
+            match take_back(&context, incoming).await {
+                Taken::Done => {}
+                Taken::Refused => {
+                    again.get_or_insert_with(|| Instant::now() + context.settings.held_retry);
                 }
-                break;
+                // The subscription is dropped, which returns the frame; try again a little later.
+                Taken::NotNow => {
+                    if context.stopped_within(DELAY).await {
+                        return;
+                    }
+                    break;
+                }
             }
         }
     }
 }
 
-/// False when the frame must come back.
-async fn take_back(context: &Context, incoming: Incoming) -> bool {
+/// What became of a frame.
+enum Taken {
+    /// It is where it belongs.
+    Done,
+    /// The store will not have it: the broker keeps it, unacknowledged, and others go on.
+    Refused,
+    /// It must come back.
+    NotNow,
+}
+
+async fn take_back(context: &Context, incoming: Incoming) -> Taken {
     context.deps.metrics.stray();
     let records = match postrider_wire::decode(incoming.frame.clone()) {
         Ok(Frame::Jobs(jobs)) => {
@@ -61,23 +85,31 @@ async fn take_back(context: &Context, incoming: Incoming) -> bool {
         Err(error) => {
             let reason = error_chain(&error);
             tracing::error!(reason, "a stray frame cannot be read; parked");
-            context.deps.metrics.parked("frame");
-            if let Err(error) = context.deps.store.park("frame", &reason, &incoming.frame).await {
-                tracing::error!(error = %error_chain(&error), "a stray frame cannot be parked");
-                return false;
+            match context.deps.store.park("frame", &reason, &incoming.frame).await {
+                Ok(true) => context.deps.metrics.parked("frame"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(error = %error_chain(&error), "a stray frame cannot be parked");
+                    return if error.is_transient() {
+                        Taken::NotNow
+                    } else {
+                        Taken::Refused
+                    };
+                }
             }
-            return incoming.receipt.acknowledge().await;
+            let _ = incoming.receipt.acknowledge().await;
+            return Taken::Done;
         }
     };
     match context.deps.journal.publish(records).await {
         Ok(()) => {
             // False means that it comes back and is taken back again, which changes nothing.
             let _ = incoming.receipt.acknowledge().await;
-            true
+            Taken::Done
         }
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "strays cannot be taken back");
-            false
+            Taken::NotNow
         }
     }
 }

@@ -9,13 +9,17 @@ use tokio::time::Instant;
 
 use postrider_telemetry::error_chain;
 
-use crate::Context;
+use crate::{Context, lag};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// A delivery whose message was not recorded within this is given up: a producer repeats a refused request earlier, and
+/// its claim on the idempotency key has ended by then.
+const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) async fn run(context: Arc<Context>) {
     let mut next_retain = Instant::now();
     let mut next_count = Instant::now();
+    let mut orphans_seen = 0;
     loop {
         let mut busy = match sweep(&context).await {
             Ok(busy) => busy,
@@ -26,6 +30,7 @@ pub(crate) async fn run(context: Arc<Context>) {
         };
         if Instant::now() >= next_count {
             count(&context).await;
+            orphans(&context, &mut orphans_seen).await;
             next_count = Instant::now() + COUNT_EVERY;
         }
         if Instant::now() >= next_retain {
@@ -53,16 +58,42 @@ pub(crate) async fn run(context: Arc<Context>) {
 
 async fn sweep(context: &Context) -> Result<bool, StoreError> {
     let report = context.deps.store.sweep(context.settings.sweep_max).await?;
-    if report.orphans > 0 {
-        tracing::error!(
-            deliveries = report.orphans,
-            "deliveries wait for a message that was never recorded"
-        );
-    }
     if report.recovered > 0 {
         context.wake.notify_one();
     }
     Ok(report.cancelled + report.recovered > 0)
+}
+
+/// Deliveries of messages that were never recorded. Whatever the journal still holds may be the message, so nothing is
+/// given up before it has been written.
+async fn orphans(context: &Context, seen: &mut u64) {
+    let cancel_after = lag::is_current(context).await.then_some(ORPHAN_AFTER);
+    let report = match context
+        .deps
+        .store
+        .orphans(cancel_after, context.settings.sweep_max)
+        .await
+    {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::warn!(error = %error_chain(&error), "deliveries without a message cannot be counted");
+            return;
+        }
+    };
+    if report.waiting != *seen {
+        tracing::error!(
+            deliveries = report.waiting,
+            "deliveries wait for a message that was never recorded"
+        );
+        *seen = report.waiting;
+    }
+    if report.cancelled > 0 {
+        context.deps.metrics.orphans_cancelled(report.cancelled);
+        tracing::error!(
+            deliveries = report.cancelled,
+            "deliveries were cancelled: their message was never recorded, and it is a day old"
+        );
+    }
 }
 
 async fn count(context: &Context) {

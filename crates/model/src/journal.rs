@@ -141,6 +141,8 @@ pub enum CancelReason {
     PayloadExpunged = 5,
     /// It came back to a worker five times alone and was parked.
     Parked = 6,
+    /// Its message was never recorded: the request was refused after a part of it was on its way.
+    MessageMissing = 7,
 }
 
 /// Why a delivery waits in the store.
@@ -230,6 +232,7 @@ impl CancelReason {
             4 => Some(Self::PayloadExpired),
             5 => Some(Self::PayloadExpunged),
             6 => Some(Self::Parked),
+            7 => Some(Self::MessageMissing),
             _ => None,
         }
     }

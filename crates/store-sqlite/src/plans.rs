@@ -6,7 +6,7 @@ use postrider_store::{AttemptFilter, Page};
 use rusqlite::Connection;
 
 use crate::codec::Walk;
-use crate::{attempts, log, schema};
+use crate::{attempts, log, schema, waiting};
 
 /// The steps of a statement's plan that touch tables, in words.
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -67,5 +67,22 @@ fn every_list_walks_an_index() {
             let sql = attempts::list_sql(&filter, &walk).expect("a list");
             seeks(&connection, &sql, index);
         }
+    }
+}
+
+#[test]
+fn the_busiest_endpoints_are_told_by_few_counters() {
+    let mut connection = Connection::open_in_memory().expect("a database");
+    schema::migrate(&mut connection).expect("a schema");
+    let steps = plan(&connection, waiting::BUSIEST);
+    assert!(
+        steps
+            .iter()
+            .any(|step| step.starts_with("SEARCH c USING INDEX counters_open")),
+        "{steps:#?}"
+    );
+    for step in steps.iter().filter(|step| step.contains(" w ")) {
+        let seeks = step.contains("USING COVERING INDEX waiting_due (endpoint=? AND leased=?)");
+        assert!(step.starts_with("SEARCH") && seeks, "{steps:#?}");
     }
 }

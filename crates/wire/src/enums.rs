@@ -30,7 +30,8 @@ mapped!(
 );
 mapped!(
     CancelReason, "cancelled.reason", cancel_to_wire, cancel_from_wire:
-    EndpointDisabled, EndpointDeleted, ApplicationDeleted, PayloadExpired, PayloadExpunged, Parked
+    EndpointDisabled, EndpointDeleted, ApplicationDeleted, PayloadExpired, PayloadExpunged, Parked,
+    MessageMissing
 );
 mapped!(
     DeferReason, "reason", defer_to_wire, defer_from_wire:

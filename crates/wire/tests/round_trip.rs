@@ -148,7 +148,7 @@ fn next() -> impl Strategy<Value = Next> {
         Just(Next::Delivered),
         delay().prop_map(|delay| Next::Retry { delay }),
         any::<bool>().prop_map(|gone| Next::Exhausted { gone }),
-        (1..=6_i16).prop_map(|reason| Next::Cancelled(CancelReason::from_stored(reason).expect("a reason"))),
+        (1..=7_i16).prop_map(|reason| Next::Cancelled(CancelReason::from_stored(reason).expect("a reason"))),
         (reason(), delay()).prop_map(|(reason, delay)| Next::Deferred { reason, delay }),
         delay().prop_map(|delay| Next::InFlight { delay }),
     ]

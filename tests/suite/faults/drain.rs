@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use postrider_testkit::process::Postrider;
-use postrider_testkit::receiver::{Reply, Script};
+use postrider_testkit::receiver::{Receiver, Reply, Script};
+use serde_json::json;
 
 use super::{SHORT_LEASE, Scene};
 use crate::stack::{SOON, Shape, Shared, Stack};
@@ -85,5 +86,48 @@ async fn sigterm_of_the_embedded_process_under_load() -> Result<()> {
         verdict.duplicates == 0,
         "a drained worker left a POST without its outcome: {verdict}"
     );
+    Ok(())
+}
+
+/// How long the end of a process may take that has nothing, or next to nothing, to wait for: far less than any of its
+/// time limits.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn sigterm_ends_an_idle_embedded_process_at_once() -> Result<()> {
+    let mut stack = Stack::embedded().await?;
+    let (api, receiver) = (stack.api(), Receiver::start().await?);
+    let app = api.app().await?;
+    api.endpoint(&app, &receiver.url("/hook")).await?;
+    let message = api.send(&app, json!({"n": 1})).await?;
+    api.wait_status(&app, &message, "success").await?;
+    // A retry waits for its time, and `api` holds a connection open.
+    receiver.on("/hook", Script::always(Reply::Status(500)));
+    let message = api.send(&app, json!({"n": 2})).await?;
+    api.wait_status(&app, &message, "sending").await?;
+    let status = stack.gateways[0].terminate(AT_ONCE).await?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_ends_an_embedded_process_with_its_attempts() -> Result<()> {
+    let mut stack = Stack::embedded().await?;
+    let (api, receiver) = (stack.api(), Receiver::start().await?);
+    receiver.on(
+        "/hook",
+        Script::always(Reply::Status(200)).delay(Duration::from_secs(3)),
+    );
+    let app = api.app().await?;
+    api.endpoint(&app, &receiver.url("/hook")).await?;
+    let message = api.send(&app, json!({})).await?;
+    receiver
+        .wait_for("/hook", SOON, |requests| requests.len() == 1)
+        .await?;
+    let status = stack.gateways[0].terminate(AT_ONCE).await?;
+    ensure!(status.success(), "it ended with {status}");
+    stack.gateways[0].start_again().await?;
+    stack.api().wait_status(&app, &message, "success").await?;
+    ensure!(receiver.count("/hook") == 1, "it was tried twice");
     Ok(())
 }

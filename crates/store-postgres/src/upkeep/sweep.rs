@@ -1,9 +1,12 @@
-//! Cancelling what waits for disabled and deleted endpoints, and counting what waits for no message.
+//! Cancelling what waits for disabled and deleted endpoints, and what waits for a message that never came.
 //!
 //! A change that disables or deletes flags the endpoint's backlog row, and so does whoever finds one disabled later;
 //! the flag goes when nothing waits any more.
 
+use std::time::Duration;
+
 use postrider_model::{CancelReason, UnixMillis};
+use postrider_store::OrphanReport;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -98,22 +101,60 @@ async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) ->
     Ok(())
 }
 
-/// Rows that are due and lack their message for long, among the 1,000 endpoints that are next and the first 100 of
-/// each: an alarm, not a census.
-pub(super) async fn orphans(store: &PostgresStore) -> Work<u64> {
-    let mut connection = store.read.acquire().await?;
-    let now = look::now(&mut connection).await?;
-    let before = UnixMillis(now.0 - ORPHAN_AFTER_MS);
-    let count: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT endpoint FROM backlog WHERE next_due < $1 ORDER BY next_due LIMIT 1000) b \
-         CROSS JOIN LATERAL (SELECT message FROM waiting w WHERE w.endpoint = b.endpoint AND w.due_at <= $2 \
-         AND w.message < $3 ORDER BY w.seq, w.due_at LIMIT 100) w \
-         WHERE NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message)",
+/// Due rows whose message is missing, among the 1,000 endpoints that are next and the first 100 rows of each: what
+/// cannot be leased stays at the head, so they come in the end.
+pub(super) async fn orphans(
+    store: &PostgresStore,
+    cancel_after: Option<Duration>,
+    limit: i64,
+) -> Work<OrphanReport> {
+    let mut tx = store.write.begin().await?;
+    let now = look::now(&mut tx).await?;
+    let rows = sqlx::query(
+        "SELECT w.delivery, w.endpoint, w.message FROM \
+         (SELECT endpoint FROM backlog WHERE next_due < $1 ORDER BY next_due LIMIT 1000) b \
+         CROSS JOIN LATERAL (SELECT delivery, endpoint, message, due_at FROM waiting w WHERE w.endpoint = b.endpoint \
+         ORDER BY w.seq, w.due_at LIMIT 100) w \
+         WHERE w.due_at <= $2 AND w.message < $3 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) \
+         ORDER BY w.message, w.delivery LIMIT $4",
     )
     .bind(UnixMillis::NEVER.0)
     .bind(now.0)
-    .bind(floor(before))
-    .fetch_one(&mut *connection)
+    .bind(floor(UnixMillis(now.0 - ORPHAN_AFTER_MS)))
+    .bind(limit)
+    .fetch_all(&mut *tx)
     .await?;
-    Ok(u64::try_from(count).unwrap_or(0))
+    let rows = rows.iter().map(Doomed::decode).collect::<Work<Vec<_>>>()?;
+    let (given_up, waiting): (Vec<Doomed>, Vec<Doomed>) = rows
+        .into_iter()
+        .partition(|row| cancel_after.is_some_and(|after| row.message.created_at() < now.minus(after)));
+    let given_up = still_orphans(&mut tx, &given_up).await?;
+    let cancelled = cancel::apply(&mut tx, &given_up, CancelReason::MessageMissing).await?;
+    tx.commit().await?;
+    Ok(OrphanReport {
+        waiting: u64::try_from(waiting.len()).unwrap_or(u64::MAX),
+        cancelled,
+    })
+}
+
+/// Locks rows; those that the recorder holds, or whose message has just come, stay.
+async fn still_orphans(connection: &mut PgConnection, rows: &[Doomed]) -> Work<Vec<Doomed>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.delivery.as_uuid()).collect();
+    let locked: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT delivery FROM waiting WHERE delivery = ANY($1) ORDER BY delivery FOR UPDATE SKIP LOCKED",
+    )
+    .bind(&ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let rows = sqlx::query(
+        "SELECT w.delivery, w.endpoint, w.message FROM waiting w WHERE w.delivery = ANY($1) \
+         AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message)",
+    )
+    .bind(&locked)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(Doomed::decode).collect()
 }

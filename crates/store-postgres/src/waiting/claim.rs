@@ -1,5 +1,6 @@
 //! Claiming endpoints that are due.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use postrider_model::{AppId, EndpointId, UnixMillis};
@@ -22,25 +23,32 @@ pub(super) async fn claim(
     let mut tx = store.write.begin().await?;
     let now = look::now(&mut tx).await?;
     let rows = sqlx::query(
-        "WITH due AS (SELECT endpoint FROM backlog WHERE next_due <= $1 ORDER BY next_due LIMIT $2 \
+        "WITH due AS (SELECT endpoint, next_due FROM backlog WHERE next_due <= $1 ORDER BY next_due LIMIT $2 \
          FOR UPDATE SKIP LOCKED) \
-         UPDATE backlog b SET next_due = $1 + $3 FROM due WHERE b.endpoint = due.endpoint RETURNING b.endpoint",
+         UPDATE backlog b SET next_due = $1 + $3, is_full = false FROM due WHERE b.endpoint = due.endpoint \
+         RETURNING b.endpoint, due.next_due AS look",
     )
     .bind(now.0)
     .bind(i64::from(limit))
     .bind(millis(hold))
     .fetch_all(&mut *tx)
     .await?;
-    let claimed = rows
+    let looks = rows
         .iter()
-        .map(|row| row.try_get("endpoint"))
-        .collect::<Result<Vec<Uuid>, _>>()?;
+        .map(|row| Ok((row.try_get("endpoint")?, UnixMillis(row.try_get("look")?))))
+        .collect::<Work<HashMap<Uuid, UnixMillis>>>()?;
+    let claimed: Vec<Uuid> = looks.keys().copied().collect();
     if claimed.is_empty() {
         return Ok(Vec::new());
     }
     hold_back(&mut tx, &claimed).await?;
     let rows = count(&mut tx, &claimed, count_max, now).await?;
     let mut due = rows.iter().map(decode).collect::<Work<Vec<_>>>()?;
+    for endpoint in &mut due {
+        if let Some(look) = looks.get(&endpoint.endpoint.as_uuid()) {
+            endpoint.since = endpoint.since.max(*look);
+        }
+    }
     // Nothing to lease: woken for a row that is gone, or ordered with a run out.
     let idle: Vec<Look> = due
         .iter()
@@ -48,6 +56,7 @@ pub(super) async fn claim(
         .map(|endpoint| Look {
             endpoint: endpoint.endpoint.as_uuid(),
             not_before: now,
+            is_full: false,
         })
         .collect();
     look::set(&mut tx, &idle).await?;

@@ -21,6 +21,7 @@ fn grant(world: &World, count: u32, ordered: bool) -> Grant {
         has_token: false,
         ordered,
         not_before: Duration::ZERO,
+        is_full: false,
     }
 }
 

@@ -19,6 +19,7 @@ fn grant(world: &World, ordered: bool) -> Grant {
         has_token: false,
         ordered,
         not_before: Duration::ZERO,
+        is_full: false,
     }
 }
 

@@ -126,6 +126,7 @@ async fn replay_delivers_what_never_arrived() {
         has_token: true,
         ordered: false,
         not_before: Duration::ZERO,
+        is_full: false,
     };
     let jobs = world.store.lease(&[grant], DAY).await.unwrap();
     assert_eq!(jobs.len(), 2);

@@ -1,7 +1,5 @@
 //! Checks of sweeps, tasks and what else `UpkeepStore` does.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use postrider_model::{
     DeferReason, DeliveryState, Disposition, EndpointId, Next, TaskId, Trigger, UnixMillis,
@@ -113,32 +111,6 @@ pub async fn an_endpoint_enabled_in_time_keeps_the_rest(store: SharedStore) {
     change(&world, endpoint, |endpoint| endpoint.disabled = false).await;
     assert_eq!(must(world.store.sweep(100).await).cancelled, 0);
     assert_eq!(world.take(endpoint, 100).await.len(), 15);
-}
-
-/// A row that waits for a message for more than 5 minutes is an alarm, not a loss.
-pub async fn orphans_are_counted(store: SharedStore) {
-    let world = World::new(store).await;
-    let endpoint = world.endpoint(|_| {}).await.id;
-    let deferred = Next::Deferred {
-        reason: DeferReason::Rate,
-        delay: Duration::ZERO,
-    };
-    let young = world.message();
-    let old = world.message_aged(600 * SECOND, |_| {});
-    world
-        .record(&[
-            world.ended(&young, endpoint, 0, deferred),
-            world.ended(&old, endpoint, 0, deferred),
-        ])
-        .await;
-    world.claim_until(endpoint).await;
-    let grant = super::fixture::grant(endpoint, 10);
-    assert!(world.lease(&[grant], HOUR).await.is_empty());
-    assert_eq!(must(world.store.sweep(100).await).orphans, 1);
-    world
-        .record(&[world.accepted(&old, &[endpoint], Disposition::Queued)])
-        .await;
-    assert_eq!(must(world.store.sweep(100).await).orphans, 0);
 }
 
 fn task(
@@ -286,8 +258,12 @@ pub async fn a_task_of_a_deleted_endpoint_fails(store: SharedStore) {
 /// Parked bytes come back as they were, newest first, and are taken once.
 pub async fn parked_rows_are_kept_and_taken(store: SharedStore) {
     let bytes = Bytes::from_static(b"\0\xffnot a frame");
-    must(store.park("frame", "unknown version", &bytes).await);
-    must(store.park("job", "crashed five times", &Bytes::new()).await);
+    assert!(must(store.park("frame", "unknown version", &bytes).await));
+    assert!(must(store.park("job", "crashed five times", &Bytes::new()).await));
+    for _ in 0..2 {
+        let again = must(store.park("frame", "whatever the reason", &bytes).await);
+        assert!(!again, "the same bytes are parked once");
+    }
     let rows = must(store.parked(10).await);
     let kinds: Vec<_> = rows.iter().map(|row| row.kind.as_str()).collect();
     assert_eq!(kinds, ["job", "frame"]);
@@ -296,10 +272,14 @@ pub async fn parked_rows_are_kept_and_taken(store: SharedStore) {
     let row = must(store.parked_row(rows[1].id).await).expect("there");
     assert_eq!((row.kind.as_str(), &row.bytes), ("frame", &bytes));
     let row = must(store.unpark(rows[1].id).await).expect("there");
-    assert_eq!((row.bytes, row.reason.as_str()), (bytes, "unknown version"));
+    assert_eq!((&row.bytes, row.reason.as_str()), (&bytes, "unknown version"));
     assert!(must(store.unpark(rows[1].id).await).is_none());
     assert!(must(store.parked_row(rows[1].id).await).is_none());
     assert_eq!(must(store.parked(10).await).len(), 1);
+    assert!(
+        must(store.park("frame", "again", &row.bytes).await),
+        "it was taken out"
+    );
 }
 
 /// Migrating what is current does nothing, also from several places at once.

@@ -1,0 +1,77 @@
+//! What the scheduler hands out, and when.
+
+use std::time::Duration;
+
+use postrider_ledger::Settings;
+use postrider_limits::{FinishReport, Signal};
+use postrider_model::{DeferReason, DeliveryId, Disposition, MessageId, Next, Record, UnixMillis};
+
+use crate::world::{World, next_jobs, until};
+
+/// Far less than a lost probe's lease.
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_probe_without_a_delivery_is_given_back() {
+    let world = World::new(Settings::default()).await;
+    let failed = FinishReport {
+        app: world.app,
+        endpoint: world.endpoint,
+        delivery: DeliveryId::derive(MessageId::floor(UnixMillis(0)), world.endpoint),
+        run: 0,
+        probe: false,
+        mark: None,
+        signal: Signal::Failure,
+    };
+    world.limits.finish(&[failed]).await.unwrap();
+    let mut released = world.released().await;
+    let message = world.message(Duration::ZERO, "a");
+    world
+        .journal
+        .publish(vec![world.deferred(&message)])
+        .await
+        .unwrap();
+    let sql = world.sql();
+    until(
+        "the probe was granted, and its row lacks its message",
+        async || {
+            let orphan: bool = sql
+                .query_row("SELECT orphan FROM waiting", [], |row| row.get(0))
+                .unwrap();
+            orphan.then_some(())
+        },
+    )
+    .await;
+    let accepted = world.accepted(&message, Disposition::Queued);
+    world.journal.publish(vec![accepted]).await.unwrap();
+    let jobs = tokio::time::timeout(SOON, next_jobs(&mut released)).await;
+    let jobs = jobs.expect("the probe's lease is not waited for");
+    assert!(jobs.len() == 1 && jobs[0].probe, "{jobs:?}");
+}
+
+#[tokio::test]
+async fn a_full_endpoint_goes_on_when_a_lease_ends() {
+    const DELIVERIES: usize = 40;
+    let settings = Settings {
+        out_per_endpoint: 1,
+        ..Settings::default()
+    };
+    let world = World::new(settings).await;
+    let mut released = world.released().await;
+    let waiting = Disposition::Waiting(DeferReason::Backlog);
+    let batch = (0..DELIVERIES)
+        .map(|_| world.accepted(&world.message(Duration::ZERO, "a"), waiting))
+        .collect();
+    world.journal.publish(batch).await.unwrap();
+    let all = async {
+        for done in 0..DELIVERIES {
+            let jobs = next_jobs(&mut released).await;
+            assert_eq!(jobs.len(), 1, "after {done}: one may be out");
+            let outcome = world.outcome(&jobs[0].message, jobs[0].run, Next::Delivered);
+            let outcome = Record::Outcome(Box::new(outcome));
+            world.journal.publish(vec![outcome]).await.unwrap();
+        }
+    };
+    let done = tokio::time::timeout(SOON, all).await;
+    done.expect("it does not wait for the next look, a second each time");
+}

@@ -213,23 +213,6 @@ impl UpkeepStore for SqliteStore {
         self.read(schema::check).await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?))
-            .await
-    }
-
-    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError> {
-        self.write(move |connection| sweep(connection, limit)).await
-    }
-
-    async fn retain(
-        &self,
-        payloads: Duration,
-        log: Duration,
-        limit: u32,
-    ) -> Result<RetentionReport, StoreError> {
-        self.write(move |connection| retention::retain(connection, payloads, log, limit))
-            .await
     /// The writer's one connection is its thread's for as long as that runs.
     fn pools(&self) -> [PoolUse; 2] {
         let (in_use, idle, waiting) = self.readers.usage();
@@ -248,6 +231,27 @@ impl UpkeepStore for SqliteStore {
         [read, write]
     }
 
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?))
+            .await
+    }
+
+    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError> {
+        self.write(move |connection| sweep(connection, limit)).await
+    }
+
+    async fn retain(
+        &self,
+        payloads: Duration,
+        log: Duration,
+        limit: u32,
+    ) -> Result<RetentionReport, StoreError> {
+        self.write(move |connection| retention::retain(connection, payloads, log, limit))
+            .await
+    }
+
+    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError> {
+        self.reseal_chunk(cursor, limit).await
     }
 
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
@@ -272,10 +276,6 @@ impl UpkeepStore for SqliteStore {
         let (kind, reason) = (kind.to_owned(), reason.to_owned());
         self.write(move |connection| park(connection, &kind, &reason, &sealed))
             .await
-    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError> {
-        self.reseal_chunk(cursor, limit).await
-    }
-
     }
 
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {

@@ -10,9 +10,9 @@ mod fixture;
 pub mod log;
 pub mod ordered;
 pub mod record;
+pub mod reseal;
 pub mod retention;
 pub mod sweeps;
-pub mod reseal;
 pub mod waiting;
 
 /// How long a check waits for what must happen.

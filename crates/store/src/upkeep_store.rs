@@ -7,8 +7,8 @@ use bytes::Bytes;
 use postrider_model::{AppId, EndpointId, MessageId, TaskId, UnixMillis};
 
 use crate::error::StoreError;
-
 use crate::reseal::{ResealCursor, ResealReport};
+
 /// What a background task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -91,24 +91,6 @@ pub struct RetentionReport {
     pub cancelled: u64,
 }
 
-/// Keeps the store in order.
-#[async_trait]
-pub trait UpkeepStore: Send + Sync + 'static {
-    /// Brings the schema up to date; returns the version before and after. Safe with several at once.
-    async fn migrate(&self) -> Result<(u32, u32), StoreError>;
-    /// Refuses a schema that is older than this program's, and, where only one program uses the store, a newer one.
-    async fn check_schema(&self) -> Result<(), StoreError>;
-    /// One cheap round trip.
-    async fn ping(&self) -> Result<(), StoreError>;
-    /// One chunk (at most `limit` rows of each kind): cancels what waits for disabled or deleted endpoints, moves
-    /// background tasks on. Call again at once while it reports work.
-    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
-    /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
-    /// coming days' partitions.
-    async fn retain(
-        &self,
-        payloads: Duration,
-        log: Duration,
 /// Which connections of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolKind {
@@ -131,15 +113,36 @@ pub struct PoolUse {
     pub waiting: usize,
 }
 
+/// Keeps the store in order.
+#[async_trait]
+pub trait UpkeepStore: Send + Sync + 'static {
+    /// Brings the schema up to date; returns the version before and after. Safe with several at once.
+    async fn migrate(&self) -> Result<(u32, u32), StoreError>;
+    /// Refuses a schema that is older than this program's, and, where only one program uses the store, a newer one.
+    async fn check_schema(&self) -> Result<(), StoreError>;
+    /// How much of its connections is used. Asks nobody.
+    fn pools(&self) -> [PoolUse; 2];
+    /// One cheap round trip.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// One chunk (at most `limit` rows of each kind): cancels what waits for disabled or deleted endpoints, moves
+    /// background tasks on. Call again at once while it reports work.
+    async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
+    /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
+    /// coming days' partitions.
+    async fn retain(
+        &self,
+        payloads: Duration,
+        log: Duration,
         limit: u32,
     ) -> Result<RetentionReport, StoreError>;
+    /// Seals what other keys of the ring sealed anew under its first: one chunk of at most `limit` rows. Safe while
+    /// others read and write: a value that changed meanwhile is left as it is now.
+    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError>;
     /// Stores a background task.
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError>;
     /// One background task.
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
     /// Keeps what could not be handled.
-    /// How much of its connections is used. Asks nobody.
-    fn pools(&self) -> [PoolUse; 2];
     async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError>;
     /// Parked rows, newest first.
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
@@ -152,6 +155,3 @@ pub struct PoolUse {
     /// Flushes and closes.
     async fn close(&self);
 }
-    /// Seals what other keys of the ring sealed anew under its first: one chunk of at most `limit` rows. Safe while
-    /// others read and write: a value that changed meanwhile is left as it is now.
-    async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError>;

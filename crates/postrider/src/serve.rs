@@ -185,12 +185,6 @@ fn gateway_settings(config: &Config) -> postrider_gateway::Settings {
         cache_bytes_max: server.cache_max_bytes.get(),
         journal_depth_max: ingest.journal_max_frames,
         record_wait: ingest.record_wait.get(),
-        if !parts.broker.is_durable() {
-            // What is still leased did not die with this process, so no death counts against it.
-            if let Err(error) = parts.store.release_all_leases(false).await {
-                tracing::warn!(error = %error, "leases were not released");
-            }
-        }
         ..postrider_gateway::Settings::default()
     }
 }

@@ -227,8 +227,6 @@ label! {
         BrokerConsume = "broker_consume",
         /// The broker, publishing.
         BrokerPublish = "broker_publish",
-    }
-}
         /// Redis, after questions to it went unanswered.
         Redis = "redis",
         /// The store, after it did not answer.
@@ -255,6 +253,8 @@ label! {
         Idle = "idle",
         /// There is none: a call is without.
         Waiting = "waiting",
+    }
+}
 
 label! {
     /// A cache.

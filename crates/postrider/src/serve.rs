@@ -56,7 +56,7 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
 async fn prepare_schema(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
     if let StoreTarget::Sqlite(_) = config.store_target() {
         store.migrate().await?;
-        store.release_all_leases().await?;
+        store.release_all_leases(true).await?;
         return Ok(());
     }
     Ok(schema::check(store).await?)
@@ -164,6 +164,12 @@ impl Running {
             role.stop().await;
         }
         parts.broker.close().await;
+        if !parts.broker.is_durable() {
+            // What is still leased did not die with this process, so no death counts against it.
+            if let Err(error) = parts.store.release_all_leases(false).await {
+                tracing::warn!(error = %error, "leases were not released");
+            }
+        }
         parts.store.close().await;
     }
 }

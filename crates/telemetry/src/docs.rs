@@ -173,13 +173,25 @@ pub const DOCS: &[Doc] = &[
         "postrider_journal_lag_seconds",
         Gauge,
         "seconds",
-        "Age of the oldest record of the batch that was written last; 0 when nothing came for a second",
+        "Age of the journal's oldest record that is not written down, at the worst of the last second; 0 where another ledger has the journal",
+    ),
+    doc(
+        "postrider_journal_held_frames",
+        Gauge,
+        "1",
+        "Frames of the journal with something that the store neither records nor parks; the broker keeps them",
+    ),
+    doc(
+        "postrider_orphans_cancelled_total",
+        Counter,
+        "1",
+        "Deliveries cancelled because their message was not recorded within a day",
     ),
     doc(
         "postrider_ready_age_seconds",
         Gauge,
         "seconds",
-        "How long the oldest due delivery has been waiting beyond its time",
+        "How long the oldest ready delivery has been ready: due, and no limit, pause, open breaker or sequence keeps it back",
     ),
     doc(
         "postrider_deliveries_waiting",

@@ -145,6 +145,8 @@ label! {
         Prepare = "prepare",
         /// The attempt itself: resolver, sockets, certificates.
         Attempt = "attempt",
+        /// A task of a worker panicked, a defect: what it held comes back, or is tried again.
+        Panic = "panic",
         /// None of these.
         Other = "other",
     }

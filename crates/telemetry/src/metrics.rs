@@ -60,6 +60,8 @@ pub struct Metrics {
     stray: Counter,
     envelope_deliveries: Histogram,
     journal_lag: SecondsGauge,
+    journal_held: Gauge,
+    orphans_cancelled: Counter,
     ready_age: SecondsGauge,
     waiting: By<WaitReason, Gauge>,
     scheduler_lateness: Histogram,
@@ -110,6 +112,8 @@ impl Metrics {
             stray: new.one("postrider_frames_stray_total"),
             envelope_deliveries: new.histogram("postrider_envelope_deliveries", powers_of_two()),
             journal_lag: new.one("postrider_journal_lag_seconds"),
+            journal_held: new.one("postrider_journal_held_frames"),
+            orphans_cancelled: new.one("postrider_orphans_cancelled_total"),
             ready_age: new.one("postrider_ready_age_seconds"),
             waiting: By::new(&new.one("postrider_deliveries_waiting")),
             scheduler_lateness: new.histogram("postrider_scheduler_lateness_seconds", WAIT_SECONDS),
@@ -221,12 +225,22 @@ impl Metrics {
         self.stray.inc();
     }
 
-    /// The age of the oldest record in the batch just written; zero when there is nothing to write.
+    /// The age of the journal's oldest record that is not written down.
     pub fn journal_lag(&self, lag: Duration) {
         self.journal_lag.set(lag.as_secs_f64());
     }
 
-    /// What waits in the store by reason, those not given being none, and how long the oldest is overdue.
+    /// So many frames are kept unacknowledged, as nobody takes what is in them.
+    pub fn journal_held(&self, frames: usize) {
+        self.journal_held.set(i64::try_from(frames).unwrap_or(i64::MAX));
+    }
+
+    /// So many deliveries were cancelled for want of a message.
+    pub fn orphans_cancelled(&self, deliveries: u64) {
+        self.orphans_cancelled.inc_by(deliveries);
+    }
+
+    /// What waits in the store by reason, those not given being none, and how long the oldest ready one has been ready.
     pub fn waiting<R: Into<WaitReason>>(
         &self,
         counts: impl IntoIterator<Item = (R, u64)>,

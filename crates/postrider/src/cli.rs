@@ -34,7 +34,15 @@ enum Command {
     Serve(ServeArgs),
     /// Bring the store's schema up to date. Safe to run again and while others run.
     Migrate(ConfigArgs),
-    /// Make, list and revoke API keys.
+    /// Move an embedded store to the Postgres of the configuration, whole or not at all.
+    Move {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Data directory of the embedded Postrider, which must be stopped.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+    },
+    /// Make, list and revoke API keys; seal stored values anew after a change of the secrets key.
     Key {
         #[command(flatten)]
         config: ConfigArgs,
@@ -117,6 +125,7 @@ impl Cli {
                 crate::serve::run(loaded.config, roles(args.roles)).await
             }
             Command::Migrate(args) => crate::migrate::run(args.load(None)?.config).await,
+            Command::Move { config, from } => crate::relocate::run(config.load(None)?.config, &from).await,
             Command::Key { config, command } => crate::keys::run(config.load(None)?.config, command).await,
             Command::CheckConfig(args) if args.reference => {
                 crate::check_config::print_reference();

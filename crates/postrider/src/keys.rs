@@ -4,7 +4,10 @@ use clap::Subcommand;
 use postrider_config::Config;
 use postrider_model::{KeyId, UnixMillis};
 use postrider_secrets::{ApiKey, Scope};
-use postrider_store::{NewKey, SharedStore};
+use postrider_store::{NewKey, ResealCursor, SharedStore};
+
+/// Rows of one chunk.
+const RESEAL_ROWS: u32 = 500;
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
@@ -25,6 +28,8 @@ pub(crate) enum Command {
         /// Its id, from `key list`.
         id: KeyId,
     },
+    /// Seal anew, under the first secrets key, whatever an older one sealed. Safe while Postrider serves, and to repeat.
+    Reseal,
 }
 
 /// Runs the command.
@@ -56,8 +61,38 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
             );
             say("revoked");
         }
+        Command::Reseal => reseal(&config, &store).await?,
     }
     store.close().await;
+    Ok(())
+}
+
+/// Walks over everything sealed, and says what it found.
+async fn reseal(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
+    let current = crate::parts::keyring(config)?.current();
+    let (mut cursor, mut lost) = (Some(ResealCursor::default()), 0);
+    let (mut seen, mut resealed) = (0, 0);
+    while let Some(at) = cursor {
+        let chunk = store.reseal(at, RESEAL_ROWS).await?;
+        (seen, resealed) = (seen + chunk.seen, resealed + chunk.resealed);
+        lost += chunk.unreadable.len();
+        for why in chunk.unreadable {
+            say(&format!("unreadable: {why}"));
+        }
+        if chunk.next.is_none_or(|next| next.part != at.part) {
+            say(&format!(
+                "{}: {seen} rows looked at, {resealed} values sealed anew",
+                at.part.as_str()
+            ));
+            (seen, resealed) = (0, 0);
+        }
+        cursor = chunk.next;
+    }
+    anyhow::ensure!(
+        lost == 0,
+        "{lost} values are sealed with keys that are not in the list; nothing was lost by this run"
+    );
+    say(&format!("everything is sealed with key {current}"));
     Ok(())
 }
 

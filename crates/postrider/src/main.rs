@@ -12,6 +12,7 @@ mod migrate;
 mod parts;
 mod poison;
 mod quickstart;
+mod relocate;
 mod schema;
 mod serve;
 mod shutdown;

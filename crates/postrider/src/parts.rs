@@ -18,6 +18,7 @@ use postrider_store::SharedStore;
 use postrider_store_postgres::PostgresStore;
 use postrider_store_sqlite::SqliteStore;
 use postrider_telemetry::Metrics;
+use postrider_telemetry::labels::Service;
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// Processes that share a limit while Redis is away, for the local share of it. Too many is slow, too few is rude.
@@ -67,13 +68,7 @@ pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
     match config.store_target() {
         StoreTarget::Postgres(url) => {
             let url = SecretString::from(url.expose().to_owned());
-            let settings = postrider_store_postgres::Settings {
-                read_connections: config.store.read_connections,
-                write_connections: config.store.write_connections,
-                disable_after,
-                ..postrider_store_postgres::Settings::new(url, keyring)
-            };
-            Ok(PostgresStore::connect(settings).context("the store cannot be used")?)
+            Ok(postgres(config, url, keyring)?)
         }
         StoreTarget::Sqlite(path) => {
             make_private_directory(path.parent().unwrap_or(Path::new(".")))?;
@@ -86,6 +81,21 @@ pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
             Ok(store)
         }
     }
+}
+
+/// The store on Postgres, connected to when it is first used.
+pub(crate) fn postgres(
+    config: &Config,
+    url: SecretString,
+    keyring: Arc<Keyring>,
+) -> anyhow::Result<Arc<PostgresStore>> {
+    let settings = postrider_store_postgres::Settings {
+        read_connections: config.store.read_connections,
+        write_connections: config.store.write_connections,
+        disable_after: config.delivery.disable_after.get(),
+        ..postrider_store_postgres::Settings::new(url, keyring)
+    };
+    PostgresStore::connect(settings).context("the store cannot be used")
 }
 
 /// The store of a Postrider that was started before. A command that only looks must not make an empty one.
@@ -103,7 +113,7 @@ pub(crate) fn existing_store(config: &Config) -> anyhow::Result<SharedStore> {
 }
 
 /// The key of encryption at rest: from the environment, or made in the data directory at the first start.
-fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+pub(crate) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
     match &config.secrets.key {
         Some(text) => Ok(Keyring::parse(text.expose_secret())?),
         None => {
@@ -193,8 +203,14 @@ fn watch_degradation(fallback: &Arc<Fallback>, metrics: &Arc<Metrics>) {
     let fallback = Arc::downgrade(fallback);
     let metrics = metrics.clone();
     tokio::spawn(async move {
+        let mut was_degraded = false;
         while let Some(fallback) = fallback.upgrade() {
-            metrics.limits_degraded(fallback.degraded());
+            let degraded = fallback.degraded();
+            metrics.limits_degraded(degraded);
+            if was_degraded && !degraded {
+                metrics.reconnected(Service::Redis);
+            }
+            was_degraded = degraded;
             drop(fallback);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -4,10 +4,13 @@
 //! receiver, and lets an oracle judge. `faults::` tests run one at a time.
 
 mod api;
+mod cli;
 mod stack;
 mod watch;
 
 mod backlog;
+mod backup;
+mod clocks;
 mod configuration;
 mod delivery;
 mod documents;
@@ -15,6 +18,7 @@ mod faults;
 mod flood;
 mod hostile;
 mod isolation;
+mod keys;
 mod logs;
 mod moving;
 mod operations;

@@ -90,7 +90,12 @@ impl Shared {
 
     /// Brings the schema up to date.
     pub(crate) async fn migrate(&self) -> Result<()> {
-        let mut migrate = tokio::process::Command::new(postrider_testkit::process::binary()?);
+        self.migrate_by(&postrider_testkit::process::binary()?).await
+    }
+
+    /// Brings the schema up to date for this binary.
+    pub(crate) async fn migrate_by(&self, program: &Path) -> Result<()> {
+        let mut migrate = tokio::process::Command::new(program);
         // The tests' own variables are no settings, which it would refuse.
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTRIDER_"))
@@ -173,6 +178,15 @@ impl Stack {
         configure: impl Fn(Builder) -> Builder,
     ) -> Result<Self> {
         shared.migrate().await?;
+        Self::start_on(shared, shape, configure).await
+    }
+
+    /// Separate processes on these servers, whose schema is there already.
+    pub(crate) async fn start_on(
+        shared: Shared,
+        shape: Shape,
+        configure: impl Fn(Builder) -> Builder,
+    ) -> Result<Self> {
         let spawn = |role: &str, count: usize| -> Result<Vec<Postrider>> {
             (0..count)
                 .map(|_| configure(shared.builder(role)).spawn())

@@ -29,6 +29,7 @@ pub struct Builder {
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
     data: Option<PathBuf>,
+    program: Option<PathBuf>,
 }
 
 impl Builder {
@@ -60,6 +61,13 @@ impl Builder {
         self
     }
 
+    /// Another binary than [`binary`]: that of another version.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     /// Starts the process and waits until it says that it is ready.
     ///
     /// # Errors
@@ -75,7 +83,11 @@ impl Builder {
     /// # Errors
     /// There is no binary, or it cannot be started.
     pub fn spawn(self) -> Result<Postrider> {
-        self.spawn_program(binary()?)
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => binary()?,
+        };
+        self.spawn_program(program)
     }
 
     fn spawn_program(self, program: PathBuf) -> Result<Postrider> {
@@ -236,6 +248,11 @@ impl Postrider {
         self.launch
             .env
             .extend(value.map(|value| (name.to_owned(), value.into())));
+    }
+
+    /// Changes the binary for the next start.
+    pub fn set_program(&mut self, path: &Path) {
+        path.clone_into(&mut self.launch.program);
     }
 
     /// Starts it with the same port and data, and waits until it is ready. Whatever still runs is killed first.

@@ -27,7 +27,7 @@ const MESSAGES_MAX: usize = 20_000;
 const ACCEPT_LIMIT: Duration = Duration::from_secs(150);
 
 /// Producers at work.
-pub(super) struct Load {
+pub(crate) struct Load {
     producers: JoinSet<Result<()>>,
     seen: Arc<Seen>,
 }
@@ -45,10 +45,10 @@ pub(super) struct Seen {
 
 /// An answer other than 202.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    pub(super) code: String,
-    pub(super) retry_after: bool,
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) retry_after: bool,
 }
 
 struct Producer {
@@ -90,7 +90,7 @@ impl Load {
     }
 
     /// Answers other than 202 so far.
-    pub(super) fn refusals(&self) -> BTreeMap<Refusal, usize> {
+    pub(crate) fn refusals(&self) -> BTreeMap<Refusal, usize> {
         self.seen
             .refusals
             .lock()
@@ -99,7 +99,7 @@ impl Load {
     }
 
     /// Waits until so many messages more than now are accepted.
-    pub(super) async fn progress(&self, more: usize, limit: Duration) -> Result<()> {
+    pub(crate) async fn progress(&self, more: usize, limit: Duration) -> Result<()> {
         let wanted = self.accepted() + more;
         wait_for(
             &format!("{more} more messages to be accepted"),
@@ -139,7 +139,7 @@ impl Load {
     }
 
     /// Lets every producer finish its message, which it must get accepted, and ends.
-    pub(super) async fn finish(mut self) -> Result<()> {
+    pub(crate) async fn finish(mut self) -> Result<()> {
         self.seen.stopping.store(true, Ordering::SeqCst);
         while let Some(ended) = self.producers.join_next().await {
             ended?.with_context(|| self.to_string())?;

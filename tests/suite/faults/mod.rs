@@ -35,11 +35,11 @@ const SETTLE: Duration = Duration::from_secs(150);
 /// The pause between two looks at something that is asked over HTTP.
 const LOOK: Duration = Duration::from_millis(250);
 /// Shortens the leases of the scheduler to the least that the settings allow.
-const SHORT_LEASE: (&str, &str) = ("POSTRIDER_SCHEDULER__LEASE", "45s");
+pub(crate) const SHORT_LEASE: (&str, &str) = ("POSTRIDER_SCHEDULER__LEASE", "45s");
 
 /// An application with three endpoints: one answers, one fails now and then, one fails at first.
-struct Scene {
-    receiver: Receiver,
+pub(crate) struct Scene {
+    pub(crate) receiver: Receiver,
     oracle: Arc<Oracle>,
     app: String,
     /// Ids and URLs.
@@ -47,7 +47,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(api: &Api) -> Result<Self> {
+    pub(crate) async fn new(api: &Api) -> Result<Self> {
         let receiver = Receiver::start().await?;
         receiver.on("/flaky", Script::always(Reply::Status(200)).failing(0.2, 500, 7));
         // Fewer failures in a row than open a breaker.
@@ -89,12 +89,12 @@ impl Scene {
     }
 
     /// Starts producers that send through these gateways.
-    fn load(&self, apis: &[Api]) -> Load {
+    pub(crate) fn load(&self, apis: &[Api]) -> Load {
         Load::start(apis, &self.app, &self.urls(), &self.oracle)
     }
 
     /// Waits until every acknowledged delivery arrived, and is on record as delivered and nothing else.
-    async fn settle(&self, api: &Api, what: &str) -> Result<Verdict> {
+    pub(crate) async fn settle(&self, api: &Api, what: &str) -> Result<Verdict> {
         let verdict = self.oracle.settle(&[&self.receiver], SETTLE).await?;
         say(&format!("{what}: {verdict}"));
         self.say_doubled();

@@ -95,6 +95,7 @@ impl Parts {
         }
         let resolved = self.resolver.resolve(host).await.map_err(|error| match error {
             ResolveError::NoAddress => Failure::NoAddress,
+            ResolveError::FailsAlone(why) => Failure::NoAnswer(why),
             ResolveError::Unavailable(why) => Failure::ResolverDown(why),
         })?;
         let mut blocked = None;

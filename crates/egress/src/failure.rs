@@ -25,6 +25,9 @@ pub enum Failure {
     /// The name does not exist or has no addresses.
     #[error("the host name does not exist or has no address")]
     NoAddress,
+    /// The name's own servers give no answer, and have not for long, while other names' do.
+    #[error("the name servers of the host give no answer: {0}")]
+    NoAnswer(String),
     /// Our resolver gave no answer. Ours.
     #[error("the name could not be resolved: {0}")]
     ResolverDown(String),
@@ -115,6 +118,7 @@ impl Failure {
             | Self::Timeout { phase: Phase::Dns } => true,
             Self::Blocked(_)
             | Self::NoAddress
+            | Self::NoAnswer(_)
             | Self::Connect { .. }
             | Self::Tls(_)
             | Self::Timeout { .. }
@@ -131,7 +135,7 @@ impl Failure {
             Self::Timeout { .. } => "timeout",
             Self::Connect { .. } => "connect",
             Self::Tls(_) => "tls",
-            Self::NoAddress => "dns",
+            Self::NoAddress | Self::NoAnswer(_) => "dns",
             Self::Blocked(_) => "blocked",
             _ => "http",
         }

@@ -17,10 +17,15 @@ use crate::row::floor;
 use crate::{PostgresStore, within};
 
 /// Each migration, from version 1 on. Only ever append.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; VERSION as usize] = [
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_suspects.sql"),
+    include_str!("../migrations/0003_upkeep.sql"),
+    include_str!("../migrations/0004_traceparent.sql"),
+];
 
 /// The version that this program needs.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 4;
 
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);

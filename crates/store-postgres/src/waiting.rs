@@ -4,13 +4,15 @@
 mod claim;
 mod lease;
 pub(crate) mod look;
+mod suspects;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider_model::{AppId, DeferReason, DeliveryId, EndpointId, UnixMillis};
+use postrider_model::{AppId, DeliveryId, EndpointId, UnixMillis};
 use postrider_store::{
-    DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore,
+    DueEndpoint, EndpointBacklog, Grant, LeasedJob, PARK_DEATHS, ReasonCount, SUSPECT_DEATHS, SUSPECT_REST,
+    StoreError, WaitingStore,
 };
 use sqlx::Row;
 use uuid::Uuid;
@@ -49,8 +51,29 @@ impl WaitingStore for PostgresStore {
         self.writing(give_back(self, leases, delay)).await
     }
 
-    async fn release_all_leases(&self) -> Result<u64, StoreError> {
-        self.writing(release_all(self)).await
+    async fn release_all_leases(&self, died: bool) -> Result<u64, StoreError> {
+        self.writing(release_all(self, died)).await
+    }
+
+    async fn begin_trial(&self, delivery: DeliveryId, run: u32) -> Result<bool, StoreError> {
+        self.writing(async {
+            let done = sqlx::query(
+                "INSERT INTO trials (delivery, run, at) VALUES ($1, $2, now_ms()) ON CONFLICT DO NOTHING",
+            )
+            .bind(delivery.as_uuid())
+            .bind(i64::from(run))
+            .execute(&self.write)
+            .await?;
+            Ok(done.rows_affected() == 0)
+        })
+        .await
+    }
+
+    async fn look_again(&self, endpoints: &[EndpointId]) -> Result<u64, StoreError> {
+        if endpoints.is_empty() {
+            return Ok(0);
+        }
+        self.writing(look_again(self, endpoints)).await
     }
 
     async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {
@@ -101,12 +124,16 @@ async fn give_back(store: &PostgresStore, leases: &[(DeliveryId, u32)], delay: D
     Ok(())
 }
 
-async fn release_all(store: &PostgresStore) -> Work<u64> {
+async fn release_all(store: &PostgresStore, died: bool) -> Work<u64> {
     let mut tx = store.write.begin().await?;
     let endpoints: Vec<Uuid> = sqlx::query_scalar(
-        "UPDATE waiting SET due_at = now_ms(), leased = false WHERE leased AND reason = $1 RETURNING endpoint",
+        "UPDATE waiting SET leased = false, deaths = deaths + $1, due_at = now_ms() + \
+         CASE WHEN deaths + $1 >= $2 AND deaths + $1 < $3 THEN $4 ELSE 0 END WHERE leased RETURNING endpoint",
     )
-    .bind(i16::from(DeferReason::Leased as u8))
+    .bind(i32::from(died))
+    .bind(i32::try_from(SUSPECT_DEATHS).unwrap_or(i32::MAX))
+    .bind(i32::try_from(PARK_DEATHS).unwrap_or(i32::MAX))
+    .bind(millis(SUSPECT_REST))
     .fetch_all(&mut *tx)
     .await?;
     wake_after(&mut tx, &endpoints, 0).await?;
@@ -126,6 +153,20 @@ async fn wake_after(connection: &mut sqlx::PgConnection, endpoints: &[Uuid], del
     .execute(connection)
     .await?;
     Ok(())
+}
+
+async fn look_again(store: &PostgresStore, endpoints: &[EndpointId]) -> Work<u64> {
+    let done = sqlx::query(
+        "WITH full_ones AS (SELECT endpoint FROM backlog WHERE is_full AND endpoint = ANY($1) AND next_due < $2 \
+         ORDER BY endpoint FOR UPDATE) \
+         UPDATE backlog b SET next_due = least(b.next_due, now_ms()), is_full = false FROM full_ones \
+         WHERE b.endpoint = full_ones.endpoint",
+    )
+    .bind(column(endpoints, EndpointId::as_uuid))
+    .bind(UnixMillis::NEVER.0)
+    .execute(&store.write)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 async fn counts(store: &PostgresStore) -> Work<(Vec<ReasonCount>, Duration)> {
@@ -150,7 +191,7 @@ async fn counts(store: &PostgresStore) -> Work<(Vec<ReasonCount>, Duration)> {
             count: u64::try_from(count).unwrap_or(0),
         });
     }
-    Ok((counts, oldest(store).await?))
+    Ok((counts, ready_age(store).await?))
 }
 
 /// Counts a sample of about [`EXACT_MAX`] rows and scales it up to the planner's estimate of all.
@@ -201,18 +242,22 @@ async fn busiest(store: &PostgresStore, limit: u32) -> Work<Vec<EndpointBacklog>
         .collect()
 }
 
-/// The age of the oldest row that is due, among the 1,000 endpoints that are next.
-async fn oldest(store: &PostgresStore) -> Work<Duration> {
+/// How long the oldest ready delivery has been ready; its endpoint has a time to be looked at that has passed.
+async fn ready_age(store: &PostgresStore) -> Work<Duration> {
     let row = sqlx::query(
-        "SELECT now_ms() AS now, (SELECT min(head.due_at) FROM \
-         (SELECT endpoint FROM backlog WHERE next_due < $1 ORDER BY next_due LIMIT 1000) b \
+        "WITH clock AS MATERIALIZED (SELECT now_ms() AS now) \
+         SELECT clock.now, (SELECT min(greatest(head.due_at, b.next_due)) FROM \
+         (SELECT b.endpoint, b.next_due, e.ordered FROM backlog b JOIN endpoints e ON e.id = b.endpoint \
+         WHERE b.next_due <= clock.now AND NOT e.paused AND NOT e.disabled AND e.deleted_at IS NULL \
+         ORDER BY b.next_due LIMIT 1000) b \
          CROSS JOIN LATERAL (SELECT due_at FROM waiting w WHERE w.endpoint = b.endpoint \
-         ORDER BY w.seq, w.due_at LIMIT 1) head) AS due_at",
+         ORDER BY w.seq, w.due_at LIMIT 1) head WHERE head.due_at <= clock.now AND NOT (b.ordered AND EXISTS \
+         (SELECT 1 FROM waiting l WHERE l.endpoint = b.endpoint AND l.leased AND l.due_at > clock.now))) AS ready_at \
+         FROM clock",
     )
-    .bind(UnixMillis::NEVER.0)
     .fetch_one(&store.read)
     .await?;
     let now = UnixMillis(row.try_get("now")?);
-    let due_at: Option<i64> = row.try_get("due_at")?;
-    Ok(due_at.map_or(Duration::ZERO, |due_at| now.since(UnixMillis(due_at))))
+    let ready_at: Option<i64> = row.try_get("ready_at")?;
+    Ok(ready_at.map_or(Duration::ZERO, |ready_at| now.since(UnixMillis(ready_at))))
 }

@@ -368,7 +368,8 @@ fn put_waiting_row(connection: &Connection, row: &WaitingPut) -> Fallible<()> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
              ON CONFLICT (delivery) DO UPDATE SET due_at = excluded.due_at, reason = excluded.reason,
                 run = excluded.run, attempts = excluded.attempts, leased = excluded.leased,
-                leased_at = excluded.leased_at, seq = excluded.seq, expired = 0, orphan = 0",
+                leased_at = excluded.leased_at, seq = excluded.seq, expired = 0, orphan = 0,
+                deaths = CASE WHEN excluded.leased THEN deaths ELSE 0 END",
         )?
         .execute(params![
             row.delivery.as_bytes(),

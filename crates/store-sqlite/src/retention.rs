@@ -10,6 +10,9 @@ use crate::cancel;
 use crate::codec;
 use crate::error::Fallible;
 
+/// How long the mark of a trial is kept.
+const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
 pub(crate) fn retain(
     connection: &Connection,
     payloads: Duration,
@@ -104,13 +107,19 @@ fn remove_records(
     Ok(())
 }
 
-/// Expired claims; counters and finished tasks from before `cutoff`.
+/// Expired claims and marks of trials; counters and finished tasks from before `cutoff`.
 fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, limit: u32) -> Fallible<()> {
     connection
         .prepare_cached(
             "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute(params![now.0, limit])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM trials WHERE (delivery, run) IN (
+                SELECT delivery, run FROM trials WHERE at < ?1 ORDER BY at LIMIT ?2)",
+        )?
+        .execute(params![now.minus(TRIALS_KEPT).0, limit])?;
     connection
         .prepare_cached(
             "DELETE FROM counters WHERE (endpoint, hour) IN (

@@ -6,7 +6,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::Fallible;
 
 /// In order; the version is how many have run. A migration that was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_suspects.sql"),
+    include_str!("../migrations/0003_upkeep.sql"),
+    include_str!("../migrations/0004_traceparent.sql"),
+];
 
 /// This program's version.
 pub(crate) fn wanted() -> u32 {

@@ -4,12 +4,14 @@
 //! never late: whatever makes a row due earlier wakes the endpoint in the same transaction. `not_before` holds back
 //! even that, for a claim's hold and for a grant's pace.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_model::{AppId, DeliveryId, EndpointId, UnixMillis};
 use postrider_store::{
-    DueEndpoint, EndpointBacklog, Grant, LeasedJob, ReasonCount, StoreError, WaitingStore,
+    DueEndpoint, EndpointBacklog, Grant, LeasedJob, PARK_DEATHS, ReasonCount, SUSPECT_DEATHS, SUSPECT_REST,
+    StoreError, WaitingStore,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,8 +21,8 @@ use crate::error::{Fallible, unavailable};
 
 mod lease;
 
-/// Endpoints that a look for the oldest due row visits.
-const OLDEST_LOOK_MAX: i64 = 1_000;
+/// Endpoints that a look for the oldest ready delivery visits.
+const READY_LOOK_MAX: i64 = 1_000;
 
 /// What a claim needs to know of an endpoint.
 pub(crate) struct Standing {
@@ -128,7 +130,7 @@ pub(crate) fn reconsider(connection: &Connection, endpoint: EndpointId) -> Falli
     set_next(connection, endpoint, next, UnixMillis(0), standing.doomed)
 }
 
-/// Writes when an endpoint is next looked at; without rows the backlog row goes.
+/// Writes when an endpoint is next looked at, as one that is not full; without rows the backlog row goes.
 fn set_next(
     connection: &Connection,
     endpoint: EndpointId,
@@ -142,7 +144,7 @@ fn set_next(
             .execute([endpoint.as_bytes()])?,
         Some(next) => connection
             .prepare_cached(
-                "UPDATE backlog SET next_due = ?2, not_before = ?3, doomed = ?4 WHERE endpoint = ?1",
+                "UPDATE backlog SET next_due = ?2, not_before = ?3, doomed = ?4, is_full = 0 WHERE endpoint = ?1",
             )?
             .execute(params![
                 endpoint.as_bytes(),
@@ -162,13 +164,15 @@ fn claim_due(
 ) -> Fallible<Vec<DueEndpoint>> {
     let now = UnixMillis::now();
     let candidates = connection
-        .prepare_cached("SELECT endpoint, app FROM backlog WHERE next_due <= ?1 ORDER BY next_due LIMIT ?2")?
+        .prepare_cached(
+            "SELECT endpoint, app, next_due FROM backlog WHERE next_due <= ?1 ORDER BY next_due LIMIT ?2",
+        )?
         .query_map(params![now.0, limit], |row| {
-            Ok((codec::id(row, 0)?, codec::id(row, 1)?))
+            Ok((codec::id(row, 0)?, codec::id(row, 1)?, codec::time(row, 2)?))
         })?
-        .collect::<rusqlite::Result<Vec<(EndpointId, AppId)>>>()?;
+        .collect::<rusqlite::Result<Vec<(EndpointId, AppId, UnixMillis)>>>()?;
     let mut due = Vec::with_capacity(candidates.len());
-    for (endpoint, app) in candidates {
+    for (endpoint, app, look) in candidates {
         let standing = standing(connection, endpoint)?;
         if standing.held {
             let never = Some(UnixMillis::NEVER);
@@ -187,7 +191,7 @@ fn claim_due(
                     ordered: standing.ordered,
                     due: looked.due,
                     out: looked.out,
-                    since,
+                    since: since.max(look),
                 });
             }
             None => {
@@ -220,8 +224,9 @@ fn give_back(connection: &Connection, leases: &[(DeliveryId, u32)], delay: Durat
     Ok(())
 }
 
-fn release_all_leases(connection: &Connection) -> Fallible<u64> {
+fn release_all_leases(connection: &Connection, died: bool) -> Fallible<u64> {
     let now = UnixMillis::now();
+    let rested = now.plus(SUSPECT_REST);
     let endpoints = connection
         .prepare_cached("SELECT endpoint, app FROM backlog")?
         .query_map([], |row| Ok((codec::id(row, 0)?, codec::id(row, 1)?)))?
@@ -229,8 +234,19 @@ fn release_all_leases(connection: &Connection) -> Fallible<u64> {
     let mut released = 0;
     for (endpoint, app) in endpoints {
         let rows = connection
-            .prepare_cached("UPDATE waiting SET due_at = ?2, leased = 0 WHERE endpoint = ?1 AND leased = 1")?
-            .execute(params![endpoint.as_bytes(), now.0])?;
+            .prepare_cached(
+                "UPDATE waiting SET leased = 0, deaths = deaths + ?3,
+                    due_at = CASE WHEN deaths + ?3 BETWEEN ?5 AND ?6 - 1 THEN ?4 ELSE ?2 END
+                 WHERE endpoint = ?1 AND leased = 1",
+            )?
+            .execute(params![
+                endpoint.as_bytes(),
+                now.0,
+                u32::from(died),
+                rested.0,
+                SUSPECT_DEATHS,
+                PARK_DEATHS
+            ])?;
         if rows > 0 {
             released += u64::try_from(rows).unwrap_or(u64::MAX);
             let standing = standing(connection, endpoint)?;
@@ -244,6 +260,32 @@ fn release_all_leases(connection: &Connection) -> Fallible<u64> {
     Ok(released)
 }
 
+/// Those of the endpoints that are full.
+fn full_among(connection: &Connection, endpoints: &HashSet<EndpointId>) -> Fallible<Vec<EndpointId>> {
+    let full = connection
+        .prepare_cached("SELECT endpoint FROM backlog INDEXED BY backlog_full WHERE is_full = 1")?
+        .query_map([], |row| codec::id(row, 0))?
+        .collect::<rusqlite::Result<Vec<EndpointId>>>()?;
+    Ok(full
+        .into_iter()
+        .filter(|endpoint| endpoints.contains(endpoint))
+        .collect())
+}
+
+fn look_again(connection: &Connection, endpoints: &[EndpointId]) -> Fallible<u64> {
+    let mut update = connection.prepare_cached(
+        "UPDATE backlog SET next_due = min(next_due, ?2), not_before = 0, is_full = 0
+         WHERE endpoint = ?1 AND is_full = 1 AND next_due < ?3",
+    )?;
+    let now = UnixMillis::now();
+    let mut woken = 0;
+    for endpoint in endpoints {
+        let done = update.execute(params![endpoint.as_bytes(), now.0, UnixMillis::NEVER.0])?;
+        woken += u64::from(done > 0);
+    }
+    Ok(woken)
+}
+
 fn waiting_counts(connection: &Connection) -> Fallible<(Vec<ReasonCount>, Duration)> {
     let counts = connection
         .prepare_cached("SELECT reason, n FROM waiting_totals WHERE n > 0 ORDER BY reason")?
@@ -254,28 +296,46 @@ fn waiting_counts(connection: &Connection) -> Fallible<(Vec<ReasonCount>, Durati
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let now = UnixMillis::now();
-    // An endpoint's hold moves its `next_due`, so the rows themselves are asked, of the endpoints longest due.
-    let oldest: Option<i64> = connection
-        .prepare_cached(
-            "SELECT min(min(
-                coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 0), ?1),
-                coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 1), ?1)))
-             FROM (SELECT endpoint FROM backlog WHERE next_due < ?1 ORDER BY next_due LIMIT ?2) b",
-        )?
-        .query_row(params![UnixMillis::NEVER.0, OLDEST_LOOK_MAX], |row| row.get(0))?;
-    let age = oldest.map_or(Duration::ZERO, |oldest| now.since(UnixMillis(oldest)));
-    Ok((counts, age))
+    Ok((counts, ready_age(connection)?))
 }
+
+/// How long the oldest ready delivery has been ready; its endpoint has a time to be looked at that has passed.
+fn ready_age(connection: &Connection) -> Fallible<Duration> {
+    let now = UnixMillis::now();
+    let mut looks = connection.prepare_cached(
+        "SELECT b.endpoint, b.next_due, e.ordered FROM backlog b JOIN endpoints e ON e.id = b.endpoint
+         WHERE b.next_due <= ?1 AND NOT e.paused AND NOT e.disabled AND e.deleted_at IS NULL
+         ORDER BY b.next_due LIMIT ?2",
+    )?;
+    let looks = looks
+        .query_map(params![now.0, READY_LOOK_MAX], |row| {
+            Ok((codec::id(row, 0)?, codec::time(row, 1)?, row.get(2)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(EndpointId, UnixMillis, bool)>>>()?;
+    let mut oldest = now;
+    for (endpoint, look, ordered) in looks {
+        if look >= oldest {
+            break;
+        }
+        if let Some(due) = earliest(connection, endpoint, ordered, now)? {
+            oldest = oldest.min(due.max(look));
+        }
+    }
+    Ok(now.since(oldest))
+}
+
+/// What has not ended, by the counters of the endpoints that have something to wait for.
+pub(crate) const BUSIEST: &str = "SELECT busy.*,
+        min(coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = busy.endpoint AND leased = 0), ?1),
+            coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = busy.endpoint AND leased = 1), ?1))
+     FROM (SELECT b.endpoint, b.app, (SELECT sum(pending + retrying) FROM counters c INDEXED BY counters_open
+            WHERE c.endpoint = b.endpoint AND pending + retrying > 0) AS n
+        FROM backlog b WHERE n > 0 ORDER BY n DESC, b.endpoint LIMIT ?2) busy
+     ORDER BY busy.n DESC, busy.endpoint";
 
 fn busiest(connection: &Connection, limit: u32) -> Fallible<Vec<EndpointBacklog>> {
     let busiest = connection
-        .prepare_cached(
-            "SELECT b.endpoint, b.app, (SELECT count(*) FROM waiting w WHERE w.endpoint = b.endpoint) AS n,
-                min(coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 0), ?1),
-                    coalesce((SELECT min(due_at) FROM waiting w WHERE w.endpoint = b.endpoint AND leased = 1), ?1))
-             FROM backlog b WHERE n > 0 ORDER BY n DESC, b.endpoint LIMIT ?2",
-        )?
+        .prepare_cached(BUSIEST)?
         .query_map(params![UnixMillis::NEVER.0, limit], |row| {
             Ok(EndpointBacklog {
                 endpoint: codec::id(row, 0)?,
@@ -321,8 +381,31 @@ impl WaitingStore for SqliteStore {
             .await
     }
 
-    async fn release_all_leases(&self) -> Result<u64, StoreError> {
-        self.write(release_all_leases).await
+    async fn release_all_leases(&self, died: bool) -> Result<u64, StoreError> {
+        self.write(move |connection| release_all_leases(connection, died))
+            .await
+    }
+
+    async fn begin_trial(&self, delivery: DeliveryId, run: u32) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            let inserted = connection
+                .prepare_cached("INSERT OR IGNORE INTO trials (delivery, run, at) VALUES (?1, ?2, ?3)")?
+                .execute(params![delivery.as_bytes(), run, UnixMillis::now().0])?;
+            Ok(inserted == 0)
+        })
+        .await
+    }
+
+    async fn look_again(&self, endpoints: &[EndpointId]) -> Result<u64, StoreError> {
+        let among: HashSet<EndpointId> = endpoints.iter().copied().collect();
+        // Asked after every batch; mostly none is full, which is not worth a write.
+        let full = self
+            .read(move |connection| full_among(connection, &among))
+            .await?;
+        if full.is_empty() {
+            return Ok(0);
+        }
+        self.write(move |connection| look_again(connection, &full)).await
     }
 
     async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {

@@ -9,6 +9,8 @@ pub mod config;
 mod fixture;
 pub mod log;
 pub mod ordered;
+pub mod orphans;
+pub mod ready;
 pub mod record;
 pub mod reseal;
 pub mod retention;
@@ -62,6 +64,10 @@ macro_rules! store_conformance {
                 a_row_whose_message_is_missing_waits_for_it,
                 a_delivery_without_payload_is_cancelled,
                 a_restart_releases_every_lease,
+                deaths_are_counted_until_an_outcome,
+                suspects_go_one_at_a_time_until_parked,
+                a_suspect_in_a_sequence_goes_alone,
+                a_trial_is_begun_once,
                 what_waits_is_counted_by_reason,
             }
             ordered {
@@ -75,12 +81,19 @@ macro_rules! store_conformance {
                 a_disabled_endpoint_is_swept,
                 deleted_endpoints_and_applications_are_swept,
                 an_endpoint_enabled_in_time_keeps_the_rest,
-                orphans_are_counted,
                 a_recovery_delivers_again_what_failed,
                 a_replay_delivers_what_never_came,
                 a_task_of_a_deleted_endpoint_fails,
                 parked_rows_are_kept_and_taken,
                 the_schema_is_current,
+            }
+            orphans {
+                orphans_are_counted,
+                orphans_of_days_ago_are_cancelled,
+            }
+            ready {
+                only_what_could_go_now_is_ready,
+                a_full_endpoint_is_looked_at_when_a_lease_ends,
             }
             retention {
                 payloads_expire_on_record,

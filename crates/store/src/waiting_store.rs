@@ -27,7 +27,7 @@ pub struct DueEndpoint {
     pub due: u32,
     /// Leases that are out and have not expired, counted up to the claim's `count_max`.
     pub out: u32,
-    /// The earliest due time among the due.
+    /// Since when it is late: the earliest due time among the due, or when it was to be looked at if that was later.
     pub since: UnixMillis,
 }
 
@@ -46,13 +46,28 @@ pub struct Grant {
     pub ordered: bool,
     /// The endpoint is not looked at again before this long, even when more is due.
     pub not_before: Duration,
+    /// As many leases are out as may be: [`WaitingStore::look_again`] ends `not_before` early.
+    pub is_full: bool,
 }
+
+/// A delivery that was leased at so many deaths of the process, one after the other, is a suspect: of all suspects one
+/// is leased at a time.
+pub const SUSPECT_DEATHS: u32 = 3;
+
+/// A suspect that was leased, alone, at further deaths up to this number kills the process: it is to be parked.
+pub const PARK_DEATHS: u32 = 5;
+
+/// After a death, suspects wait for so long: what else kills the process does so first.
+pub const SUSPECT_REST: Duration = Duration::from_secs(2);
 
 /// A leased delivery. `job.lease_until` is set.
 #[derive(Clone, Debug)]
 pub struct LeasedJob {
     /// What to publish.
     pub job: Job,
+    /// Deaths of the process at which it was leased, since an outcome was last recorded (embedded set-up only; see
+    /// [`WaitingStore::release_all_leases`]).
+    pub deaths: u32,
 }
 
 /// How many deliveries wait for a reason.
@@ -71,7 +86,8 @@ pub struct EndpointBacklog {
     pub endpoint: EndpointId,
     /// Its application.
     pub app: AppId,
-    /// How many deliveries wait, exact while fewer than 100,000 wait in all and then an estimate.
+    /// How many deliveries wait. Postgres: exact while fewer than 100,000 wait in all and then an estimate. SQLite: what
+    /// has not ended, which is the same there, as whatever the in-process broker holds has a waiting row too.
     pub count: u64,
     /// When the first of them is due (`ordered`: the head).
     pub due_at: UnixMillis,
@@ -98,16 +114,33 @@ pub trait WaitingStore: Send + Sync + 'static {
     /// Gives leases back that could not be published: due again after `delay`, if the run is still current.
     async fn give_back(&self, leases: &[(DeliveryId, u32)], delay: Duration) -> Result<(), StoreError>;
 
-    /// Makes every leased row due now: at the start of the embedded set-up, whose broker is empty.
-    async fn release_all_leases(&self) -> Result<u64, StoreError>;
+    /// Makes every leased row due now, and tells how many: for the embedded set-up, whose broker is empty when it
+    /// starts. `died` counts a death against each of them, which any outcome but an in-flight notice takes back: at a
+    /// start, because a process that stops in order releases its leases itself, with `died` false.
+    ///
+    /// From [`SUSPECT_DEATHS`] on a row is due after [`SUSPECT_REST`] only, and [`Self::lease`] hands out one such row
+    /// at a time, in an `ordered` run as its only one. From [`PARK_DEATHS`] on it goes like any other, to be parked.
+    async fn release_all_leases(&self, died: bool) -> Result<u64, StoreError>;
+
+    /// Marks a run of a delivery as being on trial; true when it was marked before. Marks are kept for a day.
+    async fn begin_trial(&self, delivery: DeliveryId, run: u32) -> Result<bool, StoreError>;
+
+    /// Has endpoints that were full (see [`Grant::is_full`]) looked at now: a lease of theirs ended. The others stay as
+    /// they are. Returns how many were full.
+    async fn look_again(&self, endpoints: &[EndpointId]) -> Result<u64, StoreError>;
 
     /// When the next endpoint is due, for the scheduler's sleep; `None` when nothing waits.
     async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError>;
 
-    /// What waits, by reason, and the age of the oldest due one.
+    /// What waits, by reason, and how long the oldest ready delivery has been ready.
+    ///
+    /// *Ready* is what the next round of a scheduler would be offered: the row is due, its endpoint is not paused,
+    /// disabled or deleted, no run of an `ordered` endpoint is out before it, and the time at which the endpoint is to be
+    /// looked at next (moved on by an empty bucket, an open breaker, a full endpoint) has passed. The age counts from when
+    /// all of that was so. Of the 1,000 endpoints that are next.
     async fn waiting_counts(&self) -> Result<(Vec<ReasonCount>, Duration), StoreError>;
 
-    /// The endpoints for which most deliveries wait, most first. Costs a look at every waiting row, or at a sample.
+    /// The endpoints for which most deliveries wait, most first. Reads no more than counters or a sample.
     async fn busiest(&self, limit: u32) -> Result<Vec<EndpointBacklog>, StoreError>;
 
     /// The store's clock.

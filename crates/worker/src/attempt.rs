@@ -1,4 +1,4 @@
-//! One attempt: sign, POST, see what came of it. And an `ordered` endpoint's run: one attempt after another.
+//! One attempt: sign, POST, see what came of it.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -11,149 +11,33 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use postrider_egress::{Failure, Request, Response};
 use postrider_limits::Signal;
 use postrider_model::{
-    AppId, Attempt, AttemptClass, AttemptId, DeferReason, EndpointId, Job, Next, Outcome, Record, UnixMillis,
+    Attempt, AttemptClass, AttemptId, DeferReason, Job, Next, Outcome, Record, UnixMillis,
 };
+use postrider_telemetry::labels::{self, Label as _};
 use rand::RngExt;
-use tokio::task::JoinSet;
 
-use crate::board::{Slot, Started, Verdict};
+use crate::board::Verdict;
 use crate::classify::{Consequence, Met, OURS_DELAY, consequence, retry_after};
-use crate::config::Target;
+use crate::duty::Seat;
 use crate::finish;
 use crate::run::Context;
+use crate::target::Target;
+use crate::unit::Work;
 
-/// Longest that an `ordered` run goes on; the rest of it returns to the store.
-const RUN_MAX: Duration = Duration::from_secs(20);
-/// What is left of a lease when a run stops, for clocks that differ.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// After a slow attempt's deadline, how long its outcome may take to be recorded before it is tried again.
 const IN_FLIGHT_MARGIN: Duration = Duration::from_secs(15);
 
-/// A delivery and where it goes.
-#[derive(Debug)]
-pub(crate) struct Work {
-    pub(crate) job: Job,
-    pub(crate) target: Arc<Target>,
-}
-
-/// One step of a unit.
-#[derive(Debug)]
-pub(crate) enum Step {
-    /// To be tried.
-    Try(Work),
-    /// Done before; its outcome is to be journaled again.
-    Marked(Box<Outcome>, Job),
-}
-
-/// What takes one turn on the board.
-#[derive(Debug)]
-pub(crate) enum Unit {
-    /// A delivery.
-    One(Step),
-    /// An `ordered` endpoint's run, at least one step.
-    Run(Vec<Step>),
-}
-
-impl Unit {
-    pub(crate) fn into_steps(self) -> Vec<Step> {
-        match self {
-            Self::One(step) => vec![step],
-            Self::Run(steps) => steps,
-        }
-    }
-
-    /// Application, endpoint and host.
-    pub(crate) fn place(&self) -> (AppId, EndpointId, u64) {
-        let steps = match self {
-            Self::One(step) => std::slice::from_ref(step),
-            Self::Run(steps) => steps.as_slice(),
-        };
-        let host = steps.iter().find_map(|step| match step {
-            Step::Try(work) => Some(work.target.host),
-            Step::Marked(..) => None,
-        });
-        let job = match &steps[0] {
-            Step::Try(work) => &work.job,
-            Step::Marked(_, job) => job,
-        };
-        (job.message.app, job.endpoint, host.unwrap_or_default())
-    }
-}
-
-/// Runs a started unit and gives its slot back.
-pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
-    let Started { unit, mut slot } = started;
-    let verdict = match unit {
-        Unit::One(Step::Try(work)) => {
-            let tried = attempt(&context, &work, &mut slot).await;
-            // The endpoint is free for the next one before the outcome is on record.
-            context.board.lock().done(&slot, tried.verdict, Instant::now());
-            context.pump();
-            finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
-            return;
-        }
-        Unit::One(Step::Marked(outcome, job)) => {
-            finish::again(&context, &job, *outcome).await;
-            Verdict::Neutral
-        }
-        Unit::Run(steps) => run_in_order(&context, steps, &mut slot).await,
-    };
-    context.board.lock().done(&slot, verdict, Instant::now());
-    context.pump();
-}
-
-/// Sends a run serially; stops at the first failure, and defers what it did not come to.
-async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, slot: &mut Slot) -> Verdict {
-    let started = Instant::now();
-    let mut verdict = Verdict::Neutral;
-    let mut going = true;
-    let mut left = Vec::new();
-    let mut outcomes = JoinSet::new();
-    for step in steps {
-        match step {
-            Step::Marked(outcome, job) => {
-                going &= outcome.next == Next::Delivered;
-                finish::again(context, &job, *outcome).await;
-            }
-            Step::Try(work) => {
-                let lease_ends = work.job.lease_until.is_some_and(|until| {
-                    UnixMillis::now().plus(LEASE_MARGIN + timeout(context, &work.target)) > until
-                });
-                going &= !lease_ends && started.elapsed() < RUN_MAX && !context.is_stopping();
-                if !going {
-                    left.push(Step::Try(work));
-                    continue;
-                }
-                slot.begin(Instant::now());
-                let tried = attempt(context, &work, slot).await;
-                verdict = tried.verdict;
-                let skipped = matches!(tried.outcome.next, Next::Exhausted { gone: false })
-                    && work.target.endpoint.on_exhausted == postrider_model::ExhaustedPolicy::Skip;
-                going = tried.outcome.next == Next::Delivered || skipped;
-                // The next one does not wait for the confirm: what arrived has arrived in order, and nothing of the
-                // endpoint is leased again until every outcome of the run is recorded.
-                let context = context.clone();
-                outcomes.spawn(async move {
-                    finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
-                });
-            }
-        }
-    }
-    outcomes.join_all().await;
-    finish::defer_unit(context, Unit::Run(left), DeferReason::Ordered, Duration::ZERO).await;
-    verdict
-}
-
-struct Tried {
-    outcome: Outcome,
-    signal: Signal,
-    verdict: Verdict,
+/// An attempt's end.
+pub(crate) struct Tried {
+    pub(crate) outcome: Outcome,
+    pub(crate) signal: Signal,
+    pub(crate) verdict: Verdict,
 }
 
 /// One attempt. A panic in it is a failure of ours like any other: the delivery waits in the store, and neither its
 /// slot nor its part in the envelope is lost with the task.
-async fn attempt(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
-    let panicked = match AssertUnwindSafe(post(context, work, slot)).catch_unwind().await {
+pub(crate) async fn attempt(context: &Arc<Context>, work: &Work, seat: &mut Seat) -> Tried {
+    let panicked = match AssertUnwindSafe(post(context, work, seat)).catch_unwind().await {
         Ok(tried) => return tried,
         Err(panicked) => panicked,
     };
@@ -161,40 +45,36 @@ async fn attempt(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried 
     tracing::error!(delivery.id = %work.job.delivery, "an attempt panicked");
     context.deps.metrics.our_failure("panic");
     Tried {
-        outcome: Outcome {
-            delivery: work.job.delivery,
-            message: work.job.message.id,
-            endpoint: work.job.endpoint,
-            app: work.job.message.app,
-            run: work.job.run,
-            attempts: work.job.attempts,
-            trigger: work.job.trigger,
-            at: UnixMillis::now(),
-            attempt: None,
-            next: Next::Deferred {
+        outcome: finish::no_attempt(
+            &work.job,
+            Next::Deferred {
                 reason: DeferReason::Ours,
                 delay: OURS_DELAY,
             },
-        },
+        ),
         signal: Signal::Neutral,
         verdict: Verdict::Neutral,
     }
 }
 
 /// Signs, POSTs and sees what came of it.
-async fn post(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
-    let Work { job, target } = work;
+async fn post(context: &Arc<Context>, work: &Work, seat: &mut Seat) -> Tried {
+    let Work { job, target, trace } = work;
+    let tracer = context.deps.tracer.as_ref();
     let deadline = timeout(context, target);
     let id = AttemptId::generate(UnixMillis::now(), &mut rand::rng());
     let started_at = UnixMillis::now();
     postrider_failpoint::hit_for("worker.before_post", || &target.endpoint.url);
+    let mut span = trace.attempt(tracer, job, id, &target.endpoint.url);
     let clock = Instant::now();
     let result = match &target.url {
         Err(reason) => Err(Failure::Blocked(reason.clone())),
         Ok(url) => {
+            let mut headers = headers(job, target, started_at);
+            trace.propagate(span.as_ref(), job, &mut headers);
             let request = Request {
                 target: url.clone(),
-                headers: headers(job, target, started_at),
+                headers,
                 body: job.message.payload.clone(),
                 deadline,
             };
@@ -202,7 +82,7 @@ async fn post(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
             tokio::select! {
                 biased;
                 result = &mut send => result,
-                () = leave_when_slow(context, work, slot, deadline) => send.await,
+                () = leave_when_slow(context, work, seat, deadline) => send.await,
             }
         }
     };
@@ -222,58 +102,40 @@ async fn post(context: &Arc<Context>, work: &Work, slot: &mut Slot) -> Tried {
         verdict,
     } = consequence(met, attempts, schedule, rand::rng().random_range(0.0..1.0));
     count(context, job, class, met, duration);
+    if let Some(span) = &mut span {
+        span.met(class, status_of(met), &next);
+    }
+    drop(span);
     let attempt = class.map(|class| Attempt {
         id,
         started_at,
         duration,
         class,
-        status: if let Met::Status(status, _) = met {
-            status
-        } else {
-            0
-        },
+        status: status_of(met),
         response,
         url: target.endpoint.url.clone(),
     });
-    let outcome = Outcome {
-        delivery: job.delivery,
-        message: job.message.id,
-        endpoint: job.endpoint,
-        app: job.message.app,
-        run: job.run,
-        attempts,
-        trigger: job.trigger,
-        at: UnixMillis::now(),
-        attempt,
-        next,
-    };
     Tried {
-        outcome,
+        outcome: Outcome {
+            attempts,
+            attempt,
+            ..finish::no_attempt(job, next)
+        },
         signal,
         verdict,
     }
 }
 
 /// Once the attempt has run for long, journals it as in flight and lets its envelope go.
-async fn leave_when_slow(context: &Arc<Context>, work: &Work, slot: &mut Slot, deadline: Duration) {
+async fn leave_when_slow(context: &Arc<Context>, work: &Work, seat: &mut Seat, deadline: Duration) {
     tokio::time::sleep(context.settings.slow_after).await;
-    context.board.lock().mark_slow(slot);
+    seat.mark_slow();
     let job = &work.job;
     let left = deadline.saturating_sub(context.settings.slow_after);
-    let record = Record::Outcome(Box::new(Outcome {
-        delivery: job.delivery,
-        message: job.message.id,
-        endpoint: job.endpoint,
-        app: job.message.app,
-        run: job.run,
-        attempts: job.attempts,
-        trigger: job.trigger,
-        at: UnixMillis::now(),
-        attempt: None,
-        next: Next::InFlight {
-            delay: left + IN_FLIGHT_MARGIN,
-        },
-    }));
+    let in_flight = Next::InFlight {
+        delay: left + IN_FLIGHT_MARGIN,
+    };
+    let record = Record::Outcome(Box::new(finish::no_attempt(job, in_flight)));
     match context.deps.journal.publish(vec![record]).await {
         Ok(()) => {
             for share in context.active.leave((job.delivery, job.run)) {
@@ -287,7 +149,8 @@ async fn leave_when_slow(context: &Arc<Context>, work: &Work, slot: &mut Slot, d
     }
 }
 
-fn timeout(context: &Context, target: &Target) -> Duration {
+/// The endpoint's deadline.
+pub(crate) fn timeout(context: &Context, target: &Target) -> Duration {
     target.endpoint.timeout.unwrap_or(context.settings.timeout)
 }
 
@@ -332,12 +195,20 @@ fn met(result: Result<Response, Failure>) -> (Met, Bytes) {
                 Failure::Timeout { .. } => AttemptClass::Timeout,
                 Failure::Connect { .. } => AttemptClass::Connect,
                 Failure::Tls(_) => AttemptClass::Tls,
-                Failure::NoAddress => AttemptClass::Dns,
+                Failure::NoAddress | Failure::NoAnswer(_) => AttemptClass::Dns,
                 Failure::Blocked(_) => AttemptClass::Blocked,
                 _ => AttemptClass::Http,
             };
             (Met::Failure(class), text)
         }
+    }
+}
+
+/// 0 without a response.
+fn status_of(met: Met) -> u16 {
+    match met {
+        Met::Status(status, _) => status,
+        _ => 0,
     }
 }
 
@@ -347,11 +218,14 @@ fn count(context: &Context, job: &Job, class: Option<AttemptClass>, met: Met, du
         metrics.our_failure("attempt");
         return;
     };
-    let status = if let Met::Status(status, _) = met {
-        status
-    } else {
-        0
-    };
+    let status = status_of(met);
+    tracing::debug!(
+        delivery.id = %job.delivery,
+        endpoint.id = %job.endpoint,
+        attempt.outcome = labels::Outcome::of(class, status).as_str(),
+        attempt.duration_seconds = duration.as_secs_f64(),
+        "an attempt ended"
+    );
     metrics.attempt(class, status, duration);
     if class == AttemptClass::Success && job.trigger == postrider_model::Trigger::Scheduled {
         metrics.end_to_end(UnixMillis::now().since(job.message.accepted_at));

@@ -10,6 +10,9 @@ use crate::board::Verdict;
 /// Shortest and longest push-back that a receiver may ask for with Retry-After (RFC 9110, section 10.2.3).
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// How long a delivery waits whose lease was over when its turn came. Not at once: should the clock be wrong, that would
+/// go round and round.
+pub(crate) const LEASE_OVER_DELAY: Duration = Duration::from_secs(1);
 /// How long a delivery waits after a failure of ours.
 pub(crate) const OURS_DELAY: Duration = Duration::from_secs(5);
 

@@ -2,59 +2,45 @@
 //!
 //! A cached snapshot is used while its version is the one that the limits know. Another version means reload; no
 //! version (the limits were lost) means reload if the snapshot is older than [`MAX_AGE`]. Either way a snapshot older
-//! than that is renewed beside the traffic. With the store away the cached one goes on serving.
+//! than that is renewed beside the traffic.
+//!
+//! With the store away the cached one goes on serving, and nobody waits for long: there is one look at the store at a
+//! time for each application, however many ask; each waits for it [`LOOK_MAX`] at most; and after one that failed
+//! nobody waits at all, while looks go on beside the traffic, about one a second, until one succeeds.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use moka::future::Cache;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use moka::sync::Cache;
 use parking_lot::Mutex;
-use postrider_egress::{BlockedReason, Policy};
+use postrider_egress::Policy;
 use postrider_limits::SharedLimits;
-use postrider_model::{AppId, AppSnapshot, Endpoint, EndpointId, HeaderNames, UnixMillis};
-use postrider_signature::{HeaderStyle, Signer, SigningSecret};
-use postrider_store::{AppRef, SharedStore, StoreError};
+use postrider_model::{AppId, AppSnapshot, Endpoint, EndpointId, UnixMillis};
+use postrider_store::StoreError;
 use postrider_telemetry::Metrics;
 use postrider_telemetry::labels::{self, CacheResult};
-use secrecy::ExposeSecret;
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+
+use crate::target::{PrepareError, Target, prepare};
 
 /// Oldest a snapshot may be while the store answers.
 const MAX_AGE: Duration = Duration::from_secs(10);
-/// How long a cached snapshot serves after the store did not answer.
+/// How long a look that failed stands for all that ask.
 const TRUST_WITHOUT_STORE: Duration = Duration::from_secs(1);
+/// Longest that a delivery waits for a look at the store.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// Looks that failed, kept so that not everybody looks again.
+const FAILED_MAX: u64 = 100_000;
 /// Endpoints in cached snapshots, over all applications.
 const CACHED_ENDPOINTS_MAX: u64 = 200_000;
 /// Prepared targets.
 const CACHED_TARGETS_MAX: u64 = 100_000;
-
-/// An endpoint made ready for the hot path.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) endpoint: Arc<Endpoint>,
-    /// Where to, or why the policy forbids it now: then every attempt is a blocked one, on record.
-    pub(crate) url: Result<postrider_egress::Target, BlockedReason>,
-    pub(crate) style: HeaderStyle,
-    pub(crate) signer: Signer,
-    pub(crate) headers: HeaderMap,
-    /// Groups endpoints by destination for the per-host limits.
-    pub(crate) host: u64,
-    /// When the next secret expires.
-    valid_until: Option<UnixMillis>,
-}
-
-/// Why an endpoint cannot be made ready. A failure of ours: it was checked when it was written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PrepareError {
-    #[error("the endpoint's URL does not parse")]
-    Url(#[source] url::ParseError),
-    #[error("a signing secret is not usable")]
-    Secret(#[source] postrider_signature::SecretError),
-    #[error("too many signing secrets")]
-    Secrets(#[source] postrider_signature::TooManyKeys),
-}
 
 #[derive(Debug)]
 struct Cached {
@@ -62,39 +48,54 @@ struct Cached {
     loaded_at: Instant,
     /// It changed since, or may have.
     doubted: AtomicBool,
-    /// It was kept because the store was away, which need not be asked again before this.
-    trusted_until: Option<Instant>,
 }
 
 impl Cached {
-    fn new(snapshot: Option<Arc<AppSnapshot>>, loaded_at: Instant) -> Self {
-        Self {
-            snapshot,
-            loaded_at,
-            doubted: AtomicBool::new(false),
-            trusted_until: None,
+    fn serves(&self, version: Option<u64>) -> bool {
+        if self.doubted.load(Ordering::Acquire) {
+            return false;
         }
+        match (version, &self.snapshot) {
+            (Some(version), Some(snapshot)) => snapshot.version >= version,
+            // No application comes back after it was deleted, so its absence need not be looked up for every frame.
+            (None, _) | (Some(_), None) => !self.is_old(),
+        }
+    }
+
+    fn is_old(&self) -> bool {
+        self.loaded_at.elapsed() > MAX_AGE
     }
 }
 
+/// A look that failed.
+#[derive(Clone, Debug)]
+struct Failed {
+    error: Arc<StoreError>,
+    at: Instant,
+}
+
+/// A look at the store that all wait for who ask meanwhile.
+type Look = Shared<BoxFuture<'static, Result<Arc<Cached>, Arc<StoreError>>>>;
+
+/// Reads an application's configuration from the store.
+pub(crate) type Read =
+    Box<dyn Fn(AppId) -> BoxFuture<'static, Result<Option<AppSnapshot>, StoreError>> + Send + Sync>;
+
 pub(crate) struct ConfigCache {
-    store: SharedStore,
+    read: Read,
     limits: SharedLimits,
     policy: Policy,
     metrics: Arc<Metrics>,
     apps: Cache<AppId, Arc<Cached>>,
-    targets: moka::sync::Cache<EndpointId, Arc<Target>>,
-    /// Applications that are being renewed: one look at the store each, however much traffic asks for it.
-    renewing: Mutex<HashSet<AppId>>,
+    targets: Cache<EndpointId, Arc<Target>>,
+    /// Looks under way.
+    looks: Mutex<HashMap<AppId, Look>>,
+    /// Applications whose last look failed.
+    failed: Cache<AppId, Failed>,
 }
 
 impl ConfigCache {
-    pub(crate) fn new(
-        store: SharedStore,
-        limits: SharedLimits,
-        policy: Policy,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(read: Read, limits: SharedLimits, policy: Policy, metrics: Arc<Metrics>) -> Self {
         let apps = Cache::builder()
             .max_capacity(CACHED_ENDPOINTS_MAX)
             .weigher(|_, cached: &Arc<Cached>| {
@@ -106,19 +107,20 @@ impl ConfigCache {
             })
             .build();
         Self {
-            store,
+            read,
             limits,
             policy,
             metrics,
             apps,
-            targets: moka::sync::Cache::new(CACHED_TARGETS_MAX),
-            renewing: Mutex::default(),
+            targets: Cache::new(CACHED_TARGETS_MAX),
+            looks: Mutex::default(),
+            failed: Cache::new(FAILED_MAX),
         }
     }
 
     /// Has an application read again whose configuration changed. What is cached stays, for a store that is away.
-    pub(crate) async fn invalidate(&self, app: AppId) {
-        if let Some(cached) = self.apps.get(&app).await {
+    pub(crate) fn invalidate(&self, app: AppId) {
+        if let Some(cached) = self.apps.get(&app) {
             cached.doubted.store(true, Ordering::Release);
         }
     }
@@ -130,82 +132,145 @@ impl ConfigCache {
         }
     }
 
-    /// The application's snapshot at `version` or later; `None` when there is no such application. An error only when
-    /// the store is away and nothing is cached.
+    /// The application's snapshot at `version` or later; `None` when there is no such application. While the store is
+    /// away, what is cached. Takes [`LOOK_MAX`] at most.
+    ///
+    /// # Errors
+    /// When the store is away, or slow, and nothing is cached.
     pub(crate) async fn snapshot(
         self: &Arc<Self>,
         app: AppId,
         version: Option<u64>,
     ) -> Result<Option<Arc<AppSnapshot>>, StoreError> {
-        let Some(cached) = self.apps.get(&app).await else {
-            self.metrics.cache(labels::Cache::Worker, CacheResult::Miss);
-            return Ok(self.load(app, version).await?.snapshot.clone());
-        };
-        let old = cached.loaded_at.elapsed() > MAX_AGE;
-        let current = match (version, &cached.snapshot) {
-            _ if cached.trusted_until.is_some_and(|until| Instant::now() < until) => true,
-            _ if cached.doubted.load(Ordering::Acquire) => false,
-            (Some(version), Some(snapshot)) => snapshot.version >= version,
-            // No application comes back after it was deleted, so its absence need not be looked up for every frame.
-            (None, _) | (Some(_), None) => !old,
-        };
-        let result = if current {
-            CacheResult::Hit
-        } else {
-            CacheResult::Miss
+        let cached = self.apps.get(&app);
+        let result = match &cached {
+            Some(cached) if cached.serves(version) => CacheResult::Hit,
+            _ => CacheResult::Miss,
         };
         self.metrics.cache(labels::Cache::Worker, result);
-        if current {
-            if old {
-                self.renew(app);
+        match cached {
+            Some(cached) if result == CacheResult::Hit => {
+                if cached.is_old() {
+                    drop(self.look(app, version));
+                }
+                Ok(cached.snapshot.clone())
+            }
+            Some(cached) => self.renewed(app, version, &cached).await,
+            None => self.first(app, version).await,
+        }
+    }
+
+    /// What the store has now; what is cached if it does not tell.
+    async fn renewed(
+        self: &Arc<Self>,
+        app: AppId,
+        version: Option<u64>,
+        cached: &Cached,
+    ) -> Result<Option<Arc<AppSnapshot>>, StoreError> {
+        if let Some(failed) = self.failed.get(&app) {
+            if failed.at.elapsed() >= TRUST_WITHOUT_STORE {
+                drop(self.look(app, version));
             }
             return Ok(cached.snapshot.clone());
         }
-        self.apps.invalidate(&app).await;
-        match self.load(app, version).await {
-            Ok(loaded) => Ok(loaded.snapshot.clone()),
-            Err(error) if error.is_transient() => {
+        let waited = tokio::time::timeout(LOOK_MAX, async {
+            let found = self.look(app, version).await?;
+            if found.serves(version) {
+                return Ok(found);
+            }
+            // That look had begun before the change.
+            self.look(app, version).await
+        });
+        match waited.await {
+            Ok(Ok(found)) => Ok(found.snapshot.clone()),
+            Ok(Err(error)) if !error.is_transient() => Err(unshare(error)),
+            Ok(Err(_)) => {
                 tracing::warn!(app.id = %app, "the store is away; going on with cached configuration");
-                let kept = Cached {
-                    trusted_until: Some(Instant::now() + TRUST_WITHOUT_STORE),
-                    ..Cached::new(cached.snapshot.clone(), cached.loaded_at)
-                };
-                self.apps.insert(app, Arc::new(kept)).await;
                 Ok(cached.snapshot.clone())
             }
-            Err(error) => Err(error),
+            Err(elapsed) => {
+                tracing::warn!(app.id = %app, "the store is slow; going on with cached configuration");
+                self.gave_up(app, elapsed);
+                Ok(cached.snapshot.clone())
+            }
         }
     }
 
-    /// Loads once, however many ask.
-    async fn load(&self, app: AppId, version: Option<u64>) -> Result<Arc<Cached>, StoreError> {
-        let loading = async {
-            let snapshot = self.store.snapshot(&AppRef::Id(app)).await?.map(Arc::new);
-            self.metrics.config_reloaded();
-            if version.is_none()
-                && let Some(snapshot) = &snapshot
-            {
-                // The limits forgot the version: tell them, or everybody would reload for ever.
-                let _ = self.limits.publish_version(app, snapshot.version).await;
-            }
-            Ok::<_, StoreError>(Arc::new(Cached::new(snapshot, Instant::now())))
-        };
-        self.apps.try_get_with(app, loading).await.map_err(unshare)
+    /// What the store has, when nothing is cached.
+    async fn first(
+        self: &Arc<Self>,
+        app: AppId,
+        version: Option<u64>,
+    ) -> Result<Option<Arc<AppSnapshot>>, StoreError> {
+        if let Some(failed) = self.failed.get(&app)
+            && failed.at.elapsed() < TRUST_WITHOUT_STORE
+        {
+            return Err(unshare(failed.error));
+        }
+        match tokio::time::timeout(LOOK_MAX, self.look(app, version)).await {
+            Ok(Ok(found)) => Ok(found.snapshot.clone()),
+            Ok(Err(error)) => Err(unshare(error)),
+            Err(elapsed) => Err(unshare(self.gave_up(app, elapsed))),
+        }
     }
 
-    fn renew(self: &Arc<Self>, app: AppId) {
-        if !self.renewing.lock().insert(app) {
-            return;
+    /// A look takes too long to wait for: nobody else does, until it ends well.
+    fn gave_up(&self, app: AppId, elapsed: Elapsed) -> Arc<StoreError> {
+        self.fail(app, StoreError::Unavailable(Box::new(elapsed)))
+    }
+
+    fn fail(&self, app: AppId, error: StoreError) -> Arc<StoreError> {
+        let error = Arc::new(error);
+        let failed = Failed {
+            error: error.clone(),
+            at: Instant::now(),
+        };
+        self.failed.insert(app, failed);
+        error
+    }
+
+    /// The look at the store that is under way, or a new one. It ends by itself, whoever waits for it: the store bounds
+    /// it.
+    fn look(self: &Arc<Self>, app: AppId, version: Option<u64>) -> Look {
+        let mut looks = self.looks.lock();
+        if let Some(look) = looks.get(&app) {
+            return look.clone();
         }
         let cache = self.clone();
-        tokio::spawn(async move {
-            if let Ok(snapshot) = cache.store.snapshot(&AppRef::Id(app)).await {
-                cache.metrics.config_reloaded();
-                let cached = Cached::new(snapshot.map(Arc::new), Instant::now());
-                cache.apps.insert(app, Arc::new(cached)).await;
-            }
-            cache.renewing.lock().remove(&app);
+        let looking = tokio::spawn(async move {
+            let found = AssertUnwindSafe(cache.load(app, version)).catch_unwind().await;
+            let found = found.unwrap_or_else(|_| Err(unavailable()));
+            cache.looks.lock().remove(&app);
+            found
         });
+        let look = async move { looking.await.unwrap_or_else(|_| Err(unavailable())) };
+        let look = look.boxed().shared();
+        looks.insert(app, look.clone());
+        look
+    }
+
+    async fn load(&self, app: AppId, version: Option<u64>) -> Result<Arc<Cached>, Arc<StoreError>> {
+        let loaded_at = Instant::now();
+        match (self.read)(app).await {
+            Ok(snapshot) => {
+                self.metrics.config_reloaded();
+                if version.is_none()
+                    && let Some(snapshot) = &snapshot
+                {
+                    // The limits forgot the version: tell them, or everybody would reload for ever.
+                    let _ = self.limits.publish_version(app, snapshot.version).await;
+                }
+                let cached = Arc::new(Cached {
+                    snapshot: snapshot.map(Arc::new),
+                    loaded_at,
+                    doubted: AtomicBool::new(false),
+                });
+                self.apps.insert(app, cached.clone());
+                self.failed.invalidate(&app);
+                Ok(cached)
+            }
+            Err(error) => Err(self.fail(app, error)),
+        }
     }
 
     /// The endpoint of a snapshot, made ready; cached as long as it is the same and its secrets hold.
@@ -226,7 +291,13 @@ impl ConfigCache {
     }
 }
 
-/// The error of a shared load, for one of the many who waited for it.
+fn unavailable() -> Arc<StoreError> {
+    Arc::new(StoreError::Unavailable(
+        "a look at the store ended without an answer".into(),
+    ))
+}
+
+/// The error of a look, for one of the many who waited for it.
 fn unshare(error: Arc<StoreError>) -> StoreError {
     Arc::try_unwrap(error).unwrap_or_else(|shared| {
         if shared.is_transient() {
@@ -237,45 +308,5 @@ fn unshare(error: Arc<StoreError>) -> StoreError {
     })
 }
 
-fn prepare(endpoint: &Arc<Endpoint>, policy: &Policy, now: UnixMillis) -> Result<Target, PrepareError> {
-    let url = url::Url::parse(&endpoint.url).map_err(PrepareError::Url)?;
-    let unexpired = endpoint
-        .secrets
-        .iter()
-        .filter(|secret| secret.expires_at.is_none_or(|at| at > now));
-    let keys = unexpired
-        .clone()
-        .map(|secret| SigningSecret::parse(secret.text.expose_secret()).map_err(PrepareError::Secret))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 4);
-    for (name, value) in &endpoint.headers {
-        // Checked when they were written; one that does not parse now is left out rather than stopping deliveries.
-        if let (Ok(name), Ok(mut value)) = (
-            HeaderName::try_from(name.as_str()),
-            HeaderValue::try_from(value.expose_secret()),
-        ) {
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-    }
-    Ok(Target {
-        host: host_of(&url),
-        url: postrider_egress::Target::new(&url, policy),
-        style: match endpoint.header_names {
-            HeaderNames::Standard => HeaderStyle::Standard,
-            HeaderNames::Svix => HeaderStyle::Svix,
-        },
-        signer: Signer::new(keys).map_err(PrepareError::Secrets)?,
-        headers,
-        valid_until: unexpired.filter_map(|secret| secret.expires_at).min(),
-        endpoint: endpoint.clone(),
-    })
-}
-
-/// A number for the URL's scheme, host and port.
-fn host_of(url: &url::Url) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (url.scheme(), url.host_str(), url.port_or_known_default()).hash(&mut hasher);
-    hasher.finish()
-}
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,13 @@
 //! From a frame to the board: may each delivery be tried now, and how is its endpoint configured?
 //!
 //! One trip to the limits a frame. The configuration's version comes with it, so a change that was committed a second
-//! ago is seen by what was queued before it.
+//! ago is seen by what was queued before it. A rate token is taken only for what the board has kept a place for.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use postrider_limits::{Gate, GateRequest, Rate, Verdict};
 use postrider_model::{
     AppId, AppSnapshot, CancelReason, DeferReason, Endpoint, EndpointId, Job, Next, UnixMillis,
@@ -16,110 +16,143 @@ use postrider_store::StoreError;
 use postrider_telemetry::error_chain;
 use postrider_telemetry::labels::Duplicate;
 
-use crate::attempt::{Step, Unit, Work};
-use crate::classify::OURS_DELAY;
+use crate::classify::{LEASE_OVER_DELAY, OURS_DELAY};
+use crate::duty::{Duty, Key, Place, key};
 use crate::finish;
 use crate::run::Context;
+use crate::target::Target;
+use crate::trace::Trace;
+use crate::unit::{Step, Unit, Work};
 
 type Snapshots = HashMap<AppId, Result<Option<Arc<AppSnapshot>>, StoreError>>;
 
-/// Sends each delivery on: to the board, to the store, or to its end.
-pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>) {
+/// Sends each delivery on: to the board, to the store, or to its end. `duty` answers for those that are not sent on yet.
+pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>, mut duty: Duty) {
     if jobs.is_empty() {
         return;
     }
+    // What is cached will do to learn the rate; the gates bring the version.
+    let apps: HashMap<AppId, Option<u64>> = jobs.iter().map(|job| (job.message.app, Some(0))).collect();
     let mut snapshots = Snapshots::new();
-    for job in &jobs {
-        // What is cached will do to learn the rate; the gates bring the version.
-        if let Entry::Vacant(entry) = snapshots.entry(job.message.app) {
-            entry.insert(context.config.snapshot(job.message.app, Some(0)).await);
-        }
-    }
+    load(context, &mut snapshots, apps).await;
     let gates = gates(context, &jobs, &snapshots).await;
-    for (app, version) in newest_versions(&jobs, &gates) {
-        refresh(context, &mut snapshots, app, version).await;
-    }
+    let behind = newest_versions(&jobs, &gates)
+        .into_iter()
+        .filter(|(app, version)| is_behind(&snapshots, *app, *version))
+        .collect();
+    load(context, &mut snapshots, behind).await;
     let mut runs: Vec<(EndpointId, Vec<Step>)> = Vec::new();
-    for (job, gate) in jobs.into_iter().zip(gates) {
-        let ordered = job.ordered.then_some(job.endpoint);
-        let Some(step) = step(context, job, gate, &snapshots) else {
-            continue;
-        };
-        match ordered {
-            None => push(context, Unit::One(step)),
-            Some(endpoint) => match runs.iter_mut().find(|run| run.0 == endpoint) {
-                Some(run) => run.1.push(step),
-                None => runs.push((endpoint, vec![step])),
-            },
+    for (job, gated) in jobs.into_iter().zip(gates) {
+        let (key, ordered) = (key(&job), job.ordered.then_some(job.endpoint));
+        match (step(context, job, &gated, &snapshots), ordered) {
+            (Some(step), Some(endpoint)) => {
+                match runs.iter_mut().find(|run| run.0 == endpoint) {
+                    Some(run) => run.1.push(step),
+                    None => runs.push((endpoint, vec![step])),
+                }
+                continue;
+            }
+            (Some(step), None) => push(context, Unit::One(step), gated.place),
+            (None, _) => {}
         }
+        duty.handed_on(key);
     }
     for (_, steps) in runs {
-        push(context, Unit::Run(steps));
+        let unit = Unit::Run(steps);
+        let keys: Vec<Key> = unit.keys().collect();
+        push(context, unit, None);
+        keys.into_iter().for_each(|key| duty.handed_on(key));
     }
+    duty.over();
     context.pump();
+}
+
+/// Looks at the configuration of these applications, at all of them at once: each may have to wait for the store.
+async fn load(context: &Context, snapshots: &mut Snapshots, apps: HashMap<AppId, Option<u64>>) {
+    let looks = apps
+        .into_iter()
+        .map(|(app, version)| async move { (app, context.config.snapshot(app, version).await) });
+    snapshots.extend(join_all(looks).await);
 }
 
 /// Each application of the frame once, however many of its deliveries there are: a look at one that is gone, or while
 /// no version is known, may cost a trip to the store.
-fn newest_versions(jobs: &[Job], gates: &[Gate]) -> HashMap<AppId, Option<u64>> {
+fn newest_versions(jobs: &[Job], gates: &[Gated]) -> HashMap<AppId, Option<u64>> {
     let mut versions = HashMap::new();
-    for (job, gate) in jobs.iter().zip(gates) {
-        let newest = versions.entry(job.message.app).or_insert(gate.version);
-        *newest = gate.version.max(*newest);
+    for (job, gated) in jobs.iter().zip(gates) {
+        let newest = versions.entry(job.message.app).or_insert(gated.gate.version);
+        *newest = gated.gate.version.max(*newest);
     }
     versions
 }
 
-/// Reloads an application whose version has moved on.
-async fn refresh(context: &Context, snapshots: &mut Snapshots, app: AppId, version: Option<u64>) {
+/// Whether an application's version has moved on, or is not known.
+fn is_behind(snapshots: &Snapshots, app: AppId, version: Option<u64>) -> bool {
     let known = match snapshots.get(&app) {
         Some(Ok(Some(snapshot))) => Some(snapshot.version),
         _ => None,
     };
-    let behind = match (known, version) {
+    match (known, version) {
         (Some(known), Some(version)) => known < version,
         (None, Some(_)) | (_, None) => true,
-    };
-    if behind {
-        snapshots.insert(app, context.config.snapshot(app, version).await);
     }
 }
 
-async fn gates(context: &Context, jobs: &[Job], snapshots: &Snapshots) -> Vec<Gate> {
-    let requests: Vec<GateRequest> = jobs
-        .iter()
-        .map(|job| GateRequest {
+/// A delivery at the gate.
+struct Gated {
+    gate: Gate,
+    /// Its place on the board, if it had to have one before it took a token.
+    place: Option<Place>,
+    /// There was no place for it: how long it should wait.
+    refused: Option<Duration>,
+}
+
+async fn gates(context: &Arc<Context>, jobs: &[Job], snapshots: &Snapshots) -> Vec<Gated> {
+    let mut requests = Vec::with_capacity(jobs.len());
+    let mut places = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let is_free = job.has_token || job.run > 0;
+        let rate = if is_free { None } else { rate_of(job, snapshots) };
+        let place = rate.map(|_| Place::keep(context, job.endpoint));
+        requests.push(GateRequest {
             app: job.message.app,
             endpoint: job.endpoint,
             delivery: job.delivery,
             run: job.run,
-            rate: if job.has_token {
-                None
-            } else {
-                rate_of(job, snapshots)
-            },
+            rate: rate.filter(|_| matches!(place, Some(Ok(_)))),
             released: job.run > 0,
+        });
+        places.push(place);
+    }
+    let gates = ask(context, &requests).await;
+    gates
+        .into_iter()
+        .zip(places)
+        .map(|(gate, place)| {
+            let (place, refused) = match place {
+                None => (None, None),
+                Some(Ok(place)) => (Some(place), None),
+                Some(Err(wait)) => (None, Some(wait)),
+            };
+            Gated { gate, place, refused }
         })
-        .collect();
-    match context.deps.limits.gate(&requests).await {
-        Ok(gates) if gates.len() == jobs.len() => gates,
-        Ok(_) => open_gates(jobs.len()),
+        .collect()
+}
+
+async fn ask(context: &Context, requests: &[GateRequest]) -> Vec<Gate> {
+    match context.deps.limits.gate(requests).await {
+        Ok(gates) if gates.len() == requests.len() => return gates,
+        Ok(_) => {}
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "the limits are away; deliveries go on without them");
             context.deps.metrics.limits_fallback("gate");
-            open_gates(jobs.len())
         }
     }
-}
-
-fn open_gates(count: usize) -> Vec<Gate> {
-    vec![
-        Gate {
-            version: None,
-            verdict: Verdict::Go
-        };
-        count
-    ]
+    let open = Gate {
+        version: None,
+        verdict: Verdict::Go,
+    };
+    vec![open; requests.len()]
 }
 
 fn rate_of(job: &Job, snapshots: &Snapshots) -> Option<Rate> {
@@ -131,50 +164,78 @@ fn rate_of(job: &Job, snapshots: &Snapshots) -> Option<Rate> {
 
 /// What to do with one delivery; `None` when it needs no turn on the board. Its outcome is then journaled in a task of
 /// its own: those behind it in the frame, of other endpoints, do not wait for that.
-fn step(context: &Arc<Context>, job: Job, gate: Gate, snapshots: &Snapshots) -> Option<Step> {
-    let end = match gate.verdict {
-        Verdict::Done(mark) => match postrider_wire::decode_outcome(mark) {
+fn step(context: &Arc<Context>, job: Job, gated: &Gated, snapshots: &Snapshots) -> Option<Step> {
+    if let Verdict::Done(mark) = &gated.gate.verdict {
+        match postrider_wire::decode_outcome(mark.clone()) {
             Ok(outcome) => {
                 context.deps.metrics.duplicate(Duplicate::DoneMark);
                 return marked(context, job, outcome);
             }
             Err(error) => {
                 tracing::error!(error = %error_chain(&error), "a done mark cannot be read; delivering again");
-                None
             }
-        },
-        Verdict::Go => None,
-        Verdict::Rate(delay) => Some(deferred(DeferReason::Rate, delay)),
-        Verdict::Breaker(delay) => Some(deferred(DeferReason::Breaker, delay)),
-        Verdict::Backlog => Some(deferred(DeferReason::Backlog, Duration::ZERO)),
+        }
+    }
+    let next = match target(context, &job, gated, snapshots) {
+        Ok((target, trace)) => return Some(Step::Try(Work { job, target, trace })),
+        Err(next) => next,
     };
-    let wanted = match snapshots.get(&job.message.app) {
-        Some(Ok(Some(snapshot))) => wanted(snapshot.endpoint(job.endpoint)),
-        Some(Ok(None)) => Err(Next::Cancelled(CancelReason::ApplicationDeleted)),
+    context.spawn_duty([key(&job)], |owner| async move {
+        finish::untried(&owner, &job, next).await;
+    });
+    None
+}
+
+/// Where a delivery goes now, or what becomes of it instead.
+fn target(
+    context: &Context,
+    job: &Job,
+    gated: &Gated,
+    snapshots: &Snapshots,
+) -> Result<(Arc<Target>, Trace), Next> {
+    let snapshot = match snapshots.get(&job.message.app) {
+        Some(Ok(Some(snapshot))) => snapshot,
+        Some(Ok(None)) => return Err(Next::Cancelled(CancelReason::ApplicationDeleted)),
         Some(Err(error)) => {
             tracing::warn!(error = %error_chain(error), "configuration is out of reach");
             context.deps.metrics.our_failure("configuration");
-            Err(deferred(DeferReason::Ours, OURS_DELAY))
+            return Err(deferred(DeferReason::Ours, OURS_DELAY));
         }
-        None => Err(deferred(DeferReason::Ours, OURS_DELAY)),
+        None => return Err(deferred(DeferReason::Ours, OURS_DELAY)),
     };
     // A cancelled or paused endpoint counts before a limit that it met.
-    let next = match (wanted, end) {
-        (Err(next), _) | (Ok(_), Some(next)) => next,
-        (Ok(endpoint), None) => match context.config.target(endpoint, UnixMillis::now()) {
-            Ok(target) => return Some(Step::Try(Work { job, target })),
-            Err(error) => {
-                tracing::error!(endpoint.id = %job.endpoint, error = %error_chain(&error), "an endpoint is unusable");
-                context.deps.metrics.our_failure("prepare");
-                deferred(DeferReason::Ours, OURS_DELAY)
-            }
-        },
-    };
-    let owner = context.clone();
-    context
-        .tasks
-        .spawn(async move { finish::untried(&owner, &job, next).await });
-    None
+    let endpoint = wanted(snapshot.endpoint(job.endpoint))?;
+    if lease_is_over(job, context.clock.now()) {
+        context.clock.doubt();
+        return Err(deferred(DeferReason::Ours, LEASE_OVER_DELAY));
+    }
+    match gated.gate.verdict {
+        Verdict::Go | Verdict::Done(_) => {}
+        Verdict::Rate(delay) => return Err(deferred(DeferReason::Rate, delay)),
+        Verdict::Breaker(delay) => return Err(deferred(DeferReason::Breaker, delay)),
+        Verdict::Backlog => return Err(deferred(DeferReason::Backlog, Duration::ZERO)),
+    }
+    if let Some(wait) = gated.refused {
+        return Err(deferred(DeferReason::Queue, wait));
+    }
+    match context.config.target(endpoint, UnixMillis::now()) {
+        Ok(target) => {
+            let trace = Trace::new(context.deps.tracer.as_ref(), job, &snapshot.application);
+            Ok((target, trace))
+        }
+        Err(error) => {
+            tracing::error!(endpoint.id = %job.endpoint, error = %error_chain(&error), "an endpoint is unusable");
+            context.deps.metrics.our_failure("prepare");
+            Err(deferred(DeferReason::Ours, OURS_DELAY))
+        }
+    }
+}
+
+/// A delivery whose lease has run out may have been handed out again, as another run; with all workers away, several
+/// times. Only the last one is POSTed: the outcome of an earlier one changes nothing, and this one's own makes it due.
+/// An `ordered` run judges for itself, step by step.
+fn lease_is_over(job: &Job, now: UnixMillis) -> bool {
+    !job.ordered && job.lease_until.is_some_and(|until| now > until)
 }
 
 fn deferred(reason: DeferReason, delay: Duration) -> Next {
@@ -197,23 +258,29 @@ fn marked(context: &Arc<Context>, job: Job, outcome: postrider_model::Outcome) -
     if job.ordered {
         return Some(Step::Marked(Box::new(outcome), job));
     }
-    let owner = context.clone();
-    context
-        .tasks
-        .spawn(async move { finish::again(&owner, &job, outcome).await });
+    context.spawn_duty([key(&job)], |owner| async move {
+        finish::again(&owner, &job, outcome).await;
+    });
     None
 }
 
-fn push(context: &Arc<Context>, unit: Unit) {
+fn push(context: &Arc<Context>, unit: Unit, place: Option<Place>) {
     if context.is_stopping() {
         context.defer_unit(unit, DeferReason::Drain, Duration::ZERO);
         return;
     }
     let (app, endpoint, host) = unit.place();
-    let refused = context
-        .board
-        .lock()
-        .push(app, endpoint, host, unit, Instant::now());
+    let now = Instant::now();
+    let mut board = context.board.lock();
+    let refused = match place {
+        Some(place) => {
+            place.used();
+            board.push_kept(app, endpoint, host, unit, now);
+            Ok(())
+        }
+        None => board.push(app, endpoint, host, unit, now),
+    };
+    drop(board);
     if let Err((unit, wait)) = refused {
         context.defer_unit(unit, DeferReason::Queue, wait);
     }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use postrider_broker::Receipt;
 use postrider_model::DeliveryId;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-/// One delivery's part in its frame. Settle it after the outcome's confirm; dropped unsettled, the frame is never
-/// acknowledged and comes back.
+/// One delivery's part in its frame. Settle it after the outcome's confirm. Once all parts are settled or dropped, and
+/// one was dropped, the frame is given back: it comes again.
 #[derive(Debug)]
 pub(crate) struct Share(Arc<Envelope>);
 
@@ -21,14 +21,30 @@ struct Envelope {
     left: AtomicUsize,
     /// Room in this process for the frame's jobs and bytes, given back with the frame.
     _room: Vec<OwnedSemaphorePermit>,
+    /// Told when the frame ends unacknowledged. A broker takes frames back only with their subscription.
+    give_back: Arc<Notify>,
+}
+
+impl Drop for Envelope {
+    fn drop(&mut self) {
+        if self.receipt.get_mut().is_some() {
+            self.give_back.notify_one();
+        }
+    }
 }
 
 /// Shares of a frame of `count` deliveries (at least 1).
-pub(crate) fn shares(receipt: Receipt, count: usize, room: Vec<OwnedSemaphorePermit>) -> Vec<Share> {
+pub(crate) fn shares(
+    receipt: Receipt,
+    count: usize,
+    room: Vec<OwnedSemaphorePermit>,
+    give_back: Arc<Notify>,
+) -> Vec<Share> {
     let envelope = Arc::new(Envelope {
         receipt: Mutex::new(Some(receipt)),
         left: AtomicUsize::new(count),
         _room: room,
+        give_back,
     });
     std::iter::repeat_with(|| Share(envelope.clone()))
         .take(count)
@@ -80,6 +96,13 @@ impl Active {
     /// Ends the delivery's run here.
     pub(crate) fn end(&self, key: (DeliveryId, u32)) -> Vec<Share> {
         self.0.lock().remove(&key).unwrap_or_default()
+    }
+
+    /// Gives a delivery up: its frames come back. False when it has ended.
+    pub(crate) fn give_up(&self, key: (DeliveryId, u32)) -> bool {
+        // Dropped without the lock: a frame's end is no short affair.
+        let shares = self.0.lock().remove(&key);
+        shares.is_some()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,17 +1,20 @@
 //! Outcomes out: the done mark and the breaker's signal to the limits, the outcome to the journal, both at once; then
 //! the delivery's shares are settled. The limits fail open; the journal is tried until it takes the outcome.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use postrider_limits::{BreakerChange, FinishReport, Signal};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
 use postrider_telemetry::error_chain;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{Step, Unit};
 use crate::run::{Context, ReportSender};
+use crate::unit::{Step, Unit};
 
 /// Reports waiting for a trip to the limits.
 const REPORTS_MAX: usize = 8_192;
@@ -29,24 +32,42 @@ pub(crate) fn reports() -> (Reports, mpsc::Receiver<Report>) {
     (Reports(sender), receiver)
 }
 
-/// One trip at a time; what gathers meanwhile goes with the next.
-pub(crate) async fn send_reports(context: Arc<Context>, mut queue: mpsc::Receiver<Report>) {
+/// One trip at a time; what gathers meanwhile goes with the next. Ends with `ended`: whoever waits for a report then, or
+/// comes later, goes on without it.
+pub(crate) async fn send_reports(
+    context: Arc<Context>,
+    mut queue: mpsc::Receiver<Report>,
+    ended: CancellationToken,
+) {
     let mut waiting = Vec::with_capacity(REPORTS_PER_TRIP);
-    while queue.recv_many(&mut waiting, REPORTS_PER_TRIP).await > 0 {
+    while let Some(1..) = ended
+        .run_until_cancelled(queue.recv_many(&mut waiting, REPORTS_PER_TRIP))
+        .await
+    {
         let (batch, callers): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
-        match context.deps.limits.finish(&batch).await {
-            Ok(changes) => {
-                for (report, change) in batch.iter().zip(changes) {
-                    announce(&context, report, change);
-                }
-            }
-            Err(error) => {
-                context.deps.metrics.limits_fallback("finish");
-                tracing::warn!(error = %error_chain(&error), "done marks were not written");
-            }
+        // Those that wait go on when this ends, however it does.
+        let trip = AssertUnwindSafe(trip(&context, &batch)).catch_unwind();
+        match ended.run_until_cancelled(trip).await {
+            None => return,
+            Some(Err(_)) => tracing::error!("sending reports panicked"),
+            Some(Ok(())) => {}
         }
         for caller in callers {
             let _ = caller.send(());
+        }
+    }
+}
+
+async fn trip(context: &Context, batch: &[FinishReport]) {
+    match context.deps.limits.finish(batch).await {
+        Ok(changes) => {
+            for (report, change) in batch.iter().zip(changes) {
+                announce(context, report, change);
+            }
+        }
+        Err(error) => {
+            context.deps.metrics.limits_fallback("finish");
+            tracing::warn!(error = %error_chain(&error), "done marks were not written");
         }
     }
 }
@@ -56,7 +77,7 @@ fn announce(context: &Context, report: &FinishReport, change: BreakerChange) {
         BreakerChange::None => {}
         BreakerChange::Opened(time) => {
             context.deps.metrics.breaker_opened();
-            tracing::warn!(endpoint.id = %report.endpoint, open_s = time.as_secs(), "a breaker opened");
+            tracing::warn!(endpoint.id = %report.endpoint, breaker.open_seconds = time.as_secs(), "a breaker opened");
         }
         BreakerChange::Closed => tracing::info!(endpoint.id = %report.endpoint, "a breaker closed"),
     }
@@ -68,6 +89,22 @@ impl Reports {
         if self.0.send((report, done)).await.is_ok() {
             let _ = wait.await;
         }
+    }
+}
+
+/// The outcome of a run without an attempt.
+pub(crate) fn no_attempt(job: &Job, next: Next) -> Outcome {
+    Outcome {
+        delivery: job.delivery,
+        message: job.message.id,
+        endpoint: job.endpoint,
+        app: job.message.app,
+        run: job.run,
+        attempts: job.attempts,
+        trigger: job.trigger,
+        at: UnixMillis::now(),
+        attempt: None,
+        next,
     }
 }
 
@@ -93,18 +130,7 @@ pub(crate) async fn tried(context: &Arc<Context>, job: &Job, outcome: Outcome, s
 
 /// Ends a delivery's run here without an attempt.
 pub(crate) async fn untried(context: &Arc<Context>, job: &Job, next: Next) {
-    let outcome = Outcome {
-        delivery: job.delivery,
-        message: job.message.id,
-        endpoint: job.endpoint,
-        app: job.message.app,
-        run: job.run,
-        attempts: job.attempts,
-        trigger: job.trigger,
-        at: UnixMillis::now(),
-        attempt: None,
-        next,
-    };
+    let outcome = no_attempt(job, next);
     let signal = match next {
         Next::Deferred {
             reason: DeferReason::Rate | DeferReason::Queue,

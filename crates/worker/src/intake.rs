@@ -18,9 +18,11 @@ use postrider_model::{CancelReason, DeferReason, Job, Next};
 use postrider_telemetry::error_chain;
 use postrider_telemetry::labels::Duplicate;
 use postrider_wire::Frame;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
+use crate::duty::{Duty, key};
+use crate::envelope::Share;
 use crate::run::{Context, ROOM_UNIT};
 use crate::{dispatch, envelope, finish, suspect};
 
@@ -37,6 +39,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     released: CancellationToken,
 ) {
+    let give_back = Arc::new(Notify::new());
     loop {
         match context
             .deps
@@ -45,8 +48,15 @@ pub(crate) async fn run(
             .await
         {
             Ok(mut subscription) => {
-                let consuming = AssertUnwindSafe(consume(&context, queue, &mut subscription));
-                match stop.run_until_cancelled(consuming.catch_unwind()).await {
+                let consuming = AssertUnwindSafe(consume(&context, queue, &mut subscription, &give_back));
+                let ended = async {
+                    tokio::select! {
+                        ended = consuming.catch_unwind() => ended,
+                        // What is being tried goes on; its frame finds it when it comes back.
+                        () = give_back.notified() => Ok(()),
+                    }
+                };
+                match stop.run_until_cancelled(ended).await {
                     None => {
                         released.cancelled().await;
                         return;
@@ -68,7 +78,12 @@ pub(crate) async fn run(
     }
 }
 
-async fn consume(context: &Arc<Context>, queue: Queue, subscription: &mut Subscription) {
+async fn consume(
+    context: &Arc<Context>,
+    queue: Queue,
+    subscription: &mut Subscription,
+    give_back: &Arc<Notify>,
+) {
     while let Some(incoming) = subscription.next().await {
         let jobs = match postrider_wire::decode(incoming.frame.clone()) {
             Ok(Frame::Jobs(jobs)) if !jobs.is_empty() => jobs,
@@ -85,44 +100,58 @@ async fn consume(context: &Arc<Context>, queue: Queue, subscription: &mut Subscr
                 continue;
             }
         };
-        let Some(mut room) = take_room(context, jobs.len(), incoming.frame.len()).await else {
+        let Some(room) = take_room(context, jobs.len(), incoming.frame.len()).await else {
             return;
         };
-        let context = context.clone();
-        let tasks = context.tasks.clone();
-        tasks.spawn(async move {
-            if incoming.delivery_count >= SPLIT_AT && jobs.len() > 1 {
-                split(&context, queue, incoming, jobs, room).await;
-                return;
+        let returns = incoming.delivery_count;
+        let (context, give_back) = (context.clone(), give_back.clone());
+        context.tasks.clone().spawn(async move {
+            if returns >= SPLIT_AT && jobs.len() > 1 {
+                let shares = envelope::shares(incoming.receipt, jobs.len(), room, give_back);
+                split(&context, queue, jobs, shares, returns).await;
+            } else {
+                begin(&context, incoming, jobs, room, give_back).await;
             }
-            let suspect = incoming.delivery_count >= TRIAL_AT;
-            if suspect {
-                // Goes with the envelope, so the next suspect's turn is when this one is settled.
-                room.extend(suspect::turn(&context).await);
-            }
-            let shares = envelope::shares(incoming.receipt, jobs.len(), room);
-            let fresh: Vec<Job> = jobs
-                .into_iter()
-                .zip(shares)
-                .filter_map(|(job, share)| {
-                    let begun = context.active.begin((job.delivery, job.run), share);
-                    if !begun {
-                        context.deps.metrics.duplicate(Duplicate::InFlight);
-                    }
-                    begun.then_some(job)
-                })
-                .collect();
-            if suspect
-                && let [job] = fresh.as_slice()
-                && suspect::is_fatal(&context, job).await
-            {
-                tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
-                finish::untried(&context, job, Next::Cancelled(CancelReason::Parked)).await;
-                return;
-            }
-            dispatch::dispatch(&context, fresh).await;
         });
     }
+}
+
+/// Takes a frame's deliveries on: all but those that are at work here already.
+async fn begin(
+    context: &Arc<Context>,
+    incoming: Incoming,
+    jobs: Vec<Job>,
+    mut room: Vec<OwnedSemaphorePermit>,
+    give_back: Arc<Notify>,
+) {
+    let suspect = incoming.delivery_count >= TRIAL_AT;
+    if suspect {
+        // Goes with the envelope, so the next suspect's turn is when this one is settled.
+        room.extend(suspect::turn(context).await);
+    }
+    let shares = envelope::shares(incoming.receipt, jobs.len(), room, give_back);
+    let fresh: Vec<Job> = jobs
+        .into_iter()
+        .zip(shares)
+        .filter_map(|(job, share)| {
+            let begun = context.active.begin(key(&job), share);
+            if !begun {
+                context.deps.metrics.duplicate(Duplicate::InFlight);
+            }
+            begun.then_some(job)
+        })
+        .collect();
+    let duty = Duty::new(context, fresh.iter().map(key));
+    if suspect
+        && let [job] = fresh.as_slice()
+        && suspect::is_fatal(context, job).await
+    {
+        tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
+        finish::untried(context, job, Next::Cancelled(CancelReason::Parked)).await;
+        duty.over();
+        return;
+    }
+    dispatch::dispatch(context, fresh, duty).await;
 }
 
 async fn take_room(context: &Context, jobs: usize, bytes: usize) -> Option<Vec<OwnedSemaphorePermit>> {
@@ -155,38 +184,28 @@ async fn send_astray(context: &Context, queue: Queue, incoming: Incoming, reason
 
 /// Publishes a suspect frame's jobs one by one and acknowledges it once all are elsewhere. Of each `ordered` endpoint
 /// only the head goes on; what is behind it returns to the store, so that the order holds.
-async fn split(
-    context: &Arc<Context>,
-    queue: Queue,
-    incoming: Incoming,
-    jobs: Vec<Job>,
-    room: Vec<OwnedSemaphorePermit>,
-) {
+async fn split(context: &Arc<Context>, queue: Queue, jobs: Vec<Job>, shares: Vec<Share>, returns: u32) {
     tracing::warn!(
         ?queue,
         deliveries = jobs.len(),
-        returns = incoming.delivery_count,
+        returns,
         "a suspect frame is split"
     );
-    let shares = envelope::shares(incoming.receipt, jobs.len(), room);
     let (singly, back) = parted(jobs);
     let mut shares = shares.into_iter();
     let back: Vec<Job> = back
         .into_iter()
         .zip(shares.by_ref())
         // What is being tried here still ends by itself.
-        .filter_map(|(job, share)| {
-            context
-                .active
-                .begin((job.delivery, job.run), share)
-                .then_some(job)
-        })
+        .filter_map(|(job, share)| context.active.begin(key(&job), share).then_some(job))
         .collect();
+    let duty = Duty::new(context, back.iter().map(key));
     let next = Next::Deferred {
         reason: DeferReason::Ordered,
         delay: Duration::ZERO,
     };
     join_all(back.iter().map(|job| finish::untried(context, job, next))).await;
+    duty.over();
     for (job, share) in singly.iter().zip(shares) {
         let frame = postrider_wire::encode_jobs(std::slice::from_ref(job));
         if !publish_until_taken(context, queue, frame).await {

@@ -2,7 +2,7 @@
 //!
 //! A delivery's way through it: [`intake`] takes a frame and room for it; [`dispatch`] drops what is at work here
 //! already, asks the limits (done mark, backlog, breaker, rate) and looks at the configuration; the [`board`] gives
-//! every application and endpoint its turn; [`attempt`] signs, POSTs and [`classify`]s; [`finish`] writes the done mark,
+//! every application and endpoint its turn, as a [`unit`]; [`attempt`] signs, POSTs and [`classify`]s; [`finish`] writes the done mark,
 //! publishes the outcome to the journal and, once that is confirmed, settles the delivery's [`envelope`].
 //!
 //! Invariants:
@@ -12,17 +12,26 @@
 //! - A failure of ours never counts as an attempt.
 //! - Everything held is bounded: jobs, bytes, slots over all, per host and per endpoint.
 //! - While the broker does not take outcomes, no attempt starts.
+//! - A panic costs an attempt at most: what the task held comes back ([`duty`]).
+//! - Leases are judged by the store's [`clock`].
 
 mod attempt;
 mod board;
 mod classify;
+mod clock;
 mod config;
 mod dispatch;
+mod duty;
 mod envelope;
 mod finish;
 mod intake;
 mod run;
 mod suspect;
+mod target;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod unit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +41,7 @@ use postrider_limits::SharedLimits;
 use postrider_model::RetrySchedule;
 use postrider_store::SharedStore;
 use postrider_telemetry::Metrics;
+use postrider_telemetry::trace::Tracer;
 
 pub use run::run;
 
@@ -100,6 +110,8 @@ pub struct Deps {
     pub policy: postrider_egress::Policy,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Makes spans, when traces are on.
+    pub tracer: Option<Tracer>,
 }
 
 impl std::fmt::Debug for Deps {

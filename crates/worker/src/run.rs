@@ -1,26 +1,36 @@
 //! The worker's life: it consumes until told to stop, then drains.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use postrider_broker::{Health, Queue};
 use postrider_limits::EVERY_APP;
 use postrider_model::DeferReason;
+use postrider_store::{AppRef, SharedStore};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::attempt::Unit;
 use crate::board::{Board, BoardSettings};
-use crate::config::ConfigCache;
+use crate::clock::{self, StoreClock};
+use crate::config::{self, ConfigCache};
+use crate::duty::{Duty, Key};
 use crate::envelope::Active;
 use crate::finish::{self, Reports};
+use crate::unit::{self, Unit};
 use crate::{Deps, Settings, intake};
 
 /// How often what is stuck on the board is looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
+/// Rest before a helper that panicked starts again.
+const HELPER_AGAIN: Duration = Duration::from_secs(1);
+/// Helpers end at once when told to; what hangs all the same does not hold up the process.
+const HELPERS_END_WITHIN: Duration = Duration::from_secs(1);
 /// Unit of the byte semaphore.
 pub(crate) const ROOM_UNIT: usize = 1024;
 
@@ -31,6 +41,7 @@ pub(crate) struct Context {
     pub(crate) config: Arc<ConfigCache>,
     pub(crate) board: Mutex<Board<Unit>>,
     pub(crate) active: Active,
+    pub(crate) clock: StoreClock,
     pub(crate) reports: Reports,
     /// Attempts and dispatches under way.
     pub(crate) tasks: TaskTracker,
@@ -46,47 +57,11 @@ pub(crate) struct Context {
 /// Runs the worker until `stop`, then drains within the drain timeout: nothing new is taken, what has not started is
 /// deferred, what is in flight is finished. What is still out after that comes back from the broker or the store.
 pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
-    let (reports, report_queue) = finish::reports();
-    let context = Arc::new(Context {
-        config: Arc::new(ConfigCache::new(
-            deps.store.clone(),
-            deps.limits.clone(),
-            deps.policy.clone(),
-            deps.metrics.clone(),
-        )),
-        board: Mutex::new(Board::new(BoardSettings {
-            slots: settings.slots,
-            host_slots: settings.host_slots,
-            endpoint_slots: settings.endpoint_slots,
-            slow_after: settings.slow_after,
-            queue_max_wait: settings.queue_max_wait,
-            queued_max: settings.held_jobs_max,
-        })),
-        active: Active::default(),
-        reports,
-        tasks: TaskTracker::new(),
-        room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
-        room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
-        trial: Arc::new(Semaphore::new(1)),
-        stopping: AtomicBool::new(false),
-        broker_up: AtomicBool::new(*deps.broker.health().borrow() == Health::Up),
-        settings,
-        deps,
-    });
-    let helpers = TaskTracker::new();
+    let (context, reports) = Context::new(settings, deps);
+    // Leases are judged from the first delivery on, unless the store is away.
+    clock::ask(&context).await;
     let ended = CancellationToken::new();
-    helpers.spawn(finish::send_reports(context.clone(), report_queue));
-    helpers.spawn(
-        ended
-            .clone()
-            .run_until_cancelled_owned(watch_broker(context.clone())),
-    );
-    helpers.spawn(
-        ended
-            .clone()
-            .run_until_cancelled_owned(watch_invalidations(context.clone())),
-    );
-    helpers.spawn(ended.clone().run_until_cancelled_owned(sweep(context.clone())));
+    let helpers = start_helpers(&context, reports, &ended);
 
     let intakes = TaskTracker::new();
     let released = CancellationToken::new();
@@ -106,6 +81,46 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
     ended.cancel();
     intakes.close();
     intakes.wait().await;
+    if tokio::time::timeout(HELPERS_END_WITHIN, helpers.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("a task of the worker did not end in time");
+    }
+}
+
+/// What goes on beside the deliveries, until `ended`.
+fn start_helpers(
+    context: &Arc<Context>,
+    reports: mpsc::Receiver<finish::Report>,
+    ended: &CancellationToken,
+) -> TaskTracker {
+    let helpers = TaskTracker::new();
+    helpers.spawn(finish::send_reports(context.clone(), reports, ended.clone()));
+    let each: [(&str, Start); 4] = [
+        ("clock", |context| clock::keep(context).boxed()),
+        ("broker", |context| watch_broker(context).boxed()),
+        ("invalidations", |context| watch_invalidations(context).boxed()),
+        ("sweep", |context| sweep(context).boxed()),
+    ];
+    for (name, start) in each {
+        let context = context.clone();
+        let kept_up = kept_up(name, move || start(context.clone()));
+        helpers.spawn(ended.clone().run_until_cancelled_owned(kept_up));
+    }
+    helpers.close();
+    helpers
+}
+
+/// Starts one of the helpers.
+type Start = fn(Arc<Context>) -> BoxFuture<'static, ()>;
+
+/// Runs a helper, and again after a panic: without it the worker would look alive and be none.
+async fn kept_up<F: Future<Output = ()>>(name: &'static str, run: impl Fn() -> F) {
+    while AssertUnwindSafe(run()).catch_unwind().await.is_err() {
+        tracing::error!(task = name, "a task of the worker panicked; it starts again");
+        tokio::time::sleep(HELPER_AGAIN).await;
+    }
 }
 
 async fn drain(context: &Arc<Context>) {
@@ -140,7 +155,7 @@ async fn watch_invalidations(context: Arc<Context>) {
     loop {
         match changes.recv().await {
             Ok(EVERY_APP) => context.config.invalidate_all(),
-            Ok(app) => context.config.invalidate(app).await,
+            Ok(app) => context.config.invalidate(app),
             Err(broadcast::error::RecvError::Lagged(_)) => context.config.invalidate_all(),
             Err(broadcast::error::RecvError::Closed) => return,
         }
@@ -167,6 +182,55 @@ async fn sweep(context: Arc<Context>) {
 }
 
 impl Context {
+    /// A worker that has nothing yet, and the reports that it is going to make.
+    pub(crate) fn new(settings: Settings, deps: Deps) -> (Arc<Self>, mpsc::Receiver<finish::Report>) {
+        let (reports, queue) = finish::reports();
+        let context = Arc::new(Self {
+            config: Arc::new(ConfigCache::new(
+                read_from(deps.store.clone()),
+                deps.limits.clone(),
+                deps.policy.clone(),
+                deps.metrics.clone(),
+            )),
+            board: Mutex::new(Board::new(BoardSettings {
+                slots: settings.slots,
+                host_slots: settings.host_slots,
+                endpoint_slots: settings.endpoint_slots,
+                slow_after: settings.slow_after,
+                queue_max_wait: settings.queue_max_wait,
+                queued_max: settings.held_jobs_max,
+            })),
+            active: Active::default(),
+            clock: StoreClock::default(),
+            reports,
+            tasks: TaskTracker::new(),
+            room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
+            room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
+            trial: Arc::new(Semaphore::new(1)),
+            stopping: AtomicBool::new(false),
+            broker_up: AtomicBool::new(*deps.broker.health().borrow() == Health::Up),
+            settings,
+            deps,
+        });
+        (context, queue)
+    }
+
+    /// Does what settles these deliveries in a task of its own; should that panic, their frames come back.
+    pub(crate) fn spawn_duty<F>(
+        self: &Arc<Self>,
+        keys: impl IntoIterator<Item = Key>,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let duty = Duty::new(self, keys);
+        let work = work(self.clone());
+        self.tasks.spawn(async move {
+            work.await;
+            duty.over();
+        });
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -180,15 +244,17 @@ impl Context {
             let Some(started) = self.board.lock().start(Instant::now()) else {
                 return;
             };
-            self.tasks.spawn(crate::attempt::run(self.clone(), started));
+            let keys: Vec<Key> = started.unit.keys().collect();
+            self.spawn_duty(keys, |context| unit::run(context, started));
         }
     }
 
     /// Defers a unit that will not be tried here, in a task of its own.
     pub(crate) fn defer_unit(self: &Arc<Self>, unit: Unit, reason: DeferReason, delay: Duration) {
-        let context = self.clone();
-        self.tasks
-            .spawn(async move { finish::defer_unit(&context, unit, reason, delay).await });
+        let keys: Vec<Key> = unit.keys().collect();
+        self.spawn_duty(keys, |context| async move {
+            finish::defer_unit(&context, unit, reason, delay).await;
+        });
     }
 
     fn defer_all_waiting(self: &Arc<Self>) {
@@ -197,6 +263,13 @@ impl Context {
             self.defer_unit(unit, DeferReason::Drain, Duration::ZERO);
         }
     }
+}
+
+fn read_from(store: SharedStore) -> config::Read {
+    Box::new(move |app| {
+        let store = store.clone();
+        async move { store.snapshot(&AppRef::Id(app)).await }.boxed()
+    })
 }
 
 /// The bounded channel of reports to the limits.

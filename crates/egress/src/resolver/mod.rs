@@ -4,10 +4,12 @@
 //! at start, and the name servers of the system's configuration, or others that it was given. A machine without working name servers can so
 //! still deliver to `localhost` and to what its hosts file names. There is no fall-back to anybody's public name
 //! servers: what this machine was not told to ask, it does not ask.
+//!
+//! No answer is our fault, unless it is always the same name that gets none ([`alone`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -18,14 +20,20 @@ use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
 
+use alone::Names;
+use tokio::time::timeout;
+
 use crate::failure::bounded;
 
+mod alone;
 #[cfg(test)]
 mod tests;
 
 /// Time for one question to one name server. With two tries a dead name server takes 2 s of the deadline.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 const QUERY_TRIES: usize = 2;
+/// Longest lookup of a name that fails alone; below the shortest deadline of a request.
+const ALONE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Answers kept: an A and an AAAA record set for each of 100,000 hosts.
 const CACHE_ANSWERS: u64 = 200_000;
 /// Short-lived answers are kept this long all the same, so that a host with a TTL of 0 is not asked about at every
@@ -53,6 +61,9 @@ pub enum ResolveError {
     /// The name does not exist, or exists without addresses: the endpoint's fault.
     #[error("the name does not exist or has no address")]
     NoAddress,
+    /// The name's servers have given no answer for long while other names' do: the endpoint's fault, see [`alone`].
+    #[error("{0}")]
+    FailsAlone(String),
     /// The resolver is away, overloaded or broken: our fault.
     #[error("{0}")]
     Unavailable(String),
@@ -61,7 +72,13 @@ pub enum ResolveError {
 /// The resolver of the system's configuration, with a cache.
 pub struct SystemResolver {
     hosts: Hosts,
-    upstream: Option<TokioResolver>,
+    upstream: Option<Upstream>,
+}
+
+/// The name servers, and what came of asking them lately.
+struct Upstream {
+    resolver: TokioResolver,
+    names: Names,
 }
 
 impl SystemResolver {
@@ -96,7 +113,11 @@ impl SystemResolver {
             .inspect_err(|error| {
                 tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
             })
-            .ok();
+            .ok()
+            .map(|resolver| Upstream {
+                resolver,
+                names: Names::default(),
+            });
         Self { hosts, upstream }
     }
 
@@ -115,17 +136,7 @@ impl SystemResolver {
                 "no name server is configured".to_owned(),
             ));
         };
-        let addresses: Vec<IpAddr> = upstream
-            .lookup_ip(name)
-            .await
-            .map_err(|error| blame(&error))?
-            .iter()
-            .collect();
-        if addresses.is_empty() {
-            Err(ResolveError::NoAddress)
-        } else {
-            Ok(addresses)
-        }
+        upstream.ask(host, name).await
     }
 
     fn hosts_file_addresses(&self, name: &Name) -> Vec<IpAddr> {
@@ -140,6 +151,54 @@ impl SystemResolver {
                     .collect::<Vec<_>>()
             })
             .collect()
+    }
+}
+
+impl Upstream {
+    async fn ask(&self, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+        let mut unanswered = Unanswered(Some((&self.names, host)));
+        let look = self.resolver.lookup_ip(name);
+        let found = if self.names.fails_alone(host, Instant::now()) {
+            // The request's deadline must not pass first: that would be ours again.
+            timeout(ALONE_TIMEOUT, look)
+                .await
+                .unwrap_or(Err(NetError::Timeout))
+        } else {
+            look.await
+        };
+        unanswered.0 = None;
+        let found = match found {
+            Ok(found) => Ok(found.iter().collect::<Vec<IpAddr>>()),
+            Err(error) => Err(blame(&error)),
+        };
+        match found {
+            Err(ResolveError::Unavailable(why)) => Err(if self.names.failed(host, Instant::now()) {
+                ResolveError::FailsAlone(why)
+            } else {
+                ResolveError::Unavailable(why)
+            }),
+            answered => {
+                self.names.answered(host, Instant::now());
+                answered.and_then(|addresses| {
+                    if addresses.is_empty() {
+                        Err(ResolveError::NoAddress)
+                    } else {
+                        Ok(addresses)
+                    }
+                })
+            }
+        }
+    }
+}
+
+/// A lookup under way: dropped with it, at the request's deadline, it counts as one that failed.
+struct Unanswered<'a>(Option<(&'a Names, &'a str)>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some((names, host)) = self.0 {
+            names.failed(host, Instant::now());
+        }
     }
 }
 

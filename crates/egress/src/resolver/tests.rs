@@ -1,95 +1,32 @@
 //! The system resolver against name servers that answer, refuse, or say nothing.
 
-use std::net::SocketAddr;
-
-use hickory_resolver::config::NameServerConfig;
-use tokio::net::UdpSocket;
+use postrider_testkit::name_server::{Answer, NameServer};
 
 use super::*;
 
-/// What a name server does with every question.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// Answers A questions with this address, and others with nothing.
-    Address([u8; 4]),
-    Code(u8),
-    Silence,
-}
+/// A name that every test asks about.
+const NAME: &str = "hooks.example.com";
 
-/// Starts a name server on loopback; it ends with the test's runtime.
-async fn name_server(answer: Answer) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a UDP port");
-    let address = socket.local_addr().expect("bound");
-    tokio::spawn(async move {
-        let mut packet = [0; 512];
-        while let Ok((length, from)) = socket.recv_from(&mut packet).await {
-            if let Some(reply) = reply(&packet[..length], answer) {
-                socket.send_to(&reply, from).await.expect("loopback");
-            }
-        }
-    });
-    address
-}
-
-fn reply(question: &[u8], answer: Answer) -> Option<Vec<u8>> {
-    // The name ends with an empty label, then come type and class (RFC 1035, section 4.1).
-    let end = 12 + question[12..].iter().position(|byte| *byte == 0)? + 5;
-    let is_a = question[end - 4..end - 2] == [0, 1];
-    let (code, address) = match answer {
-        Answer::Silence => return None,
-        Answer::Code(code) => (code, None),
-        Answer::Address(address) => (0, is_a.then_some(address)),
-    };
-    let mut reply = question[..2].to_vec();
-    reply.extend([
-        0x81,
-        0x80 | code,
-        0,
-        1,
-        0,
-        u8::from(address.is_some()),
-        0,
-        0,
-        0,
-        0,
-    ]);
-    reply.extend(&question[12..end]);
-    if let Some(address) = address {
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        reply.extend(address);
-    }
-    Some(reply)
-}
-
-async fn resolver(answer: Answer) -> SystemResolver {
-    let address = name_server(answer).await;
-    let mut server = NameServerConfig::udp(address.ip());
-    server.connections[0].port = address.port();
-    let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-    let upstream = upstream(config, ResolverOpts::default()).expect("a resolver");
-    SystemResolver {
-        hosts: Hosts::default(),
-        upstream: Some(upstream),
-    }
+/// A resolver that asks a server of its own, which answers so about [`NAME`].
+async fn resolver(answer: Answer) -> (NameServer, SystemResolver) {
+    let server = NameServer::start().await.expect("a name server");
+    server.on(NAME, answer);
+    let resolver = SystemResolver::asking(&[server.address()]);
+    (server, resolver)
 }
 
 #[tokio::test]
 async fn an_answer_is_given() {
-    let resolver = resolver(Answer::Address([192, 0, 2, 7])).await;
-    assert_eq!(
-        resolver.resolve("hooks.example.com").await,
-        Ok(vec![IpAddr::from([192, 0, 2, 7])])
-    );
+    let addresses: Vec<IpAddr> = vec![[192, 0, 2, 7].into(), Ipv6Addr::LOCALHOST.into()];
+    let (_server, resolver) = resolver(Answer::Addresses(addresses.clone())).await;
+    assert_eq!(resolver.resolve(NAME).await, Ok(addresses));
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_their_fault() {
     for answer in [Answer::Code(3), Answer::Code(0)] {
-        let resolver = resolver(answer).await;
-        assert_eq!(
-            resolver.resolve("nowhere.example.com").await,
-            Err(ResolveError::NoAddress)
-        );
+        let (_server, resolver) = resolver(answer).await;
+        assert_eq!(resolver.resolve(NAME).await, Err(ResolveError::NoAddress));
     }
     let resolver = SystemResolver {
         hosts: Hosts::default(),
@@ -102,21 +39,15 @@ async fn a_name_that_does_not_exist_is_their_fault() {
 #[tokio::test]
 async fn a_resolver_that_fails_is_our_fault() {
     for answer in [Answer::Code(2), Answer::Code(5), Answer::Silence] {
-        let resolver = resolver(answer).await;
-        let error = resolver
-            .resolve("hooks.example.com")
-            .await
-            .expect_err("no address");
+        let (_server, resolver) = resolver(answer).await;
+        let error = resolver.resolve(NAME).await.expect_err("no address");
         assert!(matches!(error, ResolveError::Unavailable(_)), "{error}");
     }
     let resolver = SystemResolver {
         hosts: Hosts::default(),
         upstream: None,
     };
-    let error = resolver
-        .resolve("hooks.example.com")
-        .await
-        .expect_err("no address");
+    let error = resolver.resolve(NAME).await.expect_err("no address");
     assert!(matches!(error, ResolveError::Unavailable(_)), "{error}");
 }
 
@@ -139,4 +70,45 @@ async fn localhost_and_the_hosts_file_need_no_name_server() {
     assert_eq!(resolver.resolve("printer").await, Ok(written[..1].to_vec()));
     // Not below localhost, only ending alike.
     assert!(resolver.resolve("notlocalhost").await.is_err());
+}
+
+#[tokio::test]
+async fn a_name_that_fails_alone_is_their_fault_in_the_end() {
+    let server = NameServer::start().await.expect("a name server");
+    server.on(NAME, Answer::Code(2));
+    server.on("silent.example.com", Answer::Silence);
+    server.on("good.example.com", Answer::Addresses(vec![[192, 0, 2, 7].into()]));
+    let mut resolver = SystemResolver::asking(&[server.address()]);
+    if let Some(upstream) = &mut resolver.upstream {
+        upstream.names = Names::with_rule(alone::Rule {
+            span: Duration::ZERO,
+            count: 2,
+            ..alone::Rule::default()
+        });
+    }
+    let fails = async |name| resolver.resolve(name).await.expect_err("no address");
+    for _ in 0..3 {
+        assert!(
+            matches!(fails(NAME).await, ResolveError::Unavailable(_)),
+            "nothing is answered"
+        );
+    }
+    resolver.resolve("good.example.com").await.expect("an answer");
+    assert!(
+        matches!(fails(NAME).await, ResolveError::Unavailable(_)),
+        "the first"
+    );
+    assert!(
+        matches!(fails(NAME).await, ResolveError::FailsAlone(_)),
+        "the second"
+    );
+    // A lookup that the request's deadline ends counts too, and the next one ends before such a deadline.
+    for _ in 0..2 {
+        let cut = timeout(Duration::from_millis(50), resolver.resolve("silent.example.com")).await;
+        assert!(cut.is_err(), "silence");
+    }
+    let error = timeout(Duration::from_millis(1_500), fails("silent.example.com")).await;
+    assert!(matches!(error, Ok(ResolveError::FailsAlone(_))), "{error:?}");
+    server.on(NAME, Answer::Addresses(vec![[192, 0, 2, 8].into()]));
+    resolver.resolve(NAME).await.expect("it is back");
 }

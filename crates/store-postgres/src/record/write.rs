@@ -157,7 +157,8 @@ pub(crate) async fn put_waiting(connection: &mut PgConnection, puts: &[&WaitingP
          $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::smallint[], $11::smallint[], $12::boolean[]) \
          ON CONFLICT (delivery) DO UPDATE SET due_at = EXCLUDED.due_at, leased_at = EXCLUDED.leased_at, \
          seq = EXCLUDED.seq, run = EXCLUDED.run, attempts = EXCLUDED.attempts, lease_count = 0, \
-         reason = EXCLUDED.reason, leased = EXCLUDED.leased",
+         reason = EXCLUDED.reason, leased = EXCLUDED.leased, \
+         deaths = CASE WHEN EXCLUDED.leased THEN waiting.deaths ELSE 0 END",
     )
     .bind(column(puts, |put| put.delivery.as_uuid()))
     .bind(column(puts, |put| put.endpoint.as_uuid()))

@@ -19,6 +19,9 @@ use crate::row::{floor, same_millisecond};
 use crate::schema::{DAY_MS, RETAIN_LOCK};
 use crate::waiting::look;
 
+/// How long the mark of a trial is kept.
+const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
+
 /// Partitions dropped in one chunk: one day's tables.
 const PARTITIONS: usize = 4;
 
@@ -84,6 +87,11 @@ async fn chunk(
         (
             "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= $1 LIMIT $2)",
             now.0,
+        ),
+        (
+            "DELETE FROM trials WHERE (delivery, run) IN \
+             (SELECT delivery, run FROM trials WHERE at < $1 LIMIT $2)",
+            now.minus(TRIALS_KEPT).0,
         ),
         (
             "DELETE FROM counters WHERE (endpoint, bucket) IN \

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::look::{self, Look};
+use super::suspects;
 use crate::PostgresStore;
 use crate::error::{Fail, Work};
 use crate::log::deliveries::to_trigger;
@@ -36,6 +37,7 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
     look::lock(&mut tx, &endpoints).await?;
     let now = look::now(&mut tx).await?;
     let rows = take(&mut tx, grants, lease, now).await?;
+    let held_back = suspects::hold_back(&mut tx, grants, &rows, now).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     let mut bodiless = Vec::new();
     let mut taken: HashMap<Uuid, Taken> = HashMap::new();
@@ -49,6 +51,9 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
         let endpoint: Uuid = row.try_get("endpoint")?;
         let taken = taken.entry(endpoint).or_default();
         taken.count += 1;
+        if held_back.contains(&row.try_get("delivery")?) {
+            continue;
+        }
         let Some(sealed) = row.try_get::<Option<&[u8]>, _>("sealed")? else {
             bodiless.push(Doomed::decode(row)?);
             continue;
@@ -85,6 +90,7 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
         Look {
             endpoint,
             not_before: now.plus(rest),
+            is_full: grant.is_full,
         }
     });
     look::set(&mut tx, &looks).await?;
@@ -145,7 +151,7 @@ async fn take(
            due_at = $4 + least(($5 * 2 ^ least(w.lease_count, 20))::bigint, $6), \
            lease_count = least(w.lease_count + 1, 20) FROM picked WHERE w.delivery = picked.delivery \
            RETURNING w.*, picked.place, picked.due_at AS was_due_at) \
-         SELECT l.delivery, l.endpoint, l.run, l.attempts, l.trigger, l.due_at, ",
+         SELECT l.delivery, l.endpoint, l.run, l.attempts, l.trigger, l.due_at, l.deaths, ",
         message_columns!(),
         " FROM leased l JOIN messages m ON m.id = l.message",
         body_join!("true"),
@@ -192,5 +198,6 @@ fn job(
             ordered: grant.ordered,
             lease_until: Some(UnixMillis(row.try_get("due_at")?)),
         },
+        deaths: suspects::deaths(row)?,
     })
 }

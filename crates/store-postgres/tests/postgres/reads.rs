@@ -394,9 +394,10 @@ async fn leases_are_given_back_released_and_cancelled_with_their_body() {
         has_token: false,
         ordered: false,
         not_before: Duration::ZERO,
+        is_full: false,
     };
     assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());
-    assert_eq!(world.store.release_all_leases().await.unwrap(), 3);
+    assert_eq!(world.store.release_all_leases(false).await.unwrap(), 3);
     let jobs = world
         .store
         .lease(&[grant], Duration::from_secs(60))
@@ -463,6 +464,7 @@ async fn a_row_before_its_message_is_leased_once_the_message_comes() {
         has_token: false,
         ordered: false,
         not_before: Duration::ZERO,
+        is_full: false,
     };
     assert_eq!(world.store.claim_due(5, 5, DAY).await.unwrap().len(), 1);
     assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());

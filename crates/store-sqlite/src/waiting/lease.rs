@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use postrider_model::{CancelReason, DeliveryId, EndpointId, Job, UnixMillis};
 use postrider_secrets::Keyring;
-use postrider_store::{Grant, LeasedJob};
+use postrider_store::{Grant, LeasedJob, PARK_DEATHS, SUSPECT_DEATHS};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{earliest, set_next, standing};
 use crate::cancel::{self, Waits};
 use crate::codec;
 use crate::error::Fallible;
-use crate::log;
+use crate::log::messages;
 
 /// A lease lasts no longer, however often earlier ones expired.
 const LEASE_MAX: Duration = Duration::from_secs(3600);
 /// A due row whose message is missing is looked at again after this.
 const ORPHAN_PAUSE: Duration = Duration::from_secs(1);
+/// A suspect whose turn it is not is looked at again after this.
+const TURN_PAUSE: Duration = Duration::from_millis(500);
 /// Payload bytes of one call; what is beyond stays due.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 /// In an `ordered` endpoint, rows without a sequence (made by hand) are looked for among so many that are due first.
@@ -150,6 +152,27 @@ pub(super) struct SealedJob {
     /// Its message has no payload yet.
     job: Job,
     sealed: Vec<u8>,
+    deaths: u32,
+}
+
+impl SealedJob {
+    fn is_suspect(&self) -> bool {
+        is_suspect(self.deaths)
+    }
+}
+
+/// Whether a row with so many deaths goes alone.
+fn is_suspect(deaths: u32) -> bool {
+    (SUSPECT_DEATHS..PARK_DEATHS).contains(&deaths)
+}
+
+/// Whether a suspect is out, so that no other may go.
+fn trial_is_on(connection: &Connection, now: UnixMillis) -> Fallible<bool> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM waiting WHERE deaths >= 3 AND leased = 1 AND due_at > ?1 AND deaths < ?2)",
+        )?
+        .query_row(params![now.0, PARK_DEATHS], |row| row.get(0))?)
 }
 
 /// What became of one row.
@@ -159,6 +182,8 @@ enum Leased {
     Orphan,
     /// Its payload is gone.
     Spent(Waits),
+    /// A suspect whose turn it is not.
+    NotYet,
     /// Gone since it was listed.
     Nothing,
 }
@@ -192,6 +217,11 @@ pub(super) fn lease(connection: &Connection, grants: &[Grant], lease: Duration) 
             now.plus(grant.not_before),
             false,
         )?;
+        if grant.is_full {
+            connection
+                .prepare_cached("UPDATE backlog SET is_full = 1 WHERE endpoint = ?1")?
+                .execute([grant.endpoint.as_bytes()])?;
+        }
     }
     Ok(leased)
 }
@@ -213,14 +243,35 @@ fn lease_rows(
         due_rows(connection, grant.endpoint, now, grant.count)?
     };
     let mut spent = Vec::new();
-    for (delivery, _) in rows {
+    for (place, (delivery, _)) in rows.into_iter().enumerate() {
         if *bytes >= BYTES_MAX {
             break;
         }
-        match lease_row(connection, delivery, grant, ordered, now, lease)? {
+        match lease_row(
+            connection,
+            delivery,
+            grant,
+            (ordered, ordered && place > 0),
+            now,
+            lease,
+        )? {
             Leased::Out(job) => {
                 *bytes += job.sealed.len();
+                let alone = ordered && job.is_suspect();
                 leased.push(*job);
+                if alone {
+                    break;
+                }
+            }
+            // Behind others of its sequence it stays where it is: it is the next one's head.
+            Leased::NotYet if ordered && place > 0 => break,
+            Leased::NotYet => {
+                connection
+                    .prepare_cached("UPDATE waiting SET due_at = ?2 WHERE delivery = ?1")?
+                    .execute(params![delivery.as_bytes(), now.plus(TURN_PAUSE).0])?;
+                if ordered {
+                    break;
+                }
             }
             Leased::Orphan => {
                 connection
@@ -238,24 +289,27 @@ fn lease_rows(
     Ok(())
 }
 
+/// A waiting row, as far as leasing needs it.
+struct Row {
+    waits: Waits,
+    origin: postrider_model::Trigger,
+    run: u32,
+    attempts: u32,
+    expired: u32,
+    deaths: u32,
+}
+
 fn lease_row(
     connection: &Connection,
     delivery: DeliveryId,
     grant: &Grant,
-    ordered: bool,
+    (ordered, behind): (bool, bool),
     now: UnixMillis,
     lease: Duration,
 ) -> Fallible<Leased> {
-    struct Row {
-        waits: Waits,
-        origin: postrider_model::Trigger,
-        run: u32,
-        attempts: u32,
-        expired: u32,
-    }
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {}, origin, run, attempts, expired + leased FROM waiting w WHERE delivery = ?1",
+            "SELECT {}, origin, run, attempts, expired + leased, deaths FROM waiting w WHERE delivery = ?1",
             Waits::COLUMNS
         ))?
         .query_row([delivery.as_bytes()], |row| {
@@ -265,18 +319,22 @@ fn lease_row(
                 run: row.get(5)?,
                 attempts: row.get(6)?,
                 expired: row.get(7)?,
+                deaths: row.get(8)?,
             })
         })
         .optional()?;
     let Some(row) = found else {
         return Ok(Leased::Nothing);
     };
-    let Some((message, sealed)) = log::sealed_message(connection, row.waits.message)? else {
+    let Some((message, sealed)) = messages::sealed_message(connection, row.waits.message)? else {
         return Ok(Leased::Orphan);
     };
     let Some(sealed) = sealed else {
         return Ok(Leased::Spent(row.waits));
     };
+    if is_suspect(row.deaths) && (behind || trial_is_on(connection, now)?) {
+        return Ok(Leased::NotYet);
+    }
     let factor = 1_u32.checked_shl(row.expired.min(31)).unwrap_or(u32::MAX);
     let until = now.plus(lease.saturating_mul(factor).min(LEASE_MAX.max(lease)));
     let run = row.run + 1;
@@ -298,7 +356,11 @@ fn lease_row(
         ordered,
         lease_until: Some(until),
     };
-    Ok(Leased::Out(Box::new(SealedJob { job, sealed })))
+    Ok(Leased::Out(Box::new(SealedJob {
+        job,
+        sealed,
+        deaths: row.deaths,
+    })))
 }
 
 /// Opens the payloads of leased jobs. One that cannot be opened does not stop the others: its lease expires. Nothing
@@ -307,14 +369,18 @@ pub(super) fn open(leased: Vec<SealedJob>, keyring: &Keyring) -> Vec<LeasedJob> 
     let mut jobs = Vec::with_capacity(leased.len());
     let mut broken = HashSet::new();
     for row in leased {
-        let SealedJob { mut job, sealed } = row;
+        let SealedJob {
+            mut job,
+            sealed,
+            deaths,
+        } = row;
         if broken.contains(&job.endpoint) {
             continue;
         }
-        match log::open_body(keyring, job.message.id, &sealed) {
+        match messages::open_body(keyring, job.message.id, &sealed) {
             Ok(payload) => {
                 Arc::make_mut(&mut job.message).payload = payload;
-                jobs.push(LeasedJob { job });
+                jobs.push(LeasedJob { job, deaths });
             }
             Err(error) => {
                 tracing::error!(%error, "a due delivery cannot be released");

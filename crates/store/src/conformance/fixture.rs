@@ -74,6 +74,7 @@ pub(super) fn grant(endpoint: EndpointId, count: u32) -> Grant {
         has_token: false,
         ordered: false,
         not_before: Duration::ZERO,
+        is_full: false,
     }
 }
 
@@ -99,6 +100,7 @@ impl World {
             uid: None,
             name: "a tenant".into(),
             throttle_rate: None,
+            propagate_traceparent: false,
             metadata: BTreeMap::new(),
             created_at: now,
             updated_at: now,
@@ -306,7 +308,7 @@ impl World {
 
     pub(super) async fn lease(&self, grants: &[Grant], time: Duration) -> Vec<Job> {
         let leased = must(self.store.lease(grants, time).await);
-        leased.into_iter().map(|LeasedJob { job }| job).collect()
+        leased.into_iter().map(|LeasedJob { job, .. }| job).collect()
     }
 
     /// Waits until the endpoint is due, then leases up to `count` for an hour.
@@ -319,8 +321,22 @@ impl World {
         self.lease(&[grant], HOUR).await
     }
 
+    /// As [`Self::take`]; the deaths of what was leased, fewest first.
+    pub(super) async fn take_deaths(&self, endpoint: EndpointId, count: u32) -> Vec<u32> {
+        self.claim_until(endpoint).await;
+        let leased = must(self.store.lease(&[grant(endpoint, count)], HOUR).await);
+        let mut deaths: Vec<u32> = leased.iter().map(|leased| leased.deaths).collect();
+        deaths.sort_unstable();
+        deaths
+    }
+
     /// Leases whatever is due now, for an hour.
     pub(super) async fn take_all(&self) -> Vec<Job> {
+        let leased = self.take_all_leased().await;
+        leased.into_iter().map(|LeasedJob { job, .. }| job).collect()
+    }
+
+    pub(super) async fn take_all_leased(&self) -> Vec<LeasedJob> {
         let due = self.claim().await;
         let grants: Vec<_> = due
             .iter()
@@ -329,6 +345,6 @@ impl World {
                 ..grant(due.endpoint, due.due)
             })
             .collect();
-        self.lease(&grants, HOUR).await
+        must(self.store.lease(&grants, HOUR).await)
     }
 }

@@ -12,17 +12,26 @@
 //! Nothing waits long: [`Board::push`] refuses what would take over the bound, and [`Board::take_stuck`] gives back
 //! what has waited for it. Both are deferred to the store by the caller.
 
+mod lane;
 mod pace;
+mod slot;
+mod stuck;
 #[cfg(test)]
 mod tests;
+mod turns;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use postrider_model::{AppId, EndpointId};
 
+use lane::Lane;
+use pace::Speed;
 pub(crate) use pace::Verdict;
-use pace::{Pace, Speed};
+pub(crate) use slot::Slot;
+use slot::{Held, Host};
+use turns::{Blocked, WOKEN};
 
 /// Bounds of the board.
 #[derive(Clone, Copy, Debug)]
@@ -48,79 +57,6 @@ pub(crate) struct Started<U> {
     pub(crate) slot: Slot,
 }
 
-/// One attempt's place in flight.
-#[derive(Debug, Clone)]
-pub(crate) struct Slot {
-    endpoint: EndpointId,
-    host: u64,
-    started: Instant,
-    counted: Speed,
-}
-
-impl Slot {
-    /// The next attempt of a run begins in this slot: the endpoint is as fast as its attempts, not as their sum.
-    pub(crate) fn begin(&mut self, now: Instant) {
-        self.started = now;
-    }
-}
-
-struct Lane<U> {
-    app: AppId,
-    host: u64,
-    units: VecDeque<(Instant, U)>,
-    in_flight: usize,
-    pace: Pace,
-    in_ring: bool,
-    /// It waits for room on its host, or among the slow; no turn is taken meanwhile.
-    parked: bool,
-    /// When the last attempt ended, or the first one began: an estimate of latency while none has ended.
-    progress_at: Instant,
-}
-
-#[derive(Default)]
-struct Host {
-    in_flight: usize,
-    held: Held,
-    /// Lanes with units that wait for room on this host.
-    blocked: VecDeque<EndpointId>,
-}
-
-/// Attempts in flight to endpoints that are not known to be fast.
-#[derive(Clone, Copy, Default)]
-struct Held {
-    slow: usize,
-    unknown: usize,
-}
-
-impl Held {
-    fn add(&mut self, speed: Speed) {
-        match speed {
-            Speed::Fast => {}
-            Speed::Slow => self.slow += 1,
-            Speed::Unknown => self.unknown += 1,
-        }
-    }
-
-    fn remove(&mut self, speed: Speed) {
-        match speed {
-            Speed::Fast => {}
-            Speed::Slow => self.slow -= 1,
-            Speed::Unknown => self.unknown -= 1,
-        }
-    }
-
-    /// Whether one more may start, of `slots` in all. What was unknown when it began may turn out to be slow, so both
-    /// together are bounded too.
-    fn has_room(&self, speed: Speed, slots: usize) -> bool {
-        let quarter = (slots / 4).max(1);
-        match speed {
-            Speed::Fast => true,
-            Speed::Slow => self.slow < quarter,
-            Speed::Unknown => self.unknown < quarter && self.slow + self.unknown < (slots / 2).max(1),
-        }
-    }
-}
-
 #[derive(Default)]
 struct AppLanes {
     ring: VecDeque<EndpointId>,
@@ -137,21 +73,15 @@ pub(crate) struct Board<U> {
     held_back: VecDeque<EndpointId>,
     in_flight: usize,
     held: Held,
+    /// Units on the lanes, and places kept for more.
     queued: usize,
+    /// Places kept for units that are about to come.
+    kept: HashMap<EndpointId, usize>,
 }
 
-/// Why a lane cannot start a unit now.
-enum Blocked {
-    Endpoint,
-    Host,
-    Speed,
-}
-
-/// Longest time that a unit is told to wait.
+/// Shortest and longest time that a unit is told to wait.
+const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// Lanes that are woken when one attempt ends: one may start; some may find that they must wait for something else.
-const WOKEN: usize = 4;
 
 impl<U> Board<U> {
     pub(crate) fn new(settings: BoardSettings) -> Self {
@@ -165,6 +95,7 @@ impl<U> Board<U> {
             in_flight: 0,
             held: Held::default(),
             queued: 0,
+            kept: HashMap::new(),
         }
     }
 
@@ -185,21 +116,59 @@ impl<U> Board<U> {
         unit: U,
         now: Instant,
     ) -> Result<(), (U, Duration)> {
-        let settings = self.settings;
-        let lane = self.lanes.entry(endpoint).or_insert_with(|| Lane {
-            app,
-            host,
-            units: VecDeque::new(),
-            in_flight: 0,
-            pace: Pace::new(settings.endpoint_slots),
-            in_ring: false,
-            parked: false,
-            progress_at: now,
-        });
-        let wait = lane.expected_wait(now);
-        if wait > settings.queue_max_wait || self.queued >= settings.queued_max {
-            return Err((unit, wait.clamp(Duration::from_millis(50), WAIT_MAX)));
+        match self.room(endpoint, now) {
+            Ok(()) => {
+                self.queue(app, endpoint, host, unit, now);
+                Ok(())
+            }
+            Err(wait) => Err((unit, wait)),
         }
+    }
+
+    /// Keeps a place for a unit, or tells how long it should wait. Follow with [`Self::push_kept`] or
+    /// [`Self::release`].
+    pub(crate) fn reserve(&mut self, endpoint: EndpointId, now: Instant) -> Result<(), Duration> {
+        self.room(endpoint, now)?;
+        *self.kept.entry(endpoint).or_default() += 1;
+        self.queued += 1;
+        Ok(())
+    }
+
+    /// Gives up a place that was kept.
+    pub(crate) fn release(&mut self, endpoint: EndpointId) {
+        let Entry::Occupied(mut kept) = self.kept.entry(endpoint) else {
+            return;
+        };
+        *kept.get_mut() -= 1;
+        if *kept.get() == 0 {
+            kept.remove();
+        }
+        self.queued -= 1;
+    }
+
+    /// Queues a unit in the place that was kept for it.
+    pub(crate) fn push_kept(&mut self, app: AppId, endpoint: EndpointId, host: u64, unit: U, now: Instant) {
+        self.release(endpoint);
+        self.queue(app, endpoint, host, unit, now);
+    }
+
+    /// Whether one more may queue for this endpoint; otherwise how long it should wait.
+    fn room(&self, endpoint: EndpointId, now: Instant) -> Result<(), Duration> {
+        let kept = self.kept.get(&endpoint).copied().unwrap_or_default();
+        let lane = self.lanes.get(&endpoint);
+        let wait = lane.map_or(Duration::ZERO, |lane| lane.expected_wait(kept, now));
+        if wait > self.settings.queue_max_wait || self.queued >= self.settings.queued_max {
+            return Err(wait.clamp(WAIT_MIN, WAIT_MAX));
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, app: AppId, endpoint: EndpointId, host: u64, unit: U, now: Instant) {
+        let slots = self.settings.endpoint_slots;
+        let lane = self
+            .lanes
+            .entry(endpoint)
+            .or_insert_with(|| Lane::new(app, host, slots, now));
         if lane.in_flight == 0 {
             // An endpoint may have moved to another host; the lane follows once nothing is out.
             lane.host = host;
@@ -207,7 +176,6 @@ impl<U> Board<U> {
         lane.units.push_back((now, unit));
         self.queued += 1;
         self.enter_ring(endpoint);
-        Ok(())
     }
 
     /// The next unit whose turn it is, with its slot; `None` when none may start.
@@ -329,143 +297,5 @@ impl<U> Board<U> {
         }
         self.enter_ring(slot.endpoint);
         self.forget_if_idle(slot.endpoint, now);
-    }
-
-    /// Has parked lanes take turns again, until `count` of them do.
-    fn wake(&mut self, parked: &mut VecDeque<EndpointId>, count: usize) {
-        let mut woken = 0;
-        while woken < count
-            && let Some(endpoint) = parked.pop_front()
-        {
-            let Some(lane) = self.lanes.get_mut(&endpoint) else {
-                continue;
-            };
-            lane.parked = false;
-            self.enter_ring(endpoint);
-            woken += usize::from(self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
-        }
-    }
-
-    /// Takes back units that have waited for longer than the bound: their endpoint, its host or the whole worker is
-    /// busy, and what they came with keeps others in the broker.
-    ///
-    /// Each comes with the time after which it may be tried, longer the longer its endpoint has taken nothing, so that
-    /// what waits for an endpoint that hangs does not come back each second.
-    pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
-        let bound = self.settings.queue_max_wait;
-        let mut stuck = Vec::new();
-        let late: Vec<EndpointId> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| {
-                lane.units
-                    .front()
-                    .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
-            })
-            .map(|(endpoint, _)| *endpoint)
-            .collect();
-        for endpoint in late {
-            let Some(lane) = self.lanes.get_mut(&endpoint) else {
-                continue;
-            };
-            let wait = lane.expected_wait(now).clamp(bound, WAIT_MAX);
-            while lane
-                .units
-                .front()
-                .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
-            {
-                if let Some((_, unit)) = lane.units.pop_front() {
-                    stuck.push((unit, wait));
-                    self.queued -= 1;
-                }
-            }
-        }
-        self.lanes
-            .retain(|_, lane| lane.in_flight > 0 || !lane.units.is_empty() || !lane.pace.is_stale(now));
-        stuck
-    }
-
-    /// Takes back everything that has not started: the process drains.
-    pub(crate) fn take_all(&mut self) -> Vec<U> {
-        self.queued = 0;
-        self.lanes
-            .values_mut()
-            .flat_map(|lane| lane.units.drain(..))
-            .map(|(_, unit)| unit)
-            .collect()
-    }
-
-    fn blocked(&self, endpoint: EndpointId) -> Option<Blocked> {
-        let lane = self.lanes.get(&endpoint)?;
-        if lane.in_flight >= lane.pace.limit() {
-            return Some(Blocked::Endpoint);
-        }
-        let speed = lane.pace.speed(self.settings.slow_after);
-        if let Some(host) = self.hosts.get(&lane.host)
-            && (host.in_flight >= self.settings.host_slots
-                || !host.held.has_room(speed, self.settings.host_slots))
-        {
-            return Some(Blocked::Host);
-        }
-        (!self.held.has_room(speed, self.settings.slots)).then_some(Blocked::Speed)
-    }
-
-    fn enter_ring(&mut self, endpoint: EndpointId) {
-        let Some(lane) = self.lanes.get_mut(&endpoint) else {
-            return;
-        };
-        if lane.in_ring || lane.parked || lane.units.is_empty() || lane.in_flight >= lane.pace.limit() {
-            return;
-        }
-        lane.in_ring = true;
-        let app = lane.app;
-        self.apps.entry(app).or_default().ring.push_back(endpoint);
-        self.enter_app(app);
-    }
-
-    fn enter_app(&mut self, app: AppId) {
-        if let Some(lanes) = self.apps.get_mut(&app)
-            && !lanes.in_ring
-        {
-            lanes.in_ring = true;
-            self.ring.push_back(app);
-        }
-    }
-
-    fn forget_if_idle(&mut self, endpoint: EndpointId, now: Instant) {
-        let idle = self
-            .lanes
-            .get(&endpoint)
-            .is_some_and(|lane| lane.in_flight == 0 && lane.units.is_empty() && lane.pace.is_stale(now));
-        if idle {
-            self.lanes.remove(&endpoint);
-        }
-    }
-}
-
-impl<U> Lane<U> {
-    /// How long a unit queued now would wait: what is ahead of it, at the endpoint's pace.
-    fn expected_wait(&self, now: Instant) -> Duration {
-        // What is first has waited for its turn already; what is queued now will wait no less.
-        let turn = self
-            .units
-            .front()
-            .map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at));
-        self.wait_for_endpoint(now).max(turn)
-    }
-
-    fn wait_for_endpoint(&self, now: Instant) -> Duration {
-        let ahead = (self.units.len() + 1 + self.in_flight).saturating_sub(self.pace.limit());
-        if ahead == 0 {
-            return Duration::ZERO;
-        }
-        let stalled = if self.in_flight > 0 {
-            now.saturating_duration_since(self.progress_at)
-        } else {
-            Duration::ZERO
-        };
-        let latency = self.pace.latency().max(stalled);
-        let rounds = ahead.div_ceil(self.pace.limit());
-        latency.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 }

@@ -1,6 +1,7 @@
 use postrider_model::UnixMillis;
 use rand::{RngExt, SeedableRng};
 
+use super::pace::Pace;
 use super::*;
 
 const SETTINGS: BoardSettings = BoardSettings {
@@ -245,4 +246,45 @@ fn a_long_run_of_quick_attempts_is_not_slow() {
     }
     board.done(&slot, Verdict::Fine, world.now);
     assert_eq!(board.lanes[&endpoint].pace.latency(), Duration::from_millis(50));
+}
+
+#[test]
+fn a_place_that_is_kept_counts_until_it_is_used_or_released() {
+    let mut world = World::new();
+    let mut board = Board::new(BoardSettings {
+        queued_max: 3,
+        ..SETTINGS
+    });
+    let (app, endpoint, other) = (world.app(), world.endpoint(), world.endpoint());
+    for _ in 0..2 {
+        board.reserve(endpoint, world.now).unwrap();
+    }
+    board.push(app, other, 1, 1, world.now).unwrap();
+    assert!(board.reserve(other, world.now).is_err(), "the board is full");
+    assert!(board.push(app, other, 1, 2, world.now).is_err());
+    board.release(endpoint);
+    board.push(app, other, 1, 3, world.now).unwrap();
+    // The place is there however full the board is.
+    board.push_kept(app, endpoint, 1, 4, world.now);
+    assert_eq!(board.queued(), 3);
+    board.release(endpoint);
+    assert_eq!(board.queued(), 3, "none is kept any more");
+    assert_eq!(board.take_all().len(), 3);
+    assert_eq!(board.queued(), 0);
+}
+
+#[test]
+fn places_kept_for_an_endpoint_make_the_next_one_wait() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, endpoint) = (world.app(), world.endpoint());
+    // Half a second an attempt, four at once.
+    board.push(app, endpoint, 1, 0, world.now).unwrap();
+    let started = board.start(world.now).unwrap();
+    world.now += Duration::from_millis(500);
+    board.done(&started.slot, Verdict::Neutral, world.now);
+    let kept = (0..100)
+        .take_while(|_| board.reserve(endpoint, world.now).is_ok())
+        .count();
+    assert_eq!(kept, 12, "a second's worth, and what starts at once");
 }

@@ -1,0 +1,134 @@
+//! Who answers for a delivery that is at work here. A task that panics must lose neither a slot nor a part of an
+//! envelope: its deliveries are given up, and their frames come back from the broker.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use postrider_model::{DeliveryId, EndpointId, Job};
+
+use crate::board::{Slot, Verdict};
+use crate::run::Context;
+
+/// A run of a delivery.
+pub(crate) type Key = (DeliveryId, u32);
+
+pub(crate) fn key(job: &Job) -> Key {
+    (job.delivery, job.run)
+}
+
+/// The deliveries that a task answers for. Dropped before it is [`Self::over`], which only a panic does (or the
+/// process's end), it gives up those that are still its own.
+pub(crate) struct Duty {
+    context: Arc<Context>,
+    keys: HashSet<Key>,
+}
+
+impl Duty {
+    pub(crate) fn new(context: &Arc<Context>, keys: impl IntoIterator<Item = Key>) -> Self {
+        Self {
+            context: context.clone(),
+            keys: keys.into_iter().collect(),
+        }
+    }
+
+    /// Another task answers for this one now.
+    pub(crate) fn handed_on(&mut self, key: Key) {
+        self.keys.remove(&key);
+    }
+
+    /// All were handed on or settled.
+    pub(crate) fn over(mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        for key in self.keys.drain() {
+            if self.context.active.give_up(key) && std::thread::panicking() {
+                self.context.deps.metrics.our_failure("panic");
+                tracing::error!(delivery.id = %key.0, "a task panicked; its delivery's frame comes back");
+            }
+        }
+    }
+}
+
+/// A slot of the board; it goes back however its holder ends.
+pub(crate) struct Seat {
+    context: Arc<Context>,
+    slot: Option<Slot>,
+}
+
+impl Seat {
+    pub(crate) fn new(context: &Arc<Context>, slot: Slot) -> Self {
+        Self {
+            context: context.clone(),
+            slot: Some(slot),
+        }
+    }
+
+    /// The next attempt of a run begins in this slot.
+    pub(crate) fn begin(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.begin(Instant::now());
+        }
+    }
+
+    /// The attempt under way is a slow one.
+    pub(crate) fn mark_slow(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            self.context.board.lock().mark_slow(slot);
+        }
+    }
+
+    /// Gives the slot back with what was learnt, and starts whose turn it is.
+    pub(crate) fn done(mut self, verdict: Verdict) {
+        self.end(verdict);
+        self.context.pump();
+    }
+
+    fn end(&mut self, verdict: Verdict) {
+        if let Some(slot) = self.slot.take() {
+            self.context.board.lock().done(&slot, verdict, Instant::now());
+        }
+    }
+}
+
+impl Drop for Seat {
+    // No pump: the board is swept several times a second.
+    fn drop(&mut self) {
+        self.end(Verdict::Neutral);
+    }
+}
+
+/// A place on the board kept for a delivery, so that a rate token is taken only for one that the board will hold.
+pub(crate) struct Place {
+    context: Arc<Context>,
+    endpoint: Option<EndpointId>,
+}
+
+impl Place {
+    /// # Errors
+    /// When there is none: how long the delivery should wait.
+    pub(crate) fn keep(context: &Arc<Context>, endpoint: EndpointId) -> Result<Self, std::time::Duration> {
+        context.board.lock().reserve(endpoint, Instant::now())?;
+        Ok(Self {
+            context: context.clone(),
+            endpoint: Some(endpoint),
+        })
+    }
+
+    /// What it was kept for is about to be pushed.
+    pub(crate) fn used(mut self) {
+        self.endpoint = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            self.context.board.lock().release(endpoint);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What becomes of a delivery before it has its turn.
+
+use std::time::{Duration, Instant};
+
+use postrider_limits::{GateRequest, Limits as _, Rate, Verdict};
+use postrider_model::{DeferReason, Job, Next, Outcome, UnixMillis};
+
+use super::World;
+use crate::Settings;
+use crate::classify::LEASE_OVER_DELAY;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_copies_only_the_one_with_a_lease_is_sent() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    let (context, queue) = world.context(World::settings());
+    let reports = tokio::spawn(crate::finish::send_reports(
+        context.clone(),
+        queue,
+        tokio_util::sync::CancellationToken::new(),
+    ));
+    let first = world.job(endpoint);
+    let now = UnixMillis::now();
+    let copies: Vec<Job> = (1..=4)
+        .map(|run| Job {
+            run,
+            // Away for three leases: the last one holds.
+            lease_until: Some(
+                now.plus(Duration::from_secs(90 * u64::from(run)))
+                    .minus(Duration::from_secs(300)),
+            ),
+            ..first.clone()
+        })
+        .collect();
+    world.dispatch(&context, copies).await;
+    let mut outcomes = world.outcomes(4).await;
+    outcomes.sort_unstable_by_key(|outcome| outcome.run);
+    let again = Next::Deferred {
+        reason: DeferReason::Ours,
+        delay: LEASE_OVER_DELAY,
+    };
+    let next: Vec<Next> = outcomes.iter().map(|outcome| outcome.next).collect();
+    assert_eq!(next, [again, again, again, Next::Delivered]);
+    assert_eq!(world.receiver.count("/hook"), 1);
+    assert_eq!(context.active.len(), 0);
+    reports.abort();
+}
+
+/// Sends a run of three on whose lease ends in `left`, by a store's clock that is five minutes behind; its outcomes.
+async fn ordered_run(left: Duration) -> (World, Vec<Outcome>) {
+    let world = World::new().await;
+    let endpoint = world
+        .endpoint("/ordered", |endpoint| endpoint.ordered = true)
+        .await;
+    let (context, mut reports) = world.context(World::settings());
+    tokio::spawn(async move { while reports.recv().await.is_some() {} });
+    let behind = UnixMillis::now().minus(Duration::from_secs(300));
+    let at = Instant::now();
+    context.clock.learn(behind, at, at);
+    let jobs = (1..=3)
+        .map(|run| Job {
+            run,
+            ordered: true,
+            lease_until: Some(behind.plus(left)),
+            ..world.job(endpoint)
+        })
+        .collect();
+    world.dispatch(&context, jobs).await;
+    let mut outcomes = world.outcomes(3).await;
+    outcomes.sort_unstable_by_key(|outcome| outcome.run);
+    (world, outcomes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_run_goes_by_the_stores_clock() {
+    let (world, outcomes) = ordered_run(Duration::from_secs(90)).await;
+    assert!(
+        outcomes.iter().all(|outcome| outcome.next == Next::Delivered),
+        "{outcomes:?}"
+    );
+    assert_eq!(world.receiver.count("/ordered"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_run_whose_lease_is_too_short_rests() {
+    // Less than an attempt may take.
+    let (world, outcomes) = ordered_run(Duration::from_secs(10)).await;
+    let rests = Next::Deferred {
+        reason: DeferReason::Ordered,
+        delay: LEASE_OVER_DELAY,
+    };
+    assert!(
+        outcomes.iter().all(|outcome| outcome.next == rests),
+        "{outcomes:?}"
+    );
+    assert_eq!(world.receiver.count("/ordered"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_delivery_costs_no_token() {
+    let world = World::new().await;
+    // A token a second.
+    let limited = world
+        .endpoint("/limited", |endpoint| endpoint.throttle_rate = Some(1))
+        .await;
+    let (context, mut reports) = world.context(Settings {
+        held_jobs_max: 1,
+        ..World::settings()
+    });
+    let drain = tokio::spawn(async move { while reports.recv().await.is_some() {} });
+    context
+        .board
+        .lock()
+        .reserve(limited, Instant::now())
+        .expect("a place, the only one");
+    let refused = world.job(limited);
+    world.dispatch(&context, vec![refused.clone()]).await;
+    let outcomes = world.outcomes(1).await;
+    assert!(
+        matches!(
+            outcomes[0].next,
+            Next::Deferred {
+                reason: DeferReason::Queue,
+                ..
+            }
+        ),
+        "{outcomes:?}"
+    );
+    let ask = GateRequest {
+        app: world.app,
+        endpoint: limited,
+        delivery: refused.delivery,
+        run: 0,
+        rate: Some(Rate::smooth(1)),
+        released: false,
+    };
+    let gates = world.limits.gate(&[ask]).await.expect("in process");
+    assert_eq!(gates[0].verdict, Verdict::Go, "its token is still there");
+    drain.abort();
+}

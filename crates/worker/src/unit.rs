@@ -1,0 +1,172 @@
+//! What takes one turn on the board: a delivery, or an `ordered` endpoint's run, sent one after the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postrider_model::{AppId, DeferReason, EndpointId, Job, Next, Outcome};
+use tokio::task::JoinSet;
+
+use crate::attempt::{Tried, attempt, timeout};
+use crate::board::{Started, Verdict};
+use crate::classify::LEASE_OVER_DELAY;
+use crate::duty::{Duty, Key, Seat, key};
+use crate::finish;
+use crate::run::Context;
+use crate::target::Target;
+use crate::trace::Trace;
+
+/// Longest that an `ordered` run goes on; the rest of it returns to the store.
+const RUN_MAX: Duration = Duration::from_secs(20);
+/// What is left of a lease when a run stops, for clocks that differ.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// A delivery and where it goes.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) job: Job,
+    pub(crate) target: Arc<Target>,
+    pub(crate) trace: Trace,
+}
+
+/// One step of a unit.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// To be tried.
+    Try(Work),
+    /// Done before; its outcome is to be journaled again.
+    Marked(Box<Outcome>, Job),
+}
+
+impl Step {
+    fn job(&self) -> &Job {
+        match self {
+            Self::Try(work) => &work.job,
+            Self::Marked(_, job) => job,
+        }
+    }
+}
+
+/// What takes one turn on the board.
+#[derive(Debug)]
+pub(crate) enum Unit {
+    /// A delivery.
+    One(Step),
+    /// An `ordered` endpoint's run, at least one step.
+    Run(Vec<Step>),
+}
+
+impl Unit {
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        match self {
+            Self::One(step) => vec![step],
+            Self::Run(steps) => steps,
+        }
+    }
+
+    fn steps(&self) -> &[Step] {
+        match self {
+            Self::One(step) => std::slice::from_ref(step),
+            Self::Run(steps) => steps,
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.steps().iter().map(|step| key(step.job()))
+    }
+
+    /// Application, endpoint and host.
+    pub(crate) fn place(&self) -> (AppId, EndpointId, u64) {
+        let steps = self.steps();
+        let host = steps.iter().find_map(|step| match step {
+            Step::Try(work) => Some(work.target.host),
+            Step::Marked(..) => None,
+        });
+        let job = steps[0].job();
+        (job.message.app, job.endpoint, host.unwrap_or_default())
+    }
+}
+
+/// Runs a started unit and gives its slot back.
+pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
+    let Started { unit, slot } = started;
+    let mut seat = Seat::new(&context, slot);
+    match unit {
+        Unit::One(Step::Try(work)) => {
+            let tried = attempt(&context, &work, &mut seat).await;
+            // The endpoint is free for the next one before the outcome is on record.
+            seat.done(tried.verdict);
+            finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
+        }
+        Unit::One(Step::Marked(outcome, job)) => {
+            finish::again(&context, &job, *outcome).await;
+            seat.done(Verdict::Neutral);
+        }
+        Unit::Run(steps) => {
+            let verdict = run_in_order(&context, steps, &mut seat).await;
+            seat.done(verdict);
+        }
+    }
+}
+
+/// Sends a run serially; stops at the first failure, and defers what it did not come to.
+async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, seat: &mut Seat) -> Verdict {
+    let started = Instant::now();
+    let mut verdict = Verdict::Neutral;
+    let mut going = true;
+    let mut left = Vec::new();
+    let mut rest = Duration::ZERO;
+    let mut outcomes = JoinSet::new();
+    for step in steps {
+        match step {
+            Step::Marked(outcome, job) => {
+                going &= outcome.next == Next::Delivered;
+                finish::again(context, &job, *outcome).await;
+            }
+            Step::Try(work) => {
+                if going && lease_ends(context, &work) {
+                    going = false;
+                    // Nothing went, so the lease was too short from the start.
+                    if outcomes.is_empty() {
+                        context.clock.doubt();
+                        rest = LEASE_OVER_DELAY;
+                    }
+                }
+                going &= started.elapsed() < RUN_MAX && !context.is_stopping();
+                if !going {
+                    left.push(Step::Try(work));
+                    continue;
+                }
+                seat.begin();
+                let tried = attempt(context, &work, seat).await;
+                verdict = tried.verdict;
+                going = goes_on(&work, &tried);
+                // The next one does not wait for the confirm: what arrived has arrived in order, and nothing of the
+                // endpoint is leased again until every outcome of the run is recorded.
+                let duty = Duty::new(context, [key(&work.job)]);
+                let context = context.clone();
+                outcomes.spawn(async move {
+                    finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
+                    duty.over();
+                });
+            }
+        }
+    }
+    // One that panicked has given its delivery up.
+    while outcomes.join_next().await.is_some() {}
+    finish::defer_unit(context, Unit::Run(left), DeferReason::Ordered, rest).await;
+    verdict
+}
+
+/// Whether the lease may end before an attempt does, by the store's clock.
+fn lease_ends(context: &Context, work: &Work) -> bool {
+    let needed = LEASE_MARGIN + timeout(context, &work.target);
+    work.job
+        .lease_until
+        .is_some_and(|until| context.clock.now().plus(needed) > until)
+}
+
+fn goes_on(work: &Work, tried: &Tried) -> bool {
+    let skipped = matches!(tried.outcome.next, Next::Exhausted { gone: false })
+        && work.target.endpoint.on_exhausted == postrider_model::ExhaustedPolicy::Skip;
+    tried.outcome.next == Next::Delivered || skipped
+}

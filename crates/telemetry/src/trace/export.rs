@@ -242,3 +242,43 @@ fn percent_decoded(text: &str) -> String {
     let decoded = url::form_urlencoded::parse(query.as_bytes()).next();
     decoded.map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exporter(endpoint: &str, metrics: &Arc<Metrics>) -> (Queue, Exporter) {
+        let timeout = Duration::from_secs(1);
+        Exporter::new(endpoint, timeout, 1, Resource::default(), metrics.clone()).unwrap()
+    }
+
+    #[test]
+    fn what_finds_the_queue_full_is_dropped_and_counted() {
+        let metrics = Metrics::new();
+        let (queue, _exporter) = exporter("http://127.0.0.1:1", &metrics);
+        queue.push(Span::default());
+        queue.push(Span::default());
+        let text = metrics.render();
+        assert!(
+            text.contains("postrider_trace_spans_total{result=\"dropped\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_login_leaves_the_url() {
+        let metrics = Metrics::new();
+        let (_, exporter) = exporter("https://a%40b:p%25+%26@collector/otlp/", &metrics);
+        assert_eq!(exporter.url.as_str(), "https://collector/otlp/v1/traces");
+        assert_eq!(exporter.login, Some(("a@b".to_owned(), "p%+&".to_owned())));
+        assert!(Exporter::new("mailto:a@b", Duration::ZERO, 1, Resource::default(), metrics).is_err());
+    }
+
+    #[test]
+    fn only_what_may_go_better_is_sent_again() {
+        let transient =
+            [429, 502, 503, 504, 400, 401, 500].map(|status| ExportError::Status(status).is_transient());
+        assert_eq!(transient, [true, true, true, true, false, false, false]);
+        assert!(ExportError::Timeout.is_transient());
+    }
+}

@@ -20,6 +20,7 @@ mod sink;
 mod standby;
 mod status;
 mod top;
+mod traces;
 
 use std::process::ExitCode;
 

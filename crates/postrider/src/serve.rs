@@ -11,13 +11,14 @@ use postrider_config::{Config, Role, Roles, StoreTarget};
 use postrider_gateway::Gateway;
 use postrider_model::RetrySchedule;
 use postrider_store::SharedStore;
+use postrider_telemetry::trace::Tracer;
 use postrider_telemetry::{LogFormat, Metrics};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
 use crate::parts::{self, Parts};
-use crate::{dependencies, quickstart, schema, shutdown, standby};
+use crate::{dependencies, quickstart, schema, shutdown, standby, traces};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
@@ -39,15 +40,19 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     let gateway_metrics = Arc::new(postrider_gateway::Metrics::default());
     let registered = gateway_metrics.clone();
     let metrics = Metrics::with(move |registry| registered.register(registry));
+    let (tracer, exporting) = traces::start(&config, roles, &metrics)?;
     let parts = parts::parts(&config, store, metrics).await?;
     dependencies::watch(&parts);
-    let roles = Running::start(&config, roles, &parts, gateway_metrics, server).await?;
+    let roles = Running::start(&config, roles, &parts, gateway_metrics, tracer, server).await?;
     let unfit = tokio::select! {
         () = signalled => None,
         error = schema::unfit(&parts.store) => Some(error),
     };
     tracing::info!("stopping");
     roles.stop(&parts).await;
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
     unfit.map_or(Ok(()), |error| Err(error.into()))
 }
 
@@ -109,6 +114,7 @@ impl Running {
         roles: Roles,
         parts: &Parts,
         gateway_metrics: Arc<postrider_gateway::Metrics>,
+        tracer: Option<Tracer>,
         server: ApiServer,
     ) -> anyhow::Result<Self> {
         let ledger = roles.contains(Role::Ledger).then(|| {
@@ -116,7 +122,10 @@ impl Running {
             Task::spawn(|stop| postrider_ledger::run(settings, deps, stop))
         });
         let worker = if roles.contains(Role::Worker) {
-            let (settings, deps) = (worker_settings(config)?, worker_deps(config, parts)?);
+            let (settings, deps) = (
+                worker_settings(config)?,
+                worker_deps(config, parts, tracer.clone())?,
+            );
             Some(Task::spawn(|stop| postrider_worker::run(settings, deps, stop)))
         } else {
             None
@@ -132,9 +141,12 @@ impl Running {
             None => None,
         };
         let address = server.address()?;
-        let gateway = roles
-            .contains(Role::Gateway)
-            .then(|| Gateway::new(gateway_settings(config), gateway_deps(parts, gateway_metrics)));
+        let gateway = roles.contains(Role::Gateway).then(|| {
+            Gateway::new(
+                gateway_settings(config),
+                gateway_deps(parts, gateway_metrics, tracer),
+            )
+        });
         let listener = Task::spawn(|stop| {
             let router = match &gateway {
                 Some(gateway) => gateway.router(),
@@ -195,7 +207,11 @@ fn gateway_settings(config: &Config) -> postrider_gateway::Settings {
     }
 }
 
-fn gateway_deps(parts: &Parts, metrics: Arc<postrider_gateway::Metrics>) -> postrider_gateway::Deps {
+fn gateway_deps(
+    parts: &Parts,
+    metrics: Arc<postrider_gateway::Metrics>,
+    tracer: Option<Tracer>,
+) -> postrider_gateway::Deps {
     postrider_gateway::Deps {
         store: parts.store.clone(),
         limits: parts.limits.clone(),
@@ -205,6 +221,7 @@ fn gateway_deps(parts: &Parts, metrics: Arc<postrider_gateway::Metrics>) -> post
         policy: parts.policy.clone(),
         metrics,
         telemetry: parts.metrics.clone(),
+        tracer,
     }
 }
 
@@ -242,6 +259,7 @@ fn worker_deps(
         client,
         policy: parts.policy.clone(),
         metrics: parts.metrics.clone(),
+        tracer,
     })
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn read_app(row: &Row<'_>) -> rusqlite::Result<(Application, u64)> {
         uid: row.get(1)?,
         name: row.get(2)?,
         throttle_rate: row.get(3)?,
+        propagate_traceparent: row.get(8)?,
         metadata: codec::from_json(row, 4)?,
         created_at: codec::time(row, 5)?,
         updated_at: codec::time(row, 6)?,
@@ -102,8 +103,9 @@ fn app_conflict(connection: &Connection, id: AppId) -> Fallible<StoreError> {
 fn create_app(connection: &Connection, app: &Application) -> Fallible<u64> {
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO applications (id, uid, name, throttle_rate, metadata, version, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)",
+            "INSERT INTO applications (id, uid, name, throttle_rate, metadata, version, created_at, updated_at,
+                propagate_traceparent)
+             VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8)",
         )?
         .execute(params![
             app.id.as_bytes(),
@@ -113,6 +115,7 @@ fn create_app(connection: &Connection, app: &Application) -> Fallible<u64> {
             codec::to_json(&app.metadata)?,
             app.created_at.0,
             app.updated_at.0,
+            app.propagate_traceparent,
         ]);
     match inserted {
         Ok(_) => Ok(1),
@@ -130,7 +133,8 @@ fn update_app(connection: &Connection, app: &Application, was: UnixMillis) -> Fa
     }
     let updated = connection
         .prepare_cached(
-            "UPDATE applications SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6
+            "UPDATE applications SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6,
+                propagate_traceparent = ?7
              WHERE id = ?1 AND deleted_at IS NULL",
         )?
         .execute(params![
@@ -140,6 +144,7 @@ fn update_app(connection: &Connection, app: &Application, was: UnixMillis) -> Fa
             app.throttle_rate,
             codec::to_json(&app.metadata)?,
             app.updated_at.0,
+            app.propagate_traceparent,
         ]);
     match updated {
         Ok(_) => bump(connection, app.id),

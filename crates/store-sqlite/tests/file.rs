@@ -37,6 +37,7 @@ async fn fill(store: &SqliteStore, number: u128) -> Message {
         uid: None,
         name: "a tenant".into(),
         throttle_rate: None,
+        propagate_traceparent: false,
         metadata: std::collections::BTreeMap::new(),
         created_at: now,
         updated_at: now,
@@ -104,6 +105,7 @@ fn grants(numbers: &[u128]) -> Vec<Grant> {
             has_token: false,
             ordered: false,
             not_before: Duration::ZERO,
+            is_full: false,
         })
         .collect()
 }

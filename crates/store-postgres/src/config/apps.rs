@@ -16,7 +16,8 @@ use crate::row::{Window, clean, clean_opt, keyset, to_u32};
 macro_rules! select {
     ($condition:literal) => {
         concat!(
-            "SELECT id, uid, name, throttle_rate, metadata::text AS metadata, version, created_at, updated_at \
+            "SELECT id, uid, name, throttle_rate, metadata::text AS metadata, version, created_at, updated_at, \
+             propagate_traceparent \
              FROM applications WHERE deleted_at IS NULL AND ",
             $condition
         )
@@ -25,8 +26,8 @@ macro_rules! select {
 
 pub(super) async fn create(store: &PostgresStore, app: &Application) -> Work<u64> {
     sqlx::query(
-        "INSERT INTO applications (id, uid, name, throttle_rate, metadata, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7)",
+        "INSERT INTO applications (id, uid, name, throttle_rate, metadata, created_at, updated_at, \
+         propagate_traceparent) VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)",
     )
     .bind(app.id.as_uuid())
     .bind(clean_opt(app.uid.as_ref()))
@@ -35,6 +36,7 @@ pub(super) async fn create(store: &PostgresStore, app: &Application) -> Work<u64
     .bind(metadata(&app.metadata))
     .bind(app.created_at.0)
     .bind(app.updated_at.0)
+    .bind(app.propagate_traceparent)
     .execute(&store.write)
     .await?;
     Ok(1)
@@ -55,7 +57,7 @@ pub(super) async fn update(store: &PostgresStore, app: &Application, was: UnixMi
     }
     let version = sqlx::query_scalar(
         "UPDATE applications SET uid = $2, name = $3, throttle_rate = $4, metadata = $5::jsonb, updated_at = $6, \
-         version = version + 1 WHERE id = $1 RETURNING version",
+         propagate_traceparent = $7, version = version + 1 WHERE id = $1 RETURNING version",
     )
     .bind(app.id.as_uuid())
     .bind(clean_opt(app.uid.as_ref()))
@@ -63,6 +65,7 @@ pub(super) async fn update(store: &PostgresStore, app: &Application, was: UnixMi
     .bind(app.throttle_rate.map(i64::from))
     .bind(metadata(&app.metadata))
     .bind(app.updated_at.0)
+    .bind(app.propagate_traceparent)
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
@@ -152,6 +155,7 @@ fn decode(row: &PgRow) -> Work<Application> {
             .try_get::<Option<i64>, _>("throttle_rate")?
             .map(to_u32)
             .transpose()?,
+        propagate_traceparent: row.try_get("propagate_traceparent")?,
         metadata: to_metadata(row.try_get("metadata")?)?,
         created_at: UnixMillis(row.try_get("created_at")?),
         updated_at: UnixMillis(row.try_get("updated_at")?),

@@ -126,6 +126,7 @@ pub(crate) async fn configure(store: &PostgresStore) -> (AppId, EndpointId) {
         uid: None,
         name: "shop".into(),
         throttle_rate: None,
+        propagate_traceparent: false,
         metadata: BTreeMap::new(),
         created_at: now,
         updated_at: now,

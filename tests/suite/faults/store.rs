@@ -5,74 +5,55 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use postrider_testkit::process::Postrider;
+use postrider_testkit::services::{self, PostgresServer};
 use postrider_testkit::wait::{Poll, wait_for_every};
 
-use super::{LOOK, SETTLE, SHORT_LEASE, Scene, Servers, pids, wait_health};
-use crate::stack::{SOON, Shape, Stack};
+use super::trial::Trial;
+use super::{LOOK, SETTLE, SHORT_LEASE, Scene, Servers, wait_health};
+use crate::stack::{SOON, Shape, Shared, Stack};
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn postgres_stopped_for_long_under_load() -> Result<()> {
-    let mut servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
-    load.progress(100, SOON).await?;
-    servers.postgres.stop().await?;
-    for process in stack.processes_mut() {
+    let mut trial = Trial::begin(100).await?;
+    trial.servers.postgres.stop().await?;
+    for process in trial.stack.processes_mut() {
         // What was read once goes on: ready all the same.
         wait_health(process, "store", "down", true, SOON).await?;
     }
     let end = tokio::time::Instant::now() + OUTAGE;
     while tokio::time::Instant::now() < end {
-        load.progress(20, SOON).await?;
-        scene.arrivals(20, SOON).await?;
+        trial.load.progress(20, SOON).await?;
+        trial.scene.arrivals(20, SOON).await?;
     }
-    servers.postgres.start_again().await?;
-    load.progress(50, SOON).await?;
-    ensure!(
-        load.refusals().is_empty(),
-        "losing the store costs no message: {load}"
-    );
-    load.finish().await?;
-    let verdict = scene.settle(&api, "Postgres stopped").await?;
-    ensure!(
-        verdict.unacknowledged == 0 && verdict.duplicates == 0,
-        "{verdict}"
-    );
-    ensure!(pids(&mut stack) == before, "a process was restarted");
-    Ok(())
+    trial.servers.postgres.start_again().await?;
+    trial.load.progress(50, SOON).await?;
+    costs_nothing(trial, "Postgres stopped").await
 }
 
 #[tokio::test]
 async fn postgres_killed_under_load() -> Result<()> {
-    let mut servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
+    let mut trial = Trial::begin(0).await?;
     for _ in 0..2 {
-        load.progress(50, SOON).await?;
-        servers.postgres.kill9();
-        load.progress(50, SOON).await?;
-        servers.postgres.start_again().await?;
+        trial.load.progress(50, SOON).await?;
+        trial.servers.postgres.kill9();
+        trial.load.progress(50, SOON).await?;
+        trial.servers.postgres.start_again().await?;
     }
-    load.progress(50, SOON).await?;
+    trial.load.progress(50, SOON).await?;
+    costs_nothing(trial, "Postgres killed").await
+}
+
+/// No message was refused meanwhile, and no delivery doubled.
+async fn costs_nothing(trial: Trial, what: &str) -> Result<()> {
     ensure!(
-        load.refusals().is_empty(),
-        "losing the store costs no message: {load}"
+        trial.load.refusals().is_empty(),
+        "losing the store costs no message: {}",
+        trial.load
     );
-    load.finish().await?;
-    let verdict = scene.settle(&api, "Postgres killed").await?;
-    ensure!(
-        verdict.unacknowledged == 0 && verdict.duplicates == 0,
-        "{verdict}"
-    );
-    ensure!(pids(&mut stack) == before, "a process was restarted");
+    let verdict = trial.end(what).await?;
+    ensure!(verdict.duplicates == 0, "{verdict}");
     Ok(())
 }
 
@@ -155,10 +136,14 @@ async fn a_cold_worker_without_the_store_is_unready_and_recovers() -> Result<()>
 
 #[tokio::test]
 async fn a_schema_that_is_seen_late_ends_who_cannot_work_on_it() -> Result<()> {
-    let mut servers = Servers::start().await?;
+    let mut postgres = PostgresServer::start().await?;
     // Nobody migrates this database.
-    let shared = servers.shared();
-    servers.postgres.stop().await?;
+    let shared = Shared::on(
+        services::rabbitmq().await?,
+        services::redis().await?,
+        postgres.url(),
+    );
+    postgres.stop().await?;
     let mut processes = ["gateway", "worker", "ledger"]
         .map(|role| shared.builder(role).spawn())
         .into_iter()
@@ -166,7 +151,7 @@ async fn a_schema_that_is_seen_late_ends_who_cannot_work_on_it() -> Result<()> {
     for process in &processes {
         wait_health(process, "store", "down", false, SOON).await?;
     }
-    servers.postgres.start_again().await?;
+    postgres.start_again().await?;
     for process in &mut processes {
         let status = never_ready(process).await?;
         ensure!(!status.success(), "ended with {status}");

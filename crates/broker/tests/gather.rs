@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use postrider_model::{
 use postrider_wire::Frame;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 type Confirm = oneshot::Sender<Result<(), PublishError>>;
@@ -133,13 +135,18 @@ async fn call(publisher: &JobPublisher, jobs: Vec<Job>) -> JoinHandle<Result<(),
 fn one_at_a_time() -> GatherSettings {
     GatherSettings {
         window: 1,
+        pace: Duration::ZERO,
         ..GatherSettings::default()
     }
 }
 
 #[tokio::test]
 async fn an_idle_lane_publishes_at_once_and_a_busy_one_gathers() {
-    let (broker, publisher) = with(GatherSettings::default());
+    let (broker, publisher) = with(GatherSettings {
+        window: 2,
+        pace: Duration::ZERO,
+        ..GatherSettings::default()
+    });
     let mut calls = Vec::new();
     for number in 0..10 {
         calls.push(call(&publisher, small(number)).await);
@@ -153,6 +160,29 @@ async fn an_idle_lane_publishes_at_once_and_a_busy_one_gathers() {
     assert!(!calls[0].is_finished() && !calls[9].is_finished());
     confirm_rest.send(Ok(())).unwrap();
     confirm_first.send(Ok(())).unwrap();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_keeps_its_pace_once_it_is_busy() {
+    let pace = Duration::from_millis(5);
+    let (broker, publisher) = with(GatherSettings {
+        pace,
+        ..GatherSettings::default()
+    });
+    let start = Instant::now();
+    let lonely = call(&publisher, small(0)).await;
+    let (_, confirm) = broker.next_jobs().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "a lonely call does not wait");
+    confirm.send(Ok(())).unwrap();
+    assert_eq!(lonely.await.unwrap(), Ok(()));
+    let calls = [call(&publisher, small(1)).await, call(&publisher, small(2)).await];
+    let (jobs, confirm) = broker.next_jobs().await;
+    assert_eq!(jobs.len(), 2, "what comes within the pace goes together");
+    assert!(start.elapsed() >= pace);
+    confirm.send(Ok(())).unwrap();
     for call in calls {
         assert_eq!(call.await.unwrap(), Ok(()));
     }

@@ -1,15 +1,18 @@
 //! Asks the shared limits for many requests at once.
 //!
-//! While a call is on its way, what comes meanwhile gathers and goes with the next one: one round trip for a batch of
-//! concurrent requests, none added for a lonely one. Nothing here may fail a request: without an answer in
+//! While a call is on its way, and for a millisecond after it began, what comes gathers and goes with the next one: one
+//! round trip for a batch of concurrent requests, nothing added for a lonely one. Nothing here may fail a request: without an answer in
 //! [`CALL_TIMEOUT`] the request goes on as if it had claimed its keys (guarantee 5).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_broker::Pace;
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, Settlement, SharedLimits};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
@@ -17,8 +20,10 @@ use crate::metrics::Metrics;
 /// Most requests of one call, and most claims.
 const CALL_REQUESTS_MAX: usize = 256;
 const CALL_CLAIMS_MAX: usize = 1024;
-/// Calls on their way at once.
-const WINDOW: usize = 4;
+/// Time from one call to the next, while there are any.
+const PACE: Duration = Duration::from_millis(1);
+/// The same for settlements, for which nobody waits.
+const SETTLE_PACE: Duration = Duration::from_millis(5);
 /// Most settlements that wait; more are dropped, and their claims can be taken over later.
 const SETTLEMENTS_MAX: usize = 100_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,17 +40,17 @@ struct Inner {
     settlements: Mutex<Settlements>,
 }
 
-#[derive(Default)]
 struct Admissions {
     /// Bounded by the requests in progress.
-    waiting: std::collections::VecDeque<(AdmitRequest, oneshot::Sender<Option<Admission>>)>,
-    in_flight: usize,
+    waiting: VecDeque<(AdmitRequest, oneshot::Sender<Option<Admission>>)>,
+    in_flight: bool,
+    pace: Pace,
 }
 
-#[derive(Default)]
 struct Settlements {
     waiting: Vec<Settlement>,
     in_flight: bool,
+    pace: Pace,
 }
 
 impl Admitter {
@@ -54,8 +59,16 @@ impl Admitter {
             limits,
             tasks,
             metrics,
-            admissions: Mutex::default(),
-            settlements: Mutex::default(),
+            admissions: Mutex::new(Admissions {
+                waiting: VecDeque::new(),
+                in_flight: false,
+                pace: Pace::new(PACE),
+            }),
+            settlements: Mutex::new(Settlements {
+                waiting: Vec::new(),
+                in_flight: false,
+                pace: Pace::new(SETTLE_PACE),
+            }),
         }))
     }
 
@@ -66,9 +79,7 @@ impl Admitter {
         let lead = {
             let mut admissions = self.0.admissions.lock();
             admissions.waiting.push_back((request, answer));
-            let lead = admissions.in_flight < WINDOW;
-            admissions.in_flight += usize::from(lead);
-            lead
+            !std::mem::replace(&mut admissions.in_flight, true)
         };
         if lead {
             self.0.tasks.spawn(Arc::clone(&self.0).admit_all());
@@ -102,13 +113,16 @@ impl Admitter {
 impl Inner {
     async fn admit_all(self: Arc<Self>) {
         loop {
+            let at = self.admissions.lock().pace.next();
+            keep_pace(at).await;
             let (requests, answers) = {
                 let mut admissions = self.admissions.lock();
                 let batch = admissions.take();
                 if batch.0.is_empty() {
-                    admissions.in_flight -= 1;
+                    admissions.in_flight = false;
                     return;
                 }
+                admissions.pace.started();
                 batch
             };
             let called = tokio::time::timeout(CALL_TIMEOUT, self.limits.admit(&requests)).await;
@@ -135,6 +149,8 @@ impl Inner {
 
     async fn settle_all(self: Arc<Self>) {
         loop {
+            let at = self.settlements.lock().pace.next();
+            keep_pace(at).await;
             let batch = {
                 let mut state = self.settlements.lock();
                 let count = state.waiting.len().min(CALL_CLAIMS_MAX);
@@ -142,6 +158,7 @@ impl Inner {
                     state.in_flight = false;
                     return;
                 }
+                state.pace.started();
                 state.waiting.drain(..count).collect::<Vec<_>>()
             };
             match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(&batch)).await {
@@ -149,6 +166,14 @@ impl Inner {
                 Ok(Err(_)) | Err(_) => self.metrics.limits_failed(),
             }
         }
+    }
+}
+
+async fn keep_pace(at: Option<Instant>) {
+    // Behind what is ready to run now, which may have more to add.
+    tokio::task::yield_now().await;
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
     }
 }
 

@@ -27,12 +27,19 @@ pub enum IdError {
     Body(&'static str),
 }
 
+/// In chunks of ten digits that fit 64 bits: a 128-bit division costs as much as ten of those.
 fn encode(uuid: Uuid) -> [u8; TEXT_LEN] {
+    const CHUNK_LEN: usize = 10;
+    const CHUNK: u128 = 62_u128.pow(10);
     let mut rest = uuid.as_u128();
     let mut text = [b'0'; TEXT_LEN];
-    for slot in text.iter_mut().rev() {
-        *slot = DIGITS[usize::try_from(rest % 62).unwrap_or(0)];
-        rest /= 62;
+    for slots in text.rchunks_mut(CHUNK_LEN) {
+        let mut chunk = u64::try_from(rest % CHUNK).unwrap_or(0);
+        rest /= CHUNK;
+        for slot in slots.iter_mut().rev() {
+            *slot = DIGITS[usize::try_from(chunk % 62).unwrap_or(0)];
+            chunk /= 62;
+        }
     }
     text
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use postrider_broker::Pace;
 use postrider_limits::{BreakerChange, FinishReport, Signal};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
 use postrider_telemetry::error_chain;
@@ -20,6 +21,8 @@ use crate::unit::{Step, Unit};
 const REPORTS_MAX: usize = 8_192;
 /// Reports of one trip.
 const REPORTS_PER_TRIP: usize = 256;
+/// Time from one trip to the next, while there are reports.
+const REPORTS_PACE: Duration = Duration::from_millis(2);
 
 /// A report and who waits for it.
 pub(crate) type Report = (FinishReport, oneshot::Sender<()>);
@@ -32,18 +35,24 @@ pub(crate) fn reports() -> (Reports, mpsc::Receiver<Report>) {
     (Reports(sender), receiver)
 }
 
-/// One trip at a time; what gathers meanwhile goes with the next. Ends with `ended`: whoever waits for a report then, or
-/// comes later, goes on without it.
+/// One trip at a time; what gathers meanwhile, and for the rest of the pace's interval, goes with the next. Ends with
+/// `ended`: whoever waits for a report then, or comes later, goes on without it.
 pub(crate) async fn send_reports(
     context: Arc<Context>,
     mut queue: mpsc::Receiver<Report>,
     ended: CancellationToken,
 ) {
     let mut waiting = Vec::with_capacity(REPORTS_PER_TRIP);
-    while let Some(1..) = ended
-        .run_until_cancelled(queue.recv_many(&mut waiting, REPORTS_PER_TRIP))
-        .await
-    {
+    let mut pace = Pace::new(REPORTS_PACE);
+    loop {
+        if let Some(at) = pace.next() {
+            tokio::time::sleep_until(at).await;
+        }
+        let received = queue.recv_many(&mut waiting, REPORTS_PER_TRIP);
+        let Some(1..) = ended.run_until_cancelled(received).await else {
+            return;
+        };
+        pace.started();
         let (batch, callers): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
         // Those that wait go on when this ends, however it does.
         let trip = AssertUnwindSafe(trip(&context, &batch)).catch_unwind();

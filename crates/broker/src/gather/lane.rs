@@ -9,7 +9,7 @@ use postrider_telemetry::Metrics;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::GatherSettings;
+use super::{GatherSettings, Pace};
 use crate::{Broker, PublishError, Queue};
 
 /// Items of one call that go into one frame together.
@@ -32,8 +32,11 @@ struct Waiting<T> {
 
 struct State<T> {
     waiting: VecDeque<Waiting<T>>,
-    /// Frames on their way; each has a task.
+    /// Places of the window that are taken; each has a task.
     in_flight: usize,
+    /// One of these tasks is about to take a frame; it alone does, so that frames are as full as they can be.
+    gathering: bool,
+    pace: Pace,
     /// Waiting and unconfirmed.
     items: usize,
     bytes: usize,
@@ -61,6 +64,7 @@ struct Frame<T> {
 
 impl<T: Send + 'static> Lane<T> {
     pub(super) fn new(outlet: Outlet, queue: Queue, encode: fn(&[T]) -> Bytes) -> Arc<Self> {
+        let outlet_pace = outlet.settings.pace;
         Arc::new(Self {
             outlet,
             queue,
@@ -68,6 +72,8 @@ impl<T: Send + 'static> Lane<T> {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 in_flight: 0,
+                gathering: false,
+                pace: Pace::new(outlet_pace),
                 items: 0,
                 bytes: 0,
             }),
@@ -125,23 +131,24 @@ impl<T: Send + 'static> Lane<T> {
             state.waiting.push_back(Waiting { chunk, done });
             confirms.push(confirmed);
         }
-        let free = self.outlet.settings.window.max(1).saturating_sub(state.in_flight);
-        let wanted = free.min(state.waiting.len());
-        state.in_flight += wanted;
+        let begins = state.begin(self.outlet.settings.window);
         drop(state);
-        for _ in 0..wanted {
+        if begins {
             tokio::spawn(Arc::clone(self).send_until_empty());
         }
         Ok(confirms)
     }
 
-    /// The task behind one place of the window: sends frame after frame until nothing waits.
+    /// The task behind one place of the window: sends frame after frame until nothing waits, or another task gathers.
     async fn send_until_empty(self: Arc<Self>) {
-        let mut slot = Slot {
+        let mut place = Place {
             lane: &self,
             taken: true,
+            gathers: true,
         };
-        while let Some(frame) = self.next_frame(&mut slot) {
+        loop {
+            self.keep_pace().await;
+            let frame = self.next_frame(&mut place);
             let held = Held {
                 lane: &self,
                 items: frame.content.items.len(),
@@ -155,6 +162,19 @@ impl<T: Send + 'static> Lane<T> {
                 // The caller may be gone: its frame is out all the same.
                 let _ = done.send(result);
             }
+            if !place.goes_on() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the next frame may start.
+    async fn keep_pace(&self) {
+        // Behind what is ready to run now, which may have more to add.
+        tokio::task::yield_now().await;
+        let at = self.state.lock().pace.next();
+        if let Some(at) = at {
+            tokio::time::sleep_until(at).await;
         }
     }
 
@@ -170,45 +190,86 @@ impl<T: Send + 'static> Lane<T> {
         result
     }
 
-    /// Takes what fits into a frame. When nothing waits it gives the window's place back under the same lock, so that
-    /// no call can slip in between unseen.
-    fn next_frame(&self, slot: &mut Slot<'_, T>) -> Option<Frame<T>> {
-        let mut state = self.state.lock();
-        let Some(first) = state.waiting.pop_front() else {
-            state.in_flight -= 1;
-            slot.taken = false;
-            return None;
-        };
+    /// Takes what fits into a frame, and starts another task for what does not while the window has room.
+    fn next_frame(self: &Arc<Self>, place: &mut Place<'_, T>) -> Frame<T> {
+        let settings = &self.outlet.settings;
         let mut frame = Frame {
-            content: first.chunk,
-            done: vec![first.done],
+            content: Chunk {
+                items: Vec::new(),
+                bytes: 0,
+            },
+            done: Vec::new(),
         };
+        let mut state = self.state.lock();
         while let Some(next) = state.waiting.front()
-            && frame
-                .content
-                .fits(next.chunk.items.len(), next.chunk.bytes, &self.outlet.settings)
+            && (frame.done.is_empty() || frame.content.fits(next.chunk.items.len(), next.chunk.bytes, settings))
         {
-            let Some(next) = state.waiting.pop_front() else {
+            let Some(mut next) = state.waiting.pop_front() else {
                 break;
             };
-            frame.content.items.extend(next.chunk.items);
+            frame.content.items.append(&mut next.chunk.items);
             frame.content.bytes += next.chunk.bytes;
             frame.done.push(next.done);
         }
-        Some(frame)
+        state.gathering = false;
+        place.gathers = false;
+        let is_full = !state.waiting.is_empty();
+        if is_full {
+            state.pace.reset();
+        } else {
+            state.pace.started();
+        }
+        let begins = is_full && state.begin(settings.window);
+        drop(state);
+        if begins {
+            tokio::spawn(Arc::clone(self).send_until_empty());
+        }
+        frame
+    }
+}
+
+impl<T> State<T> {
+    /// Whether a task is to be started: nobody gathers, and the window has a place, which is now taken.
+    fn begin(&mut self, window: usize) -> bool {
+        let begins = !self.gathering && self.in_flight < window.max(1);
+        if begins {
+            self.gathering = true;
+            self.in_flight += 1;
+        }
+        begins
     }
 }
 
 /// A place of the window. Given back even when its task panics, so that a lane never stalls.
-struct Slot<'a, T> {
+struct Place<'a, T> {
     lane: &'a Lane<T>,
     taken: bool,
+    gathers: bool,
 }
 
-impl<T> Drop for Slot<'_, T> {
+impl<T> Place<'_, T> {
+    /// Whether this task takes another frame. When not, the place is given back under the same lock, so that no call can
+    /// slip in between unseen.
+    fn goes_on(&mut self) -> bool {
+        let mut state = self.lane.state.lock();
+        let goes_on = !state.waiting.is_empty() && !state.gathering;
+        if goes_on {
+            state.gathering = true;
+        } else {
+            state.in_flight -= 1;
+        }
+        self.gathers = goes_on;
+        self.taken = goes_on;
+        goes_on
+    }
+}
+
+impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
         if self.taken {
-            self.lane.state.lock().in_flight -= 1;
+            let mut state = self.lane.state.lock();
+            state.in_flight -= 1;
+            state.gathering &= !self.gathers;
         }
     }
 }

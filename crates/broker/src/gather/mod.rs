@@ -1,8 +1,9 @@
 //! Envelopes that form by themselves.
 //!
-//! A publisher has one *lane* per queue. A call on an idle lane goes out at once, alone. While the lane's window of
-//! unconfirmed frames is full, later calls gather; when a frame is confirmed, the next one takes as much as fits. So a
-//! quiet system pays no delay and a busy one pays the broker once per many items.
+//! A publisher has one *lane* per queue. A call on an idle lane goes out at once, alone. For the pace's interval after it, and
+//! while the lane's window of unconfirmed frames is full, later calls gather; then the next frame takes as much as fits.
+//! So a quiet system pays no delay and a busy one pays the broker once per many items. The confirm alone would not gather
+//! much: a broker nearby confirms within a fraction of a millisecond.
 //!
 //! Guarantees: a call resolves when every frame that holds a part of it is confirmed; a failed frame fails every
 //! call that has a part in it, and no other. A dropped call does not stop its frames, nor anybody else's. What waits and
@@ -14,9 +15,13 @@
 mod job;
 mod journal;
 mod lane;
+mod pace;
 
 pub use job::JobPublisher;
 pub use journal::JournalPublisher;
+pub use pace::Pace;
+
+use std::time::Duration;
 
 /// Limits of a publisher, per queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +30,11 @@ pub struct GatherSettings {
     pub max_items: usize,
     /// Bytes after which a frame takes no further item; a single larger item makes a frame of its own.
     pub max_bytes: usize,
-    /// Unconfirmed frames. Two: one is on its way while the next one fills. A higher window makes smaller frames,
-    /// not more throughput.
+    /// Unconfirmed frames. One: the next one fills meanwhile. A higher window makes smaller frames, not more
+    /// throughput.
     pub window: usize,
+    /// Time from one frame's start to the next one's, unless that is full.
+    pub pace: Duration,
     /// Most items that wait or are unconfirmed.
     pub queue_items: usize,
     /// Most bytes that wait or are unconfirmed.
@@ -39,7 +46,8 @@ impl Default for GatherSettings {
         Self {
             max_items: 512,
             max_bytes: 256 * 1024,
-            window: 2,
+            window: 1,
+            pace: Duration::from_millis(2),
             queue_items: 20_000,
             queue_bytes: 64 * 1024 * 1024,
         }

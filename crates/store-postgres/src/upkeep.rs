@@ -54,12 +54,12 @@ impl UpkeepStore for PostgresStore {
         let limit = i64::from(limit.max(1));
         let cancelled = self.writing(sweep::cancel_disabled(self, limit)).await?;
         let recovered = self.writing(tasks::advance(self, limit)).await?;
-        let orphans = self.reading(sweep::orphans(self)).await?;
-        Ok(SweepReport {
-            cancelled,
-            recovered,
-            orphans,
-        })
+        Ok(SweepReport { cancelled, recovered })
+    }
+
+    async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError> {
+        self.writing(sweep::orphans(self, cancel_after, i64::from(limit.max(1))))
+            .await
     }
 
     async fn retain(
@@ -78,22 +78,26 @@ impl UpkeepStore for PostgresStore {
     }
 
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
-        self.writing(tasks::create(self, task)).await
+        self.writing(tasks::rows::create(self, task)).await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
-        self.reading(tasks::load(self, id)).await
+        self.reading(tasks::rows::load(self, id)).await
     }
 
-    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError> {
+    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<bool, StoreError> {
         self.writing(async {
-            sqlx::query("INSERT INTO parked (kind, reason, bytes, at) VALUES ($1, $2, $3, now_ms())")
-                .bind(clean(kind))
-                .bind(clean(reason))
-                .bind(self.sealer.parked(&bytes[..bytes.len().min(PARKED_BYTES_MAX)]))
-                .execute(&self.write)
-                .await?;
-            Ok(())
+            let done = sqlx::query(
+                "INSERT INTO parked (kind, reason, bytes, at, digest) VALUES ($1, $2, $3, now_ms(), $4) \
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(clean(kind))
+            .bind(clean(reason))
+            .bind(self.sealer.parked(&bytes[..bytes.len().min(PARKED_BYTES_MAX)]))
+            .bind(parked_digest(kind, bytes).as_slice())
+            .execute(&self.write)
+            .await?;
+            Ok(done.rows_affected() > 0)
         })
         .await
     }

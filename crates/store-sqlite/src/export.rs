@@ -15,7 +15,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter};
 
 use crate::error::{Fail, Fallible};
-use crate::{attempts, codec, config, endpoints, log, schema, upkeep};
+use crate::log::{attempts, messages};
+use crate::upkeep::{parked, tasks};
+use crate::{codec, config, endpoints, schema};
 
 /// Rows of a portion.
 const ROWS_MAX: usize = 1_000;
@@ -299,16 +301,16 @@ fn sequence(connection: &Connection, _: &Keyring, _: &[Value]) -> Fallible<Part>
 fn messages(connection: &Connection, keyring: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = format!(
         "SELECT {}, b.sealed FROM messages m LEFT JOIN bodies b ON b.n = m.body WHERE m.id > ?1 ORDER BY m.id",
-        log::MESSAGE_COLUMNS
+        messages::MESSAGE_COLUMNS
     );
     let (rows, last) = portion(connection, &sql, after, |row| {
-        let (mut message, payload_gone) = log::read_message(row, 0)?;
+        let (mut message, payload_gone) = messages::read_message(row, 0)?;
         if !payload_gone {
             let sealed = row.get_ref("sealed")?.as_blob_or_null();
             let sealed = sealed.map_err(rusqlite::Error::from)?;
             let sealed =
                 sealed.ok_or_else(|| StoreError::Corrupt(format!("{} lost its payload", message.id)))?;
-            message.payload = log::open_body(keyring, message.id, sealed)?;
+            message.payload = messages::open_body(keyring, message.id, sealed)?;
         }
         let bytes = message.payload.len();
         Ok((
@@ -431,10 +433,10 @@ fn claims(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Par
 fn tasks(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = format!(
         "SELECT {} FROM tasks WHERE id > ?1 ORDER BY id",
-        upkeep::TASK_COLUMNS
+        tasks::rows::TASK_COLUMNS
     );
     let (rows, last) = portion(connection, &sql, after, |row| {
-        Ok((upkeep::read_task(row)?, 0, place(row, [0])?))
+        Ok((tasks::rows::read_task(row)?, 0, place(row, [0])?))
     })?;
     Ok((Portion::Tasks(rows), last))
 }
@@ -442,7 +444,7 @@ fn tasks(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part
 fn parked(connection: &Connection, keyring: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = "SELECT id, kind, reason, bytes, at FROM parked WHERE id > ?1 ORDER BY id";
     let (rows, last) = portion(connection, sql, after, |row| {
-        let parked = upkeep::read_parked(row, keyring)?;
+        let parked = parked::read_parked(row, keyring)?;
         let bytes = parked.bytes.len();
         Ok((parked, bytes, place(row, [0])?))
     })?;

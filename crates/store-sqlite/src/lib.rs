@@ -1,7 +1,7 @@
 //! The store on SQLite: the default, with no other service.
 //!
 //! The files are named after the traits of `postrider-store`, as in the Postgres adapter: `config` (and
-//! `endpoints`), `log` (and `attempts`), `record`, `waiting`, `upkeep` (and `retention`, `tasks`); `schema` migrates.
+//! `endpoints`), `log`, `record`, `waiting`, `upkeep`; `schema` migrates.
 //!
 //! Cast:
 //! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
@@ -14,7 +14,6 @@
 //! it. Endpoint secrets and headers, payloads and parked bytes are sealed by the [`Keyring`], bound to their row.
 //! Recorded responses are not sealed: they are the receiver's words, cut to 4 KiB, and lists read many of them.
 
-mod attempts;
 mod cancel;
 mod codec;
 mod config;
@@ -28,9 +27,7 @@ mod plans;
 mod readers;
 mod record;
 mod reseal;
-mod retention;
 mod schema;
-mod tasks;
 mod upkeep;
 mod waiting;
 mod writer;

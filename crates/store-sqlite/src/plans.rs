@@ -6,7 +6,9 @@ use postrider_store::{AttemptFilter, Page};
 use rusqlite::Connection;
 
 use crate::codec::Walk;
-use crate::{attempts, log, schema, waiting};
+use crate::log::{attempts, deliveries, messages};
+use crate::schema;
+use crate::waiting::counts;
 
 /// The steps of a statement's plan that touch tables, in words.
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -47,13 +49,13 @@ fn every_list_walks_an_index() {
         });
         seeks(
             &connection,
-            &log::messages_sql(&walk),
+            &messages::list_sql(&walk),
             "messages_app (app=? AND id>? AND id<?)",
         );
         let index = "deliveries_endpoint (endpoint=? AND (message,id)>(?,?) AND (message,id)<(?,?))";
-        seeks(&connection, &log::of_endpoint_sql(&walk), index);
+        seeks(&connection, &deliveries::of_endpoint_sql(&walk), index);
         let index = "PRIMARY KEY (message=? AND (endpoint,id)>(?,?) AND (endpoint,id)<(?,?))";
-        seeks(&connection, &log::of_message_sql(&walk), index);
+        seeks(&connection, &deliveries::of_message_sql(&walk), index);
         for (message, endpoint, index) in [
             (None, endpoint, "attempts_endpoint (endpoint=? AND id>? AND id<?)"),
             (message, None, "PRIMARY KEY (message=? AND id>? AND id<?)"),
@@ -74,7 +76,7 @@ fn every_list_walks_an_index() {
 fn the_busiest_endpoints_are_told_by_few_counters() {
     let mut connection = Connection::open_in_memory().expect("a database");
     schema::migrate(&mut connection).expect("a schema");
-    let steps = plan(&connection, waiting::BUSIEST);
+    let steps = plan(&connection, counts::BUSIEST);
     assert!(
         steps
             .iter()

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, params};
 use crate::endpoints::aad;
 use crate::error::Fallible;
 use crate::record::body_aad;
-use crate::upkeep::parked_aad;
+use crate::upkeep::parked::parked_aad;
 use crate::{SqliteStore, codec};
 
 /// A chunk ends once it holds so many bytes, whatever its rows.

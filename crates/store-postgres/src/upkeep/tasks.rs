@@ -1,12 +1,11 @@
 //! Background tasks: deliver again what failed (recover) or never came (replay). One chunk a call, from the cursor;
 //! several ledgers share them by the lock on the task's row.
 
+pub(super) mod rows;
+
 use std::collections::HashMap;
 
-use postrider_model::{
-    AppId, DeferReason, DeliveryId, DeliveryState, Endpoint, EndpointId, MessageId, TaskId, Trigger,
-    UnixMillis,
-};
+use postrider_model::{DeferReason, DeliveryId, DeliveryState, Endpoint, EndpointId, MessageId, Trigger};
 use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts, WaitingPut};
 use postrider_store::{TaskKind, TaskRow, TaskState};
 use sqlx::postgres::PgRow;
@@ -20,33 +19,6 @@ use crate::log::deliveries::to_state;
 use crate::record::write::{self, column};
 use crate::row::{floor, next, same_millisecond};
 use crate::waiting::look;
-
-pub(super) async fn create(store: &PostgresStore, task: &TaskRow) -> Work<()> {
-    sqlx::query(
-        "INSERT INTO tasks (id, kind, app, endpoint, since, until, cursor, state, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(task.id.as_uuid())
-    .bind(i16::from(task.kind as u8))
-    .bind(task.app.as_uuid())
-    .bind(task.endpoint.as_uuid())
-    .bind(task.since.0)
-    .bind(task.until.0)
-    .bind(task.cursor.map(|cursor| cursor.as_uuid()))
-    .bind(i16::from(task.state as u8))
-    .bind(task.updated_at.0)
-    .execute(&store.write)
-    .await?;
-    Ok(())
-}
-
-pub(super) async fn load(store: &PostgresStore, id: TaskId) -> Work<Option<TaskRow>> {
-    let row = sqlx::query("SELECT * FROM tasks WHERE id = $1")
-        .bind(id.as_uuid())
-        .fetch_optional(&store.read)
-        .await?;
-    row.as_ref().map(decode).transpose()
-}
 
 /// Moves the task that has rested longest on by a chunk; returns the deliveries made. A chunk that finds nothing to
 /// deliver is followed by the next one, so that 0 means that no task has work left for now.
@@ -68,7 +40,7 @@ async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
         sqlx::query("SELECT * FROM tasks WHERE state = 0 ORDER BY updated_at LIMIT 1 FOR UPDATE SKIP LOCKED")
             .fetch_optional(&mut *tx)
             .await?;
-    let Some(task) = row.as_ref().map(decode).transpose()? else {
+    let Some(task) = row.as_ref().map(rows::decode).transpose()? else {
         return Ok(None);
     };
     let endpoint = endpoints::all(store, &mut tx, task.app)
@@ -291,30 +263,4 @@ async fn deliver_again(
     .await?;
     write::counters(connection, &counters).await?;
     Ok(u64::try_from(count).unwrap_or(0))
-}
-
-fn decode(row: &PgRow) -> Work<TaskRow> {
-    let (kind, state): (i16, i16) = (row.try_get("kind")?, row.try_get("state")?);
-    Ok(TaskRow {
-        id: TaskId::from_uuid(row.try_get("id")?),
-        kind: match kind {
-            1 => TaskKind::Recover,
-            2 => TaskKind::Replay,
-            _ => return Err(corrupt(format!("{kind} is not a kind of task"))),
-        },
-        app: AppId::from_uuid(row.try_get("app")?),
-        endpoint: EndpointId::from_uuid(row.try_get("endpoint")?),
-        since: UnixMillis(row.try_get("since")?),
-        until: UnixMillis(row.try_get("until")?),
-        cursor: row
-            .try_get::<Option<Uuid>, _>("cursor")?
-            .map(MessageId::from_uuid),
-        state: match state {
-            0 => TaskState::Running,
-            1 => TaskState::Finished,
-            2 => TaskState::Failed,
-            _ => return Err(corrupt(format!("{state} is not a state of a task"))),
-        },
-        updated_at: UnixMillis(row.try_get("updated_at")?),
-    })
 }

@@ -1,15 +1,17 @@
-//! One endpoint's rows: what is due, and leasing it.
+//! Leasing rows of claimed endpoints.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_model::{CancelReason, DeliveryId, EndpointId, Job, UnixMillis};
+use postrider_model::{CancelReason, DeliveryId, Job, UnixMillis};
 use postrider_secrets::Keyring;
-use postrider_store::{Grant, LeasedJob, PARK_DEATHS, SUSPECT_DEATHS};
+use postrider_store::{Grant, LeasedJob};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{earliest, set_next, standing};
+use super::claim::{due_rows, look, ordered_run};
+use super::look::{earliest, set_next, standing};
+use super::suspects::{is_suspect, trial_is_on};
 use crate::cancel::{self, Waits};
 use crate::codec;
 use crate::error::Fallible;
@@ -23,130 +25,6 @@ const ORPHAN_PAUSE: Duration = Duration::from_secs(1);
 const TURN_PAUSE: Duration = Duration::from_millis(500);
 /// Payload bytes of one call; what is beyond stays due.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
-/// In an `ordered` endpoint, rows without a sequence (made by hand) are looked for among so many that are due first.
-/// Beyond, they take their turn as the others go.
-const APART_LOOK_MAX: u32 = 1_000;
-
-/// What a look at an endpoint found.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    pub(super) due: u32,
-    pub(super) out: u32,
-    /// Earliest due time among the due; `None` when nothing may go.
-    pub(super) since: Option<UnixMillis>,
-}
-
-pub(super) fn look(
-    connection: &Connection,
-    endpoint: EndpointId,
-    ordered: bool,
-    now: UnixMillis,
-    max: u32,
-) -> Fallible<Look> {
-    let out: u32 = connection
-        .prepare_cached(
-            "SELECT count(*) FROM (
-                SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND due_at > ?2 LIMIT ?3)",
-        )?
-        .query_row(params![endpoint.as_bytes(), now.0, max], |row| row.get(0))?;
-    if ordered {
-        if out > 0 {
-            return Ok(Look::default());
-        }
-        let run = ordered_run(connection, endpoint, now, max)?;
-        return Ok(Look {
-            due: u32::try_from(run.len()).unwrap_or(max),
-            out,
-            since: run.iter().map(|(_, due)| *due).min(),
-        });
-    }
-    let (due, since) = connection
-        .prepare_cached(
-            "SELECT count(*), min(due_at) FROM (
-                SELECT due_at FROM (SELECT due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
-                UNION ALL SELECT due_at FROM (SELECT due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))",
-        )?
-        .query_row(params![endpoint.as_bytes(), now.0, max], |row| {
-            Ok((row.get::<_, u32>(0)?, codec::time_opt(row, 1)?))
-        })?;
-    Ok(Look {
-        due: due.min(max),
-        out,
-        since,
-    })
-}
-
-/// Earliest due time of an `ordered` endpoint's rows without a sequence.
-pub(super) fn earliest_apart(connection: &Connection, endpoint: EndpointId) -> Fallible<Option<i64>> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT min(due_at) FROM (SELECT due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0
-                ORDER BY due_at LIMIT ?2) WHERE seq = 0",
-        )?
-        .query_row(params![endpoint.as_bytes(), APART_LOOK_MAX], |row| row.get(0))?)
-}
-
-fn read_due(row: &rusqlite::Row<'_>) -> rusqlite::Result<(DeliveryId, UnixMillis)> {
-    Ok((codec::id(row, 0)?, codec::time(row, 1)?))
-}
-
-/// What an `ordered` endpoint may send: rows without a sequence that are due, then consecutive rows from the head as
-/// long as they are due.
-fn ordered_run(
-    connection: &Connection,
-    endpoint: EndpointId,
-    now: UnixMillis,
-    max: u32,
-) -> Fallible<Vec<(DeliveryId, UnixMillis)>> {
-    let mut run = connection
-        .prepare_cached(
-            "SELECT delivery, due_at FROM (
-                SELECT delivery, due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2
-                    ORDER BY due_at LIMIT ?4)
-             WHERE seq = 0 LIMIT ?3",
-        )?
-        .query_map(params![endpoint.as_bytes(), now.0, max, APART_LOOK_MAX], read_due)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let room = usize::try_from(max).unwrap_or(usize::MAX) - run.len();
-    let mut sequence = connection.prepare_cached(
-        "SELECT delivery, due_at FROM waiting WHERE endpoint = ?1 AND seq > 0 ORDER BY seq LIMIT ?2",
-    )?;
-    let rows = sequence.query_map(
-        params![endpoint.as_bytes(), i64::try_from(room).unwrap_or(i64::MAX)],
-        read_due,
-    )?;
-    for row in rows {
-        let row = row?;
-        if row.1 > now {
-            break;
-        }
-        run.push(row);
-    }
-    Ok(run)
-}
-
-fn due_rows(
-    connection: &Connection,
-    endpoint: EndpointId,
-    now: UnixMillis,
-    count: u32,
-) -> Fallible<Vec<(DeliveryId, UnixMillis)>> {
-    let rows = connection
-        .prepare_cached(
-            "SELECT delivery, due_at FROM (
-                SELECT * FROM (SELECT delivery, due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
-                UNION ALL SELECT * FROM (SELECT delivery, due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))
-             ORDER BY due_at, delivery LIMIT ?3",
-        )?
-        .query_map(params![endpoint.as_bytes(), now.0, count], read_due)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(rows)
-}
-
 /// A leased delivery whose payload is still sealed.
 pub(super) struct SealedJob {
     /// Its message has no payload yet.
@@ -159,20 +37,6 @@ impl SealedJob {
     fn is_suspect(&self) -> bool {
         is_suspect(self.deaths)
     }
-}
-
-/// Whether a row with so many deaths goes alone.
-fn is_suspect(deaths: u32) -> bool {
-    (SUSPECT_DEATHS..PARK_DEATHS).contains(&deaths)
-}
-
-/// Whether a suspect is out, so that no other may go.
-fn trial_is_on(connection: &Connection, now: UnixMillis) -> Fallible<bool> {
-    Ok(connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM waiting WHERE deaths >= 3 AND leased = 1 AND due_at > ?1 AND deaths < ?2)",
-        )?
-        .query_row(params![now.0, PARK_DEATHS], |row| row.get(0))?)
 }
 
 /// What became of one row.

@@ -1,5 +1,7 @@
 //! The work of background tasks: new deliveries by hand, a chunk at a time, from a cursor that is kept.
 
+pub(crate) mod rows;
+
 use postrider_model::{
     AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis,
 };
@@ -10,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::cancel::{self, Totals};
 use crate::codec;
 use crate::error::Fallible;
-use crate::{upkeep, waiting};
+use crate::waiting;
 
 /// Tasks that one sweep moves on.
 const TASKS_MAX: u32 = 4;
@@ -24,7 +26,7 @@ struct Wanted {
 /// Moves running tasks on by a chunk of at most `limit` messages each; how many deliveries were made.
 pub(crate) fn advance(connection: &Connection, limit: u32) -> Fallible<u64> {
     let mut made = 0;
-    for mut task in upkeep::running_tasks(connection, TASKS_MAX)? {
+    for mut task in rows::running_tasks(connection, TASKS_MAX)? {
         match wanted(connection, task.app, task.endpoint)? {
             None => task.state = TaskState::Failed,
             Some(wanted) => made += chunk(connection, &mut task, &wanted, limit)?,

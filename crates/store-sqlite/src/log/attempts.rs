@@ -7,9 +7,9 @@ use postrider_model::{AppId, Attempt, AttemptClass, AttemptId, MessageId};
 use postrider_store::{AttemptFilter, AttemptRow, Page, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use super::messages::message_filter;
 use crate::codec::{self, Walk};
 use crate::error::Fallible;
-use crate::log::message_filter;
 
 pub(crate) const COLUMNS: &str =
     "a.id, a.message, a.endpoint, a.delivery, a.origin, a.started_at, a.duration_ms, a.class, a.status,

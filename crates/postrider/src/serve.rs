@@ -1,7 +1,8 @@
 //! `postrider serve`: wires the roles of this process together, runs them until a signal, and stops them in order.
 //!
-//! Order of the stop: the gateway's listener first (requests under way are answered), then the worker drains, then the
-//! ledger, which on the embedded set-up records what the worker's drain said; then broker and store.
+//! Order of the stop: the gateway's listener (requests under way are answered) and the worker, side by side: what is
+//! accepted meanwhile has a row in the store, and goes out after the next start. Then the ledger, which on the embedded
+//! set-up records what both of them said; then broker and store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -168,11 +169,19 @@ impl Running {
     }
 
     async fn stop(self, parts: &Parts) {
-        self.listener.stop().await;
-        if let Some(gateway) = self.gateway {
-            gateway.shutdown().await;
-        }
-        for role in [self.worker, self.ledger, self.metrics].into_iter().flatten() {
+        let gateway = async {
+            self.listener.stop().await;
+            if let Some(gateway) = self.gateway {
+                gateway.shutdown().await;
+            }
+        };
+        let worker = async {
+            if let Some(worker) = self.worker {
+                worker.stop().await;
+            }
+        };
+        tokio::join!(gateway, worker);
+        for role in [self.ledger, self.metrics].into_iter().flatten() {
             role.stop().await;
         }
         parts.broker.close().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::{AppId, EndpointId, MessageId, TaskId, UnixMillis};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::StoreError;
 use crate::reseal::{ResealCursor, ResealReport};
@@ -69,6 +70,15 @@ pub struct ParkedRow {
     pub at: UnixMillis,
 }
 
+/// What tells a parked row from others: rows of one kind and the same bytes are one.
+pub fn parked_digest(kind: &str, bytes: &[u8]) -> [u8; 32] {
+    let hash = Sha256::new()
+        .chain_update(kind)
+        .chain_update([0])
+        .chain_update(bytes);
+    hash.finalize().into()
+}
+
 /// What a sweep did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -76,8 +86,16 @@ pub struct SweepReport {
     pub cancelled: u64,
     /// Background tasks' deliveries made.
     pub recovered: u64,
-    /// Waiting rows whose message has been missing for more than 5 minutes.
-    pub orphans: u64,
+}
+
+/// Deliveries that wait for a message that was never recorded: the request was refused after a part of it was on its
+/// way, and nobody has repeated it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OrphanReport {
+    /// Waiting for their message for more than 5 minutes, among those that were due and looked at.
+    pub waiting: u64,
+    /// Cancelled now.
+    pub cancelled: u64,
 }
 
 /// What retention removed.
@@ -127,6 +145,10 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// One chunk (at most `limit` rows of each kind): cancels what waits for disabled or deleted endpoints, moves
     /// background tasks on. Call again at once while it reports work.
     async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
+    /// One chunk (at most `limit` rows): counts what is due and waits for a message that was never recorded, and cancels
+    /// on record (`MessageMissing`) what belongs to a message older than `cancel_after`, if that is given. The deliveries of a
+    /// paused endpoint are not due. The caller knows whether the journal may still bring the message.
+    async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError>;
     /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
     /// coming days' partitions.
     async fn retain(
@@ -142,8 +164,8 @@ pub trait UpkeepStore: Send + Sync + 'static {
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError>;
     /// One background task.
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
-    /// Keeps what could not be handled.
-    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<(), StoreError>;
+    /// Keeps what could not be handled. Idempotent: false when the same bytes of the same kind are parked already.
+    async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<bool, StoreError>;
     /// Parked rows, newest first.
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
     /// One parked row.

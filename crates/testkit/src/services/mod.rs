@@ -19,6 +19,7 @@ mod postgres;
 mod probe;
 mod rabbitmq;
 mod redis;
+mod server;
 mod shared;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,6 +34,7 @@ pub use host::{find_binary, free_port, is_root, target_dir};
 pub use postgres::PostgresServer;
 pub use rabbitmq::RabbitServer;
 pub use redis::{RedisCluster, RedisServer};
+pub use server::Server;
 
 /// The environment variable that names an AMQP server for tests.
 pub const AMQP_URL: &str = "POSTRIDER_TEST_AMQP_URL";

@@ -9,23 +9,32 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::host::{self, User};
+use super::server::{Kind, Server};
 use super::shared::{Prepared, data_dir, log_in};
-use super::{Launch, Running, free_port, probe};
+use super::{Launch, free_port};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A Postgres of the test's own: it keeps port and data over restarts. The role is `postgres`, without a password.
+pub type PostgresServer = Server<Postgres>;
+
+/// Postgres: `postgres://postgres@127.0.0.1:PORT/postgres`.
 #[derive(Debug)]
-pub struct PostgresServer {
-    running: Option<Running>,
-    launch: Launch,
-    port: u16,
-    _dir: TempDir,
+pub enum Postgres {}
+
+impl Kind for Postgres {
+    const NAME: &'static str = "postgres";
+    const LIMIT: Duration = LIMIT;
+    /// "Fast": running transactions are rolled back.
+    const STOP: Signal = Signal::INT;
+
+    fn url(port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/postgres")
+    }
 }
 
 impl PostgresServer {
@@ -37,53 +46,7 @@ impl PostgresServer {
         let dir = data_dir("postgres")?;
         let port = free_port()?;
         let launch = initialise(dir.path(), port).await?;
-        let mut server = Self {
-            running: None,
-            launch,
-            port,
-            _dir: dir,
-        };
-        server.start_again().await?;
-        Ok(server)
-    }
-
-    /// `postgres://postgres@127.0.0.1:PORT/postgres`.
-    pub fn url(&self) -> String {
-        url(self.port)
-    }
-
-    /// The port, the same over restarts.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Shuts it down in good order ("fast": running transactions are rolled back). Does nothing if it is down.
-    ///
-    /// # Errors
-    /// It still runs after 60 s.
-    pub async fn stop(&mut self) -> Result<()> {
-        if let Some(mut running) = self.running.take() {
-            running.stop(Signal::INT, LIMIT).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends it at once, without a checkpoint: the next start recovers from the log.
-    pub fn kill9(&mut self) {
-        self.running = None;
-    }
-
-    /// Starts it with the same port and data. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// It does not answer within 60 s.
-    pub async fn start_again(&mut self) -> Result<()> {
-        if self.running.is_none() {
-            let mut running = self.launch.start()?;
-            probe::ready(&self.url(), &mut running, LIMIT).await?;
-            self.running = Some(running);
-        }
-        Ok(())
+        Self::launched(launch, port, dir).await
     }
 }
 
@@ -91,12 +54,8 @@ pub(crate) async fn prepare(dir: &Path) -> Result<Prepared> {
     let port = free_port()?;
     Ok(Prepared {
         launch: initialise(dir, port).await?,
-        url: url(port),
+        url: Postgres::url(port),
     })
-}
-
-fn url(port: u16) -> String {
-    format!("postgres://postgres@127.0.0.1:{port}/postgres")
 }
 
 /// Makes the data directory and says how to start a server on it.

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::server::{Kind, Server};
 use super::shared::{Prepared, data_dir, log_in};
-use super::{Launch, Running, free_port, host, probe, unique_name};
+use super::{Launch, free_port, host, unique_name};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -34,12 +34,25 @@ exec "$2"
 "#;
 
 /// A RabbitMQ of the test's own: it keeps port and data over restarts. User and password are `guest`.
+pub type RabbitServer = Server<Rabbit>;
+
+/// RabbitMQ: `amqp://guest:guest@127.0.0.1:PORT/%2f`.
 #[derive(Debug)]
-pub struct RabbitServer {
-    running: Option<Running>,
-    launch: Launch,
-    port: u16,
-    _dir: TempDir,
+pub enum Rabbit {}
+
+impl Kind for Rabbit {
+    const NAME: &'static str = "rabbitmq";
+    const LIMIT: Duration = LIMIT;
+    const STOP: Signal = Signal::TERM;
+
+    fn url(port: u16) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
+    }
+
+    /// The former port mapper may be about to die, and must not answer for the new one.
+    fn fresh_environment() -> Result<Vec<(String, OsString)>> {
+        Ok(vec![(EPMD_PORT.to_owned(), free_port()?.to_string().into())])
+    }
 }
 
 impl RabbitServer {
@@ -59,80 +72,7 @@ impl RabbitServer {
         let dir = data_dir("rabbitmq")?;
         let port = free_port()?;
         let launch = launch(dir.path(), port, settings)?;
-        let mut server = Self {
-            running: None,
-            launch,
-            port,
-            _dir: dir,
-        };
-        server.start_again().await?;
-        Ok(server)
-    }
-
-    /// `amqp://guest:guest@127.0.0.1:PORT/%2f`.
-    pub fn url(&self) -> String {
-        url(self.port)
-    }
-
-    /// The port, the same over restarts.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Shuts it down in good order. Does nothing if it is down.
-    ///
-    /// # Errors
-    /// It still runs after 90 s.
-    pub async fn stop(&mut self) -> Result<()> {
-        if let Some(mut running) = self.running.take() {
-            running.stop(Signal::TERM, LIMIT).await?;
-        }
-        Ok(())
-    }
-
-    /// Kills it without warning.
-    pub fn kill9(&mut self) {
-        self.running = None;
-    }
-
-    /// Freezes the process: connections stay open and nothing answers.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn pause(&self) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("rabbitmq is down")?
-            .signal(Signal::STOP)
-    }
-
-    /// Ends [`RabbitServer::pause`].
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn resume(&self) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("rabbitmq is down")?
-            .signal(Signal::CONT)
-    }
-
-    /// Starts it with the same port and data. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// It does not answer within 90 s.
-    pub async fn start_again(&mut self) -> Result<()> {
-        if self.running.is_none() {
-            // A new port each time: the former port mapper may be about to die, and must not answer for the new one.
-            self.launch.env.retain(|(name, _)| name != EPMD_PORT);
-            self.launch
-                .env
-                .push((EPMD_PORT.to_owned(), free_port()?.to_string().into()));
-            let mut running = self.launch.start()?;
-            probe::ready(&self.url(), &mut running, LIMIT).await?;
-            self.running = Some(running);
-        }
-        Ok(())
+        Self::launched(launch, port, dir).await
     }
 
     /// Runs `rabbitmqctl` and returns what it prints, without headings: `&["list_queues", "name", "messages"]`,
@@ -141,12 +81,12 @@ impl RabbitServer {
     /// # Errors
     /// The server is down, or the command fails or takes over 90 s.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
-        ensure!(self.running.is_some(), "rabbitmq is down");
+        self.running()?;
         let mut command = Command::new(host::need_binary("rabbitmqctl")?);
         command
             .arg("--quiet")
             .args(args)
-            .envs(self.launch.env.iter().cloned())
+            .envs(self.launch().env.iter().cloned())
             .kill_on_drop(true);
         let output = timeout(LIMIT, command.output())
             .await
@@ -165,13 +105,9 @@ pub(crate) async fn prepare(dir: &Path) -> Result<Prepared> {
     let port = free_port()?;
     std::future::ready(Ok(Prepared {
         launch: launch(dir, port, "")?,
-        url: url(port),
+        url: Rabbit::url(port),
     }))
     .await
-}
-
-fn url(port: u16) -> String {
-    format!("amqp://guest:guest@127.0.0.1:{port}/%2f")
 }
 
 fn launch(dir: &Path, port: u16, settings: &str) -> Result<Launch> {

@@ -5,25 +5,33 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::server::{Kind, Server};
 use super::shared::{Prepared, data_dir, log_in};
-use super::{Launch, Running, free_port, host, probe};
+use super::{Launch, free_port, host};
 use crate::wait::{Poll, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A Redis of the test's own, on a port that it keeps over restarts.
+/// A Redis of the test's own. It comes back empty.
+pub type RedisServer = Server<Redis>;
+
+/// Redis: `redis://127.0.0.1:PORT`.
 #[derive(Debug)]
-pub struct RedisServer {
-    running: Option<Running>,
-    launch: Launch,
-    port: u16,
-    _dir: TempDir,
+pub enum Redis {}
+
+impl Kind for Redis {
+    const NAME: &'static str = "redis";
+    const LIMIT: Duration = LIMIT;
+    const STOP: Signal = Signal::TERM;
+
+    fn url(port: u16) -> String {
+        format!("redis://127.0.0.1:{port}")
+    }
 }
 
 impl RedisServer {
@@ -43,75 +51,7 @@ impl RedisServer {
         let dir = data_dir("redis")?;
         let port = free_port()?;
         let launch = launch(dir.path(), port, settings)?;
-        let mut server = Self {
-            running: None,
-            launch,
-            port,
-            _dir: dir,
-        };
-        server.start_again().await?;
-        Ok(server)
-    }
-
-    /// `redis://127.0.0.1:PORT`.
-    pub fn url(&self) -> String {
-        url(self.port)
-    }
-
-    /// The port, the same over restarts.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Ends it in good order; its data is gone. Does nothing if it is down.
-    ///
-    /// # Errors
-    /// It still runs after 20 s.
-    pub async fn stop(&mut self) -> Result<()> {
-        if let Some(mut running) = self.running.take() {
-            running.stop(Signal::TERM, LIMIT).await?;
-        }
-        Ok(())
-    }
-
-    /// Kills it without warning.
-    pub fn kill9(&mut self) {
-        self.running = None;
-    }
-
-    /// Starts it, empty, on the same port. Does nothing if it is up.
-    ///
-    /// # Errors
-    /// It does not answer within 20 s.
-    pub async fn start_again(&mut self) -> Result<()> {
-        if self.running.is_none() {
-            let mut running = self.launch.start()?;
-            probe::ready(&self.url(), &mut running, LIMIT).await?;
-            self.running = Some(running);
-        }
-        Ok(())
-    }
-
-    /// Freezes the process: connections stay open and nothing answers.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn pause(&self) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("redis is down")?
-            .signal(Signal::STOP)
-    }
-
-    /// Ends [`RedisServer::pause`].
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn resume(&self) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("redis is down")?
-            .signal(Signal::CONT)
+        Self::launched(launch, port, dir).await
     }
 
     /// Deletes everything in it.
@@ -130,7 +70,7 @@ impl RedisServer {
     /// # Errors
     /// It does not answer within 20 s.
     pub async fn command(&self, words: &[&str]) -> Result<String> {
-        command(self.port, words).await
+        command(self.port(), words).await
     }
 }
 
@@ -161,7 +101,7 @@ impl RedisCluster {
         }
         let mut join = Command::new(host::need_binary("redis-cli")?);
         join.args(["--cluster", "create"]).kill_on_drop(true);
-        join.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        join.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())));
         join.args(["--cluster-replicas", "0", "--cluster-yes"]);
         let output = timeout(Duration::from_secs(40), join.output())
             .await
@@ -200,13 +140,9 @@ pub(crate) async fn prepare(dir: &Path) -> Result<Prepared> {
     let port = free_port()?;
     std::future::ready(Ok(Prepared {
         launch: launch(dir, port, &[])?,
-        url: url(port),
+        url: Redis::url(port),
     }))
     .await
-}
-
-fn url(port: u16) -> String {
-    format!("redis://127.0.0.1:{port}")
 }
 
 fn launch(dir: &Path, port: u16, settings: &[&str]) -> Result<Launch> {

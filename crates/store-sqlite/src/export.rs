@@ -14,10 +14,11 @@ use postrider_store::{MessageRow, StoreError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params_from_iter};
 
+use crate::config::{apps, endpoints, event_types, keys};
 use crate::error::{Fail, Fallible};
 use crate::log::{attempts, messages};
 use crate::upkeep::{parked, tasks};
-use crate::{codec, config, endpoints, schema};
+use crate::{codec, schema};
 
 /// Rows of a portion.
 const ROWS_MAX: usize = 1_000;
@@ -239,10 +240,10 @@ fn place<const N: usize>(row: &Row<'_>, columns: [usize; N]) -> Fallible<Vec<Val
 fn applications(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = format!(
         "SELECT {}, deleted_at FROM applications WHERE id > ?1 ORDER BY id",
-        config::APP_COLUMNS
+        apps::APP_COLUMNS
     );
     let (rows, last) = portion(connection, &sql, after, |row| {
-        let (application, version) = config::read_app(row)?;
+        let (application, version) = apps::read_app(row)?;
         let moved = MovedApplication {
             application,
             version,
@@ -272,10 +273,10 @@ fn read_endpoints(connection: &Connection, keyring: &Keyring, after: &[Value]) -
 fn event_types(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = format!(
         "SELECT {} FROM event_types WHERE name > ?1 ORDER BY name",
-        config::EVENT_TYPE_COLUMNS
+        event_types::EVENT_TYPE_COLUMNS
     );
     let (rows, last) = portion(connection, &sql, after, |row| {
-        let event_type = config::read_event_type(row)?;
+        let event_type = event_types::read_event_type(row)?;
         let bytes = event_type.schemas.as_ref().map_or(0, String::len);
         Ok((event_type, bytes, place(row, [1])?))
     })?;
@@ -285,10 +286,10 @@ fn event_types(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallibl
 fn keys(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
     let sql = format!(
         "SELECT {} FROM api_keys WHERE id > ?1 ORDER BY id",
-        config::KEY_COLUMNS
+        keys::KEY_COLUMNS
     );
     let (rows, last) = portion(connection, &sql, after, |row| {
-        Ok((config::read_key(row)?, 0, place(row, [0])?))
+        Ok((keys::read_key(row)?, 0, place(row, [0])?))
     })?;
     Ok((Portion::Keys(rows), last))
 }

@@ -1,7 +1,7 @@
 //! The store on SQLite: the default, with no other service.
 //!
-//! The files are named after the traits of `postrider-store`, as in the Postgres adapter: `config` (and
-//! `endpoints`), `log`, `record`, `waiting`, `upkeep`; `schema` migrates.
+//! The files are named after the traits of `postrider-store`, as in the Postgres adapter: `config`, `log`,
+//! `record`, `waiting`, `upkeep`; `schema` migrates.
 //!
 //! Cast:
 //! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
@@ -18,7 +18,6 @@ mod cancel;
 mod codec;
 mod config;
 mod connection;
-mod endpoints;
 mod error;
 mod export;
 mod log;

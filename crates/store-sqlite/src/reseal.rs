@@ -7,7 +7,7 @@ use postrider_store::{ResealCursor, ResealReport, SealedPart, StoreError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params};
 
-use crate::endpoints::aad;
+use crate::config::endpoints::aad;
 use crate::error::Fallible;
 use crate::record::body_aad;
 use crate::upkeep::parked::parked_aad;

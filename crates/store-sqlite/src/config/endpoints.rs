@@ -11,8 +11,8 @@ use postrider_store::{EndpointRef, Page, StoreError, TimeRange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::apps::bump;
 use crate::codec::{self, Walk};
-use crate::config::bump;
 use crate::error::{Fail, Fallible, is_conflict};
 use crate::waiting;
 

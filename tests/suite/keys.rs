@@ -7,6 +7,7 @@ use postrider_testkit::receiver::Receiver;
 use reqwest::Method;
 use serde_json::json;
 
+use crate::api::Api;
 use crate::cli;
 use crate::stack::{SECRETS_KEY, SOON, Shape, Stack};
 
@@ -45,6 +46,12 @@ async fn the_secrets_key_is_changed_scaled_out() -> Result<()> {
     change(stack, &env).await
 }
 
+/// A gateway that has just started reads configuration first, for which a producer may have to try again.
+async fn send(api: &Api, app: &str, n: usize) -> Result<String> {
+    api.send_until_accepted(app, &json!({ "n": n }), &format!("key-{n}"), SOON)
+        .await
+}
+
 async fn change(mut stack: Stack, env: &[(&str, &str)]) -> Result<()> {
     let (old_first, new_first) = (
         format!("{SECRETS_KEY},{NEW_KEY}"),
@@ -71,13 +78,13 @@ async fn change(mut stack: Stack, env: &[(&str, &str)]) -> Result<()> {
     let path = format!("/app/{app}/endpoint/{endpoint}");
     api.patch(&path, &json!({"paused": true})).await?;
     let secret = api.get(&format!("{path}/secret")).await?;
-    let mut sent = vec![api.send(&app, json!({"n": 0})).await?];
+    let mut sent = vec![send(&api, &app, 0).await?];
 
     restart(&mut stack, &old_first).await?;
-    sent.push(stack.api().send(&app, json!({"n": 1})).await?);
+    sent.push(send(&stack.api(), &app, 1).await?);
     restart(&mut stack, &new_first).await?;
     let api = stack.api();
-    sent.push(api.send(&app, json!({"n": 2})).await?);
+    sent.push(send(&api, &app, 2).await?);
     for id in &sent {
         api.wait_status(&app, id, "pending").await?;
     }

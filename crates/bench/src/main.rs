@@ -17,6 +17,7 @@ mod load;
 mod payload;
 mod process;
 mod receive;
+mod record;
 mod report;
 mod run;
 mod scenario;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Runs scenarios and reports.
     Run(run::Options),
+    /// Measures what the store costs alone: batches of records straight into its adapters.
+    Record(record::Options),
     #[command(hide = true)]
     FloorGateway(floor::gateway::Options),
     #[command(hide = true)]
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Run(options) => run::run(options).await,
+            Command::Record(options) => record::run(options).await,
             Command::FloorGateway(options) => floor::gateway::run(options).await,
             Command::FloorWorker(options) => floor::worker::run(options).await,
             Command::Receive(options) => receive::run(options).await,

@@ -11,6 +11,8 @@ pub(crate) enum Fail {
     Store(StoreError),
     /// Another transaction changed the same rows: start again.
     Again,
+    /// A row that was taken for new is there already.
+    Repeated,
     /// A row's day has no partition.
     NoPartition,
 }
@@ -22,6 +24,7 @@ impl From<sqlx::Error> for Fail {
         match code(&error).as_deref() {
             Some("40001" | "40P01") => Self::Again,
             Some("23514") if message(&error).starts_with("no partition of relation") => Self::NoPartition,
+            Some("42P01") if is_day(message(&error)) => Self::NoPartition,
             _ => Self::Sql(error),
         }
     }
@@ -45,7 +48,7 @@ impl From<Fail> for StoreError {
     fn from(fail: Fail) -> Self {
         match fail {
             Fail::Store(error) => error,
-            Fail::Again => Self::Unavailable(Box::new(Restarted::Again)),
+            Fail::Again | Fail::Repeated => Self::Unavailable(Box::new(Restarted::Again)),
             Fail::NoPartition => Self::Unavailable(Box::new(Restarted::NoPartition)),
             Fail::Sql(error) => classify(error),
         }
@@ -99,6 +102,15 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
 
 fn message(error: &sqlx::Error) -> &str {
     error.as_database_error().map_or("", |error| error.message())
+}
+
+/// Whether it is the partition of a day that is missing: `relation "deliveries_20261121" does not exist`.
+fn is_day(message: &str) -> bool {
+    message
+        .split('"')
+        .nth(1)
+        .and_then(|name| name.split_once('_'))
+        .is_some_and(|(_, day)| day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A stored value that cannot be understood.

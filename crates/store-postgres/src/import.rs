@@ -18,7 +18,7 @@ use crate::config::apps::metadata;
 use crate::config::endpoints;
 use crate::error::{Fail, Work};
 use crate::record::write::{self, column};
-use crate::record::{day, messages};
+use crate::record::{Way, day, messages};
 use crate::row::{clean, clean_opt};
 use crate::{PostgresStore, within};
 
@@ -238,20 +238,20 @@ impl Import {
             })
             .collect();
         let rows: Vec<_> = rows.into_iter().map(|row| Arc::new(row.message)).collect();
-        messages::write(&mut self.tx, &rows, &sealed).await?;
+        messages::write(&mut self.tx, &rows, &sealed, Way::Careful).await?;
         Ok(())
     }
 
     async fn deliveries(&mut self, rows: &[DeliveryPut]) -> Work<()> {
         self.days(rows.iter().map(|row| row.id.created_at())).await?;
         let mut rows: Vec<&DeliveryPut> = rows.iter().collect();
-        write::insert_deliveries(&mut self.tx, &mut rows).await
+        write::insert_deliveries(&mut self.tx, &mut rows, Way::Careful).await
     }
 
     async fn attempts(&mut self, rows: &[AttemptPut]) -> Work<()> {
         self.days(rows.iter().map(|row| row.attempt.id.created_at()))
             .await?;
-        write::attempts(&mut self.tx, rows).await?;
+        write::attempts(&mut self.tx, rows, Way::Careful).await?;
         Ok(())
     }
 

@@ -2,6 +2,10 @@
 //!
 //! Waiting rows are locked in id order. Deliveries are not: writing one checks that it still stands as it was read,
 //! and when another recorder moved it meanwhile the batch starts again from what is there now.
+//!
+//! Facts are new as a rule: then rows are inserted as such, without a look for each whether it is there. Where what
+//! was read tells that some were recorded before, or an insert meets its row, the batch is written by statements that
+//! pass over what is there.
 
 mod endpoints;
 pub(crate) mod load;
@@ -16,11 +20,46 @@ use postrider_store::fold::{self, Changes, Known};
 use postrider_store::{RecordReport, RecordStore, StoreError};
 
 use crate::PostgresStore;
-use crate::error::{Fail, Work};
+use crate::error::{Fail, Work, code};
 use crate::schema::DAY_MS;
 
 /// Times a batch starts again before the caller hears of it.
 const STARTS: u32 = 5;
+
+/// How new rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// None of them is there, or the batch starts again.
+    Quick,
+    /// Passing over those that are there.
+    Careful,
+}
+
+impl Way {
+    /// Of a statement and the same with `ON CONFLICT DO NOTHING`, the one for this way.
+    fn of(self, [quick, careful]: [&'static str; 2]) -> &'static str {
+        match self {
+            Self::Quick => quick,
+            Self::Careful => careful,
+        }
+    }
+
+    /// What a failed insert means: the quick way meets a row that is there.
+    fn failed(self, error: sqlx::Error) -> Fail {
+        match code(&error).as_deref() {
+            Some("23505") if self == Self::Quick => Fail::Repeated,
+            _ => error.into(),
+        }
+    }
+}
+
+/// An insert for [`Way::of`].
+macro_rules! insert {
+    ($($part:literal),+) => {
+        [concat!($($part),+), concat!($($part,)+ " ON CONFLICT DO NOTHING")]
+    };
+}
+pub(crate) use insert;
 
 #[async_trait]
 impl RecordStore for PostgresStore {
@@ -43,10 +82,12 @@ async fn record(store: &PostgresStore, batch: &[Record]) -> Work<RecordReport> {
     let sealed = seal(store, batch);
     let days = days(batch);
     let mut start = 1;
+    let mut way = Way::Quick;
     loop {
         store.ensure_days(days.clone()).await?;
-        match Box::pin(attempt(store, batch, &touched, &sealed)).await {
+        match Box::pin(attempt(store, batch, &touched, &sealed, way)).await {
             Err(Fail::Again) if start < STARTS => {}
+            Err(Fail::Repeated) if start < STARTS => way = Way::Careful,
             Err(Fail::NoPartition) if start < STARTS => store.days.forget(),
             done => return done,
         }
@@ -59,18 +100,24 @@ async fn attempt(
     batch: &[Record],
     touched: &fold::Touched,
     sealed: &HashMap<MessageId, Vec<u8>>,
+    way: Way,
 ) -> Work<RecordReport> {
     let mut tx = store.write.begin().await?;
     let loaded = load::load(&mut tx, touched).await?;
     let mut changes = fold::fold(batch, &loaded.known, loaded.now, loaded.last_seq, store.fold);
     wake_late(batch, &loaded.known, loaded.now, &mut changes);
+    let way = if may_repeat(batch, &loaded.known) {
+        Way::Careful
+    } else {
+        way
+    };
     let mut report = RecordReport {
         stale: changes.stale,
-        messages: messages::write(&mut tx, &changes.messages, sealed).await?,
+        messages: messages::write(&mut tx, &changes.messages, sealed, way).await?,
         ..RecordReport::default()
     };
-    write::deliveries(&mut tx, &changes, &loaded.known).await?;
-    report.attempts = write::attempts(&mut tx, &changes.attempts).await?;
+    write::deliveries(&mut tx, &changes, &loaded.known, way).await?;
+    report.attempts = write::attempts(&mut tx, &changes.attempts, way).await?;
     write::waiting(&mut tx, &changes, &loaded.known).await?;
     if touched.sequence && changes.last_seq != loaded.last_seq {
         write::sequence(&mut tx, changes.last_seq).await?;
@@ -82,6 +129,23 @@ async fn attempt(
     write::claims(&mut tx, &changes.claims, loaded.now).await?;
     tx.commit().await?;
     Ok(report)
+}
+
+/// Whether what the store has tells that facts of the batch were recorded before, which the quick way would find out late.
+fn may_repeat(batch: &[Record], known: &Known) -> bool {
+    batch.iter().any(|record| match record {
+        Record::Accepted(accepted) => accepted
+            .deliveries
+            .iter()
+            .any(|delivery| known.deliveries.contains_key(&delivery.id)),
+        Record::Outcome(outcome) => {
+            outcome.attempt.is_some()
+                && known
+                    .deliveries
+                    .get(&outcome.delivery)
+                    .is_some_and(|known| known.attempts >= outcome.attempts)
+        }
+    })
 }
 
 /// Wakes endpoints for two changes that are no new rows: a message whose delivery waited for it, and the end of a

@@ -22,10 +22,11 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     include_str!("../migrations/0002_suspects.sql"),
     include_str!("../migrations/0003_upkeep.sql"),
     include_str!("../migrations/0004_traceparent.sql"),
+    include_str!("../migrations/0005_attempts_key.sql"),
 ];
 
 /// The version that this program needs.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
@@ -46,7 +47,7 @@ const DAYS_AHEAD: i64 = 30;
 pub(crate) const LOG_TABLES: [(&str, &str); 4] = [
     ("messages", ""),
     ("bodies", ""),
-    ("deliveries", " WITH (fillfactor = 85)"),
+    ("deliveries", " WITH (fillfactor = 50)"),
     ("attempts", ""),
 ];
 
@@ -194,22 +195,41 @@ impl Days {
     }
 }
 
+/// The partition of a table and a day: `deliveries_20261121`.
+pub(crate) fn partition(table: &str, day: i64) -> String {
+    let (year, month, day) = civil(day);
+    format!("{table}_{year:04}{month:02}{day:02}")
+}
+
+/// The date of a day since 1970-01-01, in the Gregorian calendar. Years begin in March here, so that the leap day ends
+/// one; 400 of them have 146,097 days.
+fn civil(day: i64) -> (i64, i64, i64) {
+    let from_march_of_0 = day + 719_468;
+    let era = from_march_of_0.div_euclid(146_097);
+    let of_era = from_march_of_0.rem_euclid(146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year + next, month, of_month)
+}
+
 async fn make_partition(connection: &mut PgConnection, table: &str, with: &str, day: i64) -> Work<()> {
+    let name = partition(table, day);
     let row = sqlx::query(
-        "SELECT p.name, to_regclass(p.name) IS NOT NULL AS made, \
-         EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = to_regclass(p.name) AND NOT i.inhdetachpending) \
-         AS attached \
-         FROM (SELECT $1 || '_' || to_char(date '1970-01-01' + $2::integer, 'YYYYMMDD') AS name) p",
+        "SELECT to_regclass($1) IS NOT NULL AS made, \
+         EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = to_regclass($1) AND NOT i.inhdetachpending) \
+         AS attached",
     )
-    .bind(table)
-    .bind(day)
+    .bind(&name)
     .fetch_one(&mut *connection)
     .await?;
-    let (name, made, attached): (String, bool, bool) = (
-        row.try_get("name")?,
-        row.try_get("made")?,
-        row.try_get("attached")?,
-    );
+    let (made, attached): (bool, bool) = (row.try_get("made")?, row.try_get("attached")?);
     if attached {
         return Ok(());
     }
@@ -230,4 +250,27 @@ async fn make_partition(connection: &mut PgConnection, table: &str, with: &str, 
         .execute(connection)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_has_the_name_of_its_date() {
+        for (day, name) in [
+            (0, "m_19700101"),
+            (58, "m_19700228"),
+            (59, "m_19700301"),
+            (11_016, "m_20000229"),
+            (11_017, "m_20000301"),
+            (20_778, "m_20261121"),
+            (20_818, "m_20261231"),
+            (20_819, "m_20270101"),
+            (47_540, "m_21000228"),
+            (47_541, "m_21000301"),
+        ] {
+            assert_eq!(partition("m", day), name);
+        }
+    }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use postrider_model::{DeliveryId, EndpointId, UnixMillis};
 use postrider_store::fold::{Known, KnownDelivery, KnownEndpoint, KnownWaiting, Touched};
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::day;
 use crate::error::Work;
 use crate::log::deliveries::to_state;
-use crate::row::{floor, to_u32};
-use crate::schema::DAY_MS;
+use crate::row::to_u32;
+use crate::schema::partition;
 
 /// What was loaded.
 pub(super) struct Loaded {
@@ -42,13 +42,12 @@ pub(super) async fn load(connection: &mut PgConnection, touched: &Touched) -> Wo
         };
         waiting.insert(row.try_get::<Uuid, _>("delivery")?, row_of);
     }
-    for (low, high, ids) in by_day(&ids) {
-        let rows = sqlx::query(
-            "SELECT id, state, attempts FROM deliveries WHERE id = ANY($1) AND id >= $2 AND id < $3",
-        )
+    for (day, ids) in by_day(&ids) {
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "SELECT id, state, attempts FROM {} WHERE id = ANY($1)",
+            partition("deliveries", day)
+        )))
         .bind(ids)
-        .bind(low)
-        .bind(high)
         .fetch_all(&mut *connection)
         .await?;
         for row in rows {
@@ -61,7 +60,6 @@ pub(super) async fn load(connection: &mut PgConnection, touched: &Touched) -> Wo
             known.deliveries.insert(DeliveryId::from_uuid(id), delivery);
         }
     }
-    load_endpoints(connection, &touched.endpoints, &mut known).await?;
     let last_seq = if touched.sequence {
         sqlx::query_scalar("SELECT last_seq FROM sequence FOR UPDATE")
             .fetch_one(&mut *connection)
@@ -69,31 +67,33 @@ pub(super) async fn load(connection: &mut PgConnection, touched: &Touched) -> Wo
     } else {
         0
     };
-    let now: i64 = sqlx::query_scalar("SELECT now_ms()")
-        .fetch_one(connection)
-        .await?;
-    Ok(Loaded {
-        known,
-        now: UnixMillis(now),
-        last_seq,
-    })
+    let now = load_endpoints(connection, &touched.endpoints, &mut known).await?;
+    Ok(Loaded { known, now, last_seq })
 }
 
+/// Reads endpoints, and the clock in the same trip.
 async fn load_endpoints(
     connection: &mut PgConnection,
     endpoints: &[EndpointId],
     known: &mut Known,
-) -> Work<()> {
+) -> Work<UnixMillis> {
     let ids: Vec<Uuid> = endpoints.iter().map(EndpointId::as_uuid).collect();
     let rows = sqlx::query(
-        "SELECT e.id, e.disabled OR e.deleted_at IS NOT NULL AS disabled, e.paused, \
+        "SELECT c.now, e.id, e.disabled OR e.deleted_at IS NOT NULL AS disabled, e.paused, \
          e.ordered AND e.pause_when_exhausted AS pause_when_exhausted, h.failing_since \
-         FROM endpoints e LEFT JOIN endpoint_health h ON h.endpoint = e.id WHERE e.id = ANY($1)",
+         FROM (SELECT now_ms() AS now) c LEFT JOIN endpoints e ON e.id = ANY($1) \
+         LEFT JOIN endpoint_health h ON h.endpoint = e.id",
     )
     .bind(ids)
     .fetch_all(connection)
     .await?;
+    let mut now = UnixMillis(0);
     for row in rows {
+        now = UnixMillis(row.try_get("now")?);
+        // Without any endpoint there is the clock alone.
+        let Some(id) = row.try_get("id")? else {
+            continue;
+        };
         let disabled: bool = row.try_get("disabled")?;
         let endpoint = KnownEndpoint {
             held: disabled || row.try_get("paused")?,
@@ -101,26 +101,19 @@ async fn load_endpoints(
             pause_when_exhausted: row.try_get("pause_when_exhausted")?,
             failing_since: row.try_get::<Option<i64>, _>("failing_since")?.map(UnixMillis),
         };
-        known
-            .endpoints
-            .insert(EndpointId::from_uuid(row.try_get("id")?), endpoint);
+        known.endpoints.insert(EndpointId::from_uuid(id), endpoint);
     }
-    Ok(())
+    Ok(now)
 }
 
-/// Ids by the day whose partition holds them, with the day's bounds: a statement over one day looks at one
-/// partition, where a list of ids alone would be looked up in each.
-pub(crate) fn by_day(ids: &[Uuid]) -> Vec<(Uuid, Uuid, Vec<Uuid>)> {
+/// Ids by their day. A statement over one day names its partition: a bound on the ids would choose it too, but a plan
+/// that is made while the partition is empty takes such a bound for the better condition, and reads the whole day.
+pub(crate) fn by_day(ids: &[Uuid]) -> BTreeMap<i64, Vec<Uuid>> {
     let mut days: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
     for id in ids {
         days.entry(day(DeliveryId::from_uuid(*id).created_at()))
             .or_default()
             .push(*id);
     }
-    days.into_iter()
-        .map(|(day, ids)| {
-            let low = floor(UnixMillis(day * DAY_MS));
-            (low, floor(UnixMillis((day + 1) * DAY_MS)), ids)
-        })
-        .collect()
+    days
 }

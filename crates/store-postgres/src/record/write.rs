@@ -1,18 +1,25 @@
 //! The rows of a batch, each table written once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use postrider_model::{Claim, EndpointId, UnixMillis};
 use postrider_store::fold::{AttemptPut, Changes, DeliveryPut, Known, StateCounts, WaitingPut};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::load::by_day;
+use super::{Way, insert};
 use crate::error::{Fail, Work};
 use crate::row::{clean, millis};
+use crate::schema::partition;
 
 /// Writes deliveries; starts again when one does not stand as it was read.
-pub(super) async fn deliveries(connection: &mut PgConnection, changes: &Changes, known: &Known) -> Work<()> {
+pub(super) async fn deliveries(
+    connection: &mut PgConnection,
+    changes: &Changes,
+    known: &Known,
+    way: Way,
+) -> Work<()> {
     let (mut new, mut moved) = (Vec::new(), Vec::new());
     for put in changes.deliveries.values() {
         match known.deliveries.get(&put.id) {
@@ -28,21 +35,25 @@ pub(super) async fn deliveries(connection: &mut PgConnection, changes: &Changes,
             Some(_) => {}
         }
     }
-    insert_deliveries(connection, &mut new).await?;
+    insert_deliveries(connection, &mut new, way).await?;
     update_deliveries(connection, &moved, known).await
 }
 
 /// Inserts deliveries that are new, in id order; starts again when one is there already.
-pub(crate) async fn insert_deliveries(connection: &mut PgConnection, new: &mut [&DeliveryPut]) -> Work<()> {
+pub(crate) async fn insert_deliveries(
+    connection: &mut PgConnection,
+    new: &mut [&DeliveryPut],
+    way: Way,
+) -> Work<()> {
     if new.is_empty() {
         return Ok(());
     }
     new.sort_unstable_by_key(|put| put.id);
-    let done = sqlx::query(
+    let done = sqlx::query(way.of(insert!(
         "INSERT INTO deliveries (id, message, endpoint, app, attempts, state, trigger, cancelled) \
          SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::smallint[], \
-         $7::smallint[], $8::smallint[]) ON CONFLICT DO NOTHING",
-    )
+         $7::smallint[], $8::smallint[])"
+    )))
     .bind(column(new, |put| put.id.as_uuid()))
     .bind(column(new, |put| put.message.as_uuid()))
     .bind(column(new, |put| put.endpoint.as_uuid()))
@@ -54,7 +65,8 @@ pub(crate) async fn insert_deliveries(connection: &mut PgConnection, new: &mut [
         put.cancelled.map(|reason| i16::from(reason as u8))
     }))
     .execute(connection)
-    .await?;
+    .await
+    .map_err(|error| way.failed(error))?;
     all_done(done.rows_affected(), new.len())
 }
 
@@ -62,7 +74,7 @@ async fn update_deliveries(connection: &mut PgConnection, moved: &[&DeliveryPut]
     let by_id: HashMap<Uuid, &DeliveryPut> = moved.iter().map(|put| (put.id.as_uuid(), *put)).collect();
     let mut ids: Vec<Uuid> = by_id.keys().copied().collect();
     ids.sort_unstable();
-    for (low, high, ids) in by_day(&ids) {
+    for (day, ids) in by_day(&ids) {
         let puts: Vec<(&DeliveryPut, i16, i64)> = ids
             .iter()
             .filter_map(|id| {
@@ -71,39 +83,43 @@ async fn update_deliveries(connection: &mut PgConnection, moved: &[&DeliveryPut]
                 Some((put, i16::from(before.state as u8), i64::from(before.attempts)))
             })
             .collect();
-        let done = sqlx::query(
-            "UPDATE deliveries d SET state = u.state, attempts = u.attempts, cancelled = u.cancelled \
+        let statement = format!(
+            "UPDATE {} d SET state = u.state, attempts = u.attempts, cancelled = u.cancelled \
              FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::smallint[], $5::smallint[], $6::bigint[]) \
              AS u(id, state, attempts, cancelled, old_state, old_attempts) \
-             WHERE d.id = u.id AND d.id >= $7 AND d.id < $8 AND d.state = u.old_state \
+             WHERE d.id = u.id AND d.state = u.old_state \
              AND d.attempts = u.old_attempts AND (d.state IN (1, 3) OR d.state = u.state)",
-        )
-        .bind(column(&puts, |(put, ..)| put.id.as_uuid()))
-        .bind(column(&puts, |(put, ..)| i16::from(put.state as u8)))
-        .bind(column(&puts, |(put, ..)| i64::from(put.attempts)))
-        .bind(column(&puts, |(put, ..)| put.cancelled.map(|reason| i16::from(reason as u8))))
-        .bind(column(&puts, |put| put.1))
-        .bind(column(&puts, |put| put.2))
-        .bind(low)
-        .bind(high)
-        .execute(&mut *connection)
-        .await?;
+            partition("deliveries", day)
+        );
+        let done = sqlx::query(AssertSqlSafe(statement))
+            .bind(column(&puts, |(put, ..)| put.id.as_uuid()))
+            .bind(column(&puts, |(put, ..)| i16::from(put.state as u8)))
+            .bind(column(&puts, |(put, ..)| i64::from(put.attempts)))
+            .bind(column(&puts, |(put, ..)| {
+                put.cancelled.map(|reason| i16::from(reason as u8))
+            }))
+            .bind(column(&puts, |put| put.1))
+            .bind(column(&puts, |put| put.2))
+            .execute(&mut *connection)
+            .await?;
         all_done(done.rows_affected(), puts.len())?;
     }
     Ok(())
 }
 
 /// Inserts attempts that are new; returns how many.
-pub(crate) async fn attempts(connection: &mut PgConnection, puts: &[AttemptPut]) -> Work<usize> {
+pub(crate) async fn attempts(connection: &mut PgConnection, puts: &[AttemptPut], way: Way) -> Work<usize> {
+    let mut seen = HashSet::with_capacity(puts.len());
+    let puts: Vec<&AttemptPut> = puts.iter().filter(|put| seen.insert(put.attempt.id)).collect();
+    let puts = puts.as_slice();
     if puts.is_empty() {
         return Ok(0);
     }
-    let done = sqlx::query(
+    let done = sqlx::query(way.of(insert!(
         "INSERT INTO attempts (id, delivery, message, endpoint, app, started_at, duration_ms, status, class, trigger, \
          response, url) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], \
-         $6::bigint[], $7::bigint[], $8::integer[], $9::smallint[], $10::smallint[], $11::bytea[], $12::text[]) \
-         ON CONFLICT DO NOTHING",
-    )
+         $6::bigint[], $7::bigint[], $8::integer[], $9::smallint[], $10::smallint[], $11::bytea[], $12::text[])"
+    )))
     .bind(column(puts, |put| put.attempt.id.as_uuid()))
     .bind(column(puts, |put| put.delivery.as_uuid()))
     .bind(column(puts, |put| put.message.as_uuid()))
@@ -117,7 +133,8 @@ pub(crate) async fn attempts(connection: &mut PgConnection, puts: &[AttemptPut])
     .bind(column(puts, |put| put.attempt.response.as_ref()))
     .bind(column(puts, |put| clean(&put.attempt.url)))
     .execute(connection)
-    .await?;
+    .await
+    .map_err(|error| way.failed(error))?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
 

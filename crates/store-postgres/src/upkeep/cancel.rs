@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
-use postrider_model::{CancelReason, DeliveryId, DeliveryState, EndpointId, MessageId};
+use postrider_model::{CancelReason, DeliveryId, DeliveryState, EndpointId, MessageId, UnixMillis};
 use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::error::Work;
 use crate::log::deliveries::to_state;
 use crate::record::load::by_day;
 use crate::record::write;
+use crate::row::floor;
+use crate::schema::{DAY_MS, partition};
 
 /// A waiting row to cancel; the caller holds its lock.
 #[derive(Clone, Copy, Debug)]
@@ -49,20 +51,32 @@ pub(crate) async fn apply(
     let by_id: HashMap<Uuid, &Doomed> = doomed.iter().map(|row| (row.delivery.as_uuid(), row)).collect();
     let mut counters: HashMap<(EndpointId, i64), StateCounts> = HashMap::new();
     let mut cancelled = 0;
-    for (low, high, ids) in by_day(&ids) {
+    for (day, ids) in by_day(&ids) {
+        // Through the parent: retention may have dropped the day.
         let rows = sqlx::query(
-            "WITH old AS (SELECT id, state FROM deliveries WHERE id = ANY($1) AND id >= $2 AND id < $3 \
-             AND state IN (1, 3) ORDER BY id FOR UPDATE), \
-             moved AS (UPDATE deliveries d SET state = $4, cancelled = $5 FROM old WHERE d.id = old.id \
-             AND d.id >= $2 AND d.id < $3) SELECT id, state FROM old",
+            "SELECT id, state FROM deliveries WHERE id = ANY($1) AND id >= $2 AND id < $3 \
+             AND state IN (1, 3) ORDER BY id FOR UPDATE",
         )
         .bind(ids)
-        .bind(low)
-        .bind(high)
-        .bind(i16::from(DeliveryState::Cancelled as u8))
-        .bind(i16::from(reason as u8))
+        .bind(floor(UnixMillis(day * DAY_MS)))
+        .bind(floor(UnixMillis((day + 1) * DAY_MS)))
         .fetch_all(&mut *connection)
         .await?;
+        if !rows.is_empty() {
+            let found = rows
+                .iter()
+                .map(|row| row.try_get("id"))
+                .collect::<Result<Vec<Uuid>, _>>()?;
+            sqlx::query(AssertSqlSafe(format!(
+                "UPDATE {} SET state = $2, cancelled = $3 WHERE id = ANY($1)",
+                partition("deliveries", day)
+            )))
+            .bind(found)
+            .bind(i16::from(DeliveryState::Cancelled as u8))
+            .bind(i16::from(reason as u8))
+            .execute(&mut *connection)
+            .await?;
+        }
         for row in rows {
             let id: Uuid = row.try_get("id")?;
             let Some(doomed) = by_id.get(&id) else { continue };

@@ -8,6 +8,7 @@ mod contention;
 mod leases;
 mod partitions;
 mod reads;
+mod repeats;
 mod reseal;
 mod schema;
 mod tasks;

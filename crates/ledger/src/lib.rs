@@ -13,6 +13,7 @@
 //! excepted). It holds nothing that is not in the broker or in the store: it may die at any point.
 
 mod ended;
+mod fill;
 mod lag;
 mod pace;
 mod poison;

@@ -1,6 +1,7 @@
 //! The recorder: journal in, rows out.
 //!
-//! A batch is what has arrived while the last one was written, so batches grow with load by themselves. Frames are
+//! A batch is what has arrived while the last one was written, so batches grow with load by themselves; while much
+//! comes one also waits a moment to fill ([`fill`](crate::fill)). Frames are
 //! acknowledged after the commit; a crash in between records them again, which changes nothing.
 //!
 //! With the store away the consumer is cancelled: the broker keeps the journal, another recorder may take over, and
@@ -20,10 +21,12 @@ use postrider_broker::{Health, Incoming, Queue, Receipt, Subscription};
 use postrider_model::{AppId, CancelReason, Next, Record, UnixMillis};
 use postrider_store::{RecordReport, StoreError};
 use postrider_wire::Frame;
+use tokio::time::Instant;
 
 use postrider_telemetry::error_chain;
 
 use crate::Context;
+use crate::fill::{self, Pace};
 use crate::lag::made_at;
 
 /// After so long without a frame the journal is empty, and nothing lags.
@@ -66,20 +69,22 @@ struct Batch {
     /// Each frame's receipt, and where its records end.
     receipts: Vec<(Receipt, usize)>,
     bytes: usize,
+    /// Somebody waits for one of them.
+    is_urgent: bool,
 }
 
 /// Frames that nobody takes: not acknowledged before this subscription ends.
 #[derive(Default)]
 struct Held {
     receipts: Vec<Receipt>,
-    since: Option<tokio::time::Instant>,
+    since: Option<Instant>,
 }
 
 impl Held {
     fn keep(&mut self, context: &Context, receipt: Receipt, made_at: UnixMillis) {
         context.lag.held(made_at);
         self.receipts.push(receipt);
-        self.since.get_or_insert_with(tokio::time::Instant::now);
+        self.since.get_or_insert_with(Instant::now);
         context.deps.metrics.journal_held(self.receipts.len());
     }
 
@@ -88,7 +93,7 @@ impl Held {
         let Some(since) = self.since else { return false };
         let until = since + context.settings.held_retry;
         let most = usize::from(context.settings.journal_prefetch / 2).max(1);
-        if self.receipts.len() >= most && until > tokio::time::Instant::now() {
+        if self.receipts.len() >= most && until > Instant::now() {
             tracing::error!(
                 frames = self.receipts.len(),
                 "too much can be neither recorded nor parked; the journal stops for a while"
@@ -96,12 +101,13 @@ impl Held {
             let rest = tokio::time::sleep_until(until);
             let _ = context.stop.run_until_cancelled(rest).await;
         }
-        until <= tokio::time::Instant::now()
+        until <= Instant::now()
     }
 }
 
 async fn consume(context: &Context, mut subscription: Subscription) -> Result<(), StoreAway> {
     let mut held = Held::default();
+    let mut pace = Pace::default();
     while !held.is_over(context).await {
         let first = tokio::select! {
             biased;
@@ -115,16 +121,47 @@ async fn consume(context: &Context, mut subscription: Subscription) -> Result<()
             }
         };
         let Some(first) = first else { return Ok(()) };
+        let began = Instant::now();
         let mut batch = Batch::default();
         take(context, &mut batch, &mut held, first).await?;
         context.lag.taken(&batch.records);
-        while batch.records.len() < context.settings.batch_max_records
-            && batch.bytes < context.settings.batch_max_bytes
-            && let Some(frame) = subscription.try_next()
-        {
-            take(context, &mut batch, &mut held, frame).await?;
-        }
+        // The publishers of a broker in memory wait for their records themselves.
+        let until = (context.deps.broker.is_durable() && pace.is_busy(began)).then(|| began + fill::WAIT);
+        take_more(context, &mut subscription, &mut batch, &mut held, until).await?;
+        pace = Pace::after(began, batch.records.len());
         write(context, batch, &mut held).await?;
+    }
+    Ok(())
+}
+
+/// Takes what is there, and until `until` also what comes, as long as nobody waits for a record of the batch.
+async fn take_more(
+    context: &Context,
+    subscription: &mut Subscription,
+    batch: &mut Batch,
+    held: &mut Held,
+    until: Option<Instant>,
+) -> Result<(), StoreAway> {
+    // The broker hands out no more frames than this without an acknowledgement, which comes after the write.
+    let frames_max = usize::from(context.settings.journal_prefetch / 2);
+    while batch.records.len() < context.settings.batch_max_records
+        && batch.bytes < context.settings.batch_max_bytes
+    {
+        let frame = match (subscription.try_next(), until) {
+            (Some(frame), _) => frame,
+            (None, Some(until)) if !batch.is_urgent && batch.receipts.len() < frames_max => {
+                let next = tokio::select! {
+                    biased;
+                    () = context.stop.cancelled() => return Ok(()),
+                    next = tokio::time::timeout_at(until, subscription.next()) => next,
+                };
+                // The end of the subscription is met again by whoever asks next.
+                let Ok(Some(frame)) = next else { return Ok(()) };
+                frame
+            }
+            (None, _) => return Ok(()),
+        };
+        take(context, batch, held, frame).await?;
     }
     Ok(())
 }
@@ -139,6 +176,7 @@ async fn take(
     batch.bytes += incoming.frame.len();
     let (reason, whole) = match postrider_wire::decode_partial(incoming.frame.clone()) {
         Ok((Frame::Journal(records), rejected)) => {
+            batch.is_urgent |= records.iter().any(fill::is_urgent);
             batch.records.extend(records);
             let Some(bad) = rejected.first() else {
                 batch.receipts.push((incoming.receipt, batch.records.len()));
@@ -190,7 +228,7 @@ async fn park(
 }
 
 async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), StoreAway> {
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let unplaced = record(context, &batch.records).await?;
     postrider_failpoint::hit("recorder.after_store");
     context.lag.written(&batch.records, UnixMillis::now());

@@ -41,6 +41,7 @@ fn sample(field: &Field) -> String {
         (None, "metrics.listen") => "127.0.0.1:9464".to_owned(),
         (None, "ingest.app_rate") => "50".to_owned(),
         (None, "egress.allow") => "10.0.0.0/8,::1".to_owned(),
+        (None, "egress.name_servers") => "127.0.0.1:53,[::1]:53".to_owned(),
         (None, _) => "scheme://value".to_owned(),
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use postrider_testkit::receiver::Receiver;
+use postrider_testkit::receiver::{Receiver, Recorded};
 use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -68,7 +68,7 @@ async fn an_ordered_endpoint_is_served_by_a_worker_whose_clock_is_ahead() -> Res
     let requests = receiver
         .wait_for("/ordered", SOON, |requests| requests.len() >= sent.len())
         .await?;
-    let arrived: Vec<&str> = requests.iter().map(|request| request.webhook_id()).collect();
+    let arrived: Vec<&str> = requests.iter().map(Recorded::webhook_id).collect();
     ensure!(arrived == sent, "{arrived:?} instead of {sent:?}");
     Ok(())
 }

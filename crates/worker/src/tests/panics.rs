@@ -78,16 +78,17 @@ async fn a_slot_goes_back_however_its_holder_ends() {
     let world = World::new().await;
     let endpoint = world.endpoint("/hook", |_| {}).await;
     let (context, _reports) = world.context(World::settings());
-    let mut board = context.board.lock();
-    for _ in 0..2 {
-        let unit = Unit::Run(Vec::new());
-        board
-            .push(world.app, endpoint, 1, unit, Instant::now())
-            .expect("room");
-    }
-    let mut started = std::iter::from_fn(|| board.start(Instant::now()));
-    let (first, second) = (started.next().expect("one"), started.next().expect("two"));
-    drop(board);
+    let (first, second) = {
+        let mut board = context.board.lock();
+        for _ in 0..2 {
+            let unit = Unit::Run(Vec::new());
+            board
+                .push(world.app, endpoint, 1, unit, Instant::now())
+                .expect("room");
+        }
+        let mut started = std::iter::from_fn(|| board.start(Instant::now()));
+        (started.next().expect("one"), started.next().expect("two"))
+    };
     let seat = Seat::new(&context, first.slot);
     let holder = tokio::spawn(async move {
         let _seat = seat;

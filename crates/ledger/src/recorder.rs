@@ -257,7 +257,7 @@ async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), S
 /// the order of acceptance is kept. Returns which records are neither recorded nor parked.
 async fn record(context: &Context, records: &[Record]) -> Result<BTreeSet<usize>, StoreAway> {
     let mut unplaced = BTreeSet::new();
-    let mut parts = Vec::from([0..records.len()]);
+    let mut parts: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
     while let Some(place) = parts.pop() {
         let part = &records[place.clone()];
         if part.is_empty() {

@@ -51,6 +51,7 @@ impl Tenant {
             uid: None,
             name: "bench".into(),
             throttle_rate: None,
+            propagate_traceparent: false,
             metadata: BTreeMap::new(),
             created_at: now,
             updated_at: now,

@@ -2,6 +2,8 @@
 //! that records at once what the journal gets and keeps the rest for the test to look at.
 
 mod accept;
+mod accept_pressure;
+mod accept_repeats;
 mod authz;
 mod config;
 mod config_repeats;

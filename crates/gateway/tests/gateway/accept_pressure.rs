@@ -1,0 +1,151 @@
+//! What is refused because something behind the gateway is full, away or over its quota, and what is not lost by it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Method, StatusCode};
+use postrider_broker::{Health, PublishError, Queue};
+use postrider_gateway::Settings;
+use postrider_model::{DeferReason, Next};
+use serde_json::json;
+
+use crate::harness::{Fail, Harness};
+
+const MSG: &str = "/api/v1/app/acme/msg";
+
+#[tokio::test]
+async fn nothing_is_accepted_without_the_journal_confirm() {
+    for durable in [true, false] {
+        let harness = Harness::with(durable, Settings::default()).await;
+        harness.acme().await;
+        *harness.broker.fail.lock() = Some(Fail::Journal(PublishError::Refused));
+        harness
+            .message(json!({"eventType": "a", "payload": {}}))
+            .await
+            .is(StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
+
+#[tokio::test]
+async fn embedded_a_client_that_hangs_up_leaves_no_record_without_its_jobs() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    // Cut off at every stage, the wait for the store's commit among them.
+    for step in 1..60 {
+        let patience = Duration::from_micros(100 * step);
+        let request = harness.message(json!({"eventType": "a", "payload": {"step": step}}));
+        let _ = tokio::time::timeout(patience, request).await;
+    }
+    harness.gateway.shutdown().await;
+    let deliveries = || {
+        harness
+            .broker
+            .accepted()
+            .iter()
+            .flat_map(|accepted| accepted.deliveries.clone())
+            .map(|delivery| delivery.id)
+            .collect::<HashSet<_>>()
+    };
+    let jobs: HashSet<_> = harness.broker.jobs().iter().map(|job| job.delivery).collect();
+    assert!(!jobs.is_empty());
+    assert_eq!(jobs, deliveries());
+}
+
+#[tokio::test]
+async fn embedded_a_full_queue_leaves_the_delivery_in_the_store() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Full));
+    harness
+        .message(json!({"eventType": "a", "payload": {}}))
+        .await
+        .is(StatusCode::ACCEPTED);
+    let outcomes = harness.broker.outcomes();
+    assert_eq!(outcomes.len(), 1);
+    let Next::Deferred { reason, delay } = outcomes[0].next else {
+        panic!("{:?}", outcomes[0].next)
+    };
+    assert_eq!((reason, delay.as_secs()), (DeferReason::Queue, 0));
+    assert_eq!(
+        outcomes[0].delivery,
+        harness.broker.accepted()[0].deliveries[0].id
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_nothing_refuses_before_any_work() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    for (health, code) in [
+        (Health::Down, "broker_unavailable"),
+        (Health::Blocked, "broker_blocked"),
+    ] {
+        harness.broker.health.send_replace(health);
+        // The body is not even looked at.
+        let answer = harness.call(Method::POST, MSG, &[], Body::from("not json")).await;
+        assert_eq!((answer.code(), answer.retry_after()), (code, Some(1)));
+        answer.is(StatusCode::SERVICE_UNAVAILABLE);
+        harness
+            .get("/api/v1/health")
+            .await
+            .is(StatusCode::SERVICE_UNAVAILABLE);
+        let ready = harness
+            .get("/health/ready")
+            .await
+            .is(StatusCode::SERVICE_UNAVAILABLE);
+        assert_ne!(ready["broker"], "up");
+    }
+    harness.broker.health.send_replace(Health::Up);
+    harness
+        .message(json!({"eventType": "a", "payload": {}}))
+        .await
+        .is(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_deep_journal_refuses_messages_until_it_is_shorter() {
+    let harness = Harness::with(
+        true,
+        Settings {
+            journal_depth_max: 10,
+            ..Settings::default()
+        },
+    )
+    .await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}});
+    for (depth, wanted) in [(11, StatusCode::SERVICE_UNAVAILABLE), (10, StatusCode::ACCEPTED)] {
+        harness
+            .broker
+            .journal_depth
+            .store(depth, std::sync::atomic::Ordering::SeqCst);
+        let mut last = None;
+        for _ in 0..100 {
+            let answer = harness.message(body.clone()).await;
+            last = Some(answer.status);
+            if answer.status == wanted {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_eq!(last, Some(wanted));
+    }
+}
+
+#[tokio::test]
+async fn above_its_quota_an_application_gets_429() {
+    let harness = Harness::new().await;
+    let app = json!({"name": "Slow", "uid": "slow", "throttleRate": 1});
+    harness.post("/api/v1/app", app).await.is(StatusCode::CREATED);
+    let body = json!({"eventType": "a", "payload": {}});
+    harness
+        .post("/api/v1/app/slow/msg", body.clone())
+        .await
+        .is(StatusCode::ACCEPTED);
+    let refused = harness.post("/api/v1/app/slow/msg", body.clone()).await;
+    assert_eq!((refused.code(), refused.retry_after()), ("rate_limited", Some(1)));
+    refused.is(StatusCode::TOO_MANY_REQUESTS);
+    harness.acme().await;
+    harness.message(body).await.is(StatusCode::ACCEPTED);
+}

@@ -1,0 +1,179 @@
+//! Sending again: a key or an event id makes one message, whatever became of the first request.
+
+use std::collections::HashSet;
+
+use http::StatusCode;
+use postrider_broker::PublishError;
+use postrider_gateway::Settings;
+use serde_json::json;
+
+use crate::harness::{Fail, Harness, text};
+
+const MSG: &str = "/api/v1/app/acme/msg";
+
+#[tokio::test]
+async fn the_same_key_gives_the_first_answer_and_no_second_message() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {"n": 1}});
+    let first = harness
+        .post_with_key(MSG, "k1", body.clone())
+        .await
+        .is(StatusCode::ACCEPTED);
+    let again = harness
+        .post_with_key(MSG, "k1", body)
+        .await
+        .is(StatusCode::ACCEPTED);
+    assert_eq!(first, again);
+    assert_eq!(harness.broker.accepted().len(), 1);
+    let other = harness
+        .post_with_key(MSG, "k1", json!({"eventType": "a", "payload": {"n": 2}}))
+        .await;
+    assert_eq!(other.code(), "idempotency_key_reused");
+    other.is(StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test]
+async fn concurrent_requests_with_the_same_key_make_one_message() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {"n": 1}});
+    let calls = (0..16).map(|_| harness.post_with_key(MSG, "k1", body.clone()));
+    let answers = futures_util::future::join_all(calls).await;
+    let ids: std::collections::HashSet<String> = answers
+        .into_iter()
+        .map(|answer| text(&answer.is(StatusCode::ACCEPTED), "id").to_owned())
+        .collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(harness.broker.accepted().len(), 1);
+}
+
+#[tokio::test]
+async fn embedded_a_key_is_known_after_a_restart() {
+    let before = Harness::new().await;
+    before.acme().await;
+    let body = json!({"eventType": "a", "payload": {}, "eventId": "e1"});
+    let first = before
+        .post_with_key(MSG, "k1", body.clone())
+        .await
+        .is(StatusCode::ACCEPTED);
+    let after = Harness::over(before.store.clone(), false, Settings::default());
+    let again = after
+        .post_with_key(MSG, "k1", body.clone())
+        .await
+        .is(StatusCode::ACCEPTED);
+    assert_eq!(first, again);
+    after
+        .post_with_key(MSG, "k1", json!({"eventType": "b", "payload": {}}))
+        .await
+        .is(StatusCode::UNPROCESSABLE_ENTITY);
+    after
+        .post_with_key(MSG, "k2", body)
+        .await
+        .is(StatusCode::CONFLICT);
+    assert_eq!(after.broker.accepted().len(), 0);
+    // What was claimed on the way is free again.
+    after
+        .post_with_key(MSG, "k2", json!({"eventType": "a", "payload": {}}))
+        .await
+        .is(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn embedded_a_request_that_is_partly_queued_defers_the_rest_and_nothing_twice() {
+    let settings = Settings {
+        shards: 1,
+        ..Settings::default()
+    };
+    let harness = Harness::with(false, settings).await;
+    harness.acme().await;
+    *harness.broker.fail.lock() = Some(Fail::JobsAfter(1));
+    // So large that a frame takes one of them.
+    let message = json!({"eventType": "a", "payload": {"text": "x".repeat(150_000)}});
+    let batch = json!({"messages": vec![message; 4]});
+    harness
+        .post("/api/v1/app/acme/msg/batch", batch)
+        .await
+        .is(StatusCode::ACCEPTED);
+    let queued: Vec<_> = harness.broker.jobs().iter().map(|job| job.delivery).collect();
+    let outcomes = harness.broker.outcomes();
+    let deferred: Vec<_> = outcomes.iter().map(|outcome| outcome.delivery).collect();
+    assert_eq!((queued.len(), deferred.len()), (1, 3));
+    let mut found = [queued, deferred].concat();
+    found.sort_unstable();
+    let accepted = harness.broker.accepted();
+    let mut wanted: Vec<_> = accepted.iter().map(|one| one.deliveries[0].id).collect();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}
+
+#[tokio::test]
+async fn an_event_id_is_taken_once() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}, "eventId": "e1"});
+    let first = harness
+        .post_with_key(MSG, "k1", body.clone())
+        .await
+        .is(StatusCode::ACCEPTED);
+    harness.message(body.clone()).await.is(StatusCode::CONFLICT);
+    // A refused request's key promises nothing: neither the repeat is accepted nor is the key used up.
+    harness
+        .post_with_key(MSG, "k2", body.clone())
+        .await
+        .is(StatusCode::CONFLICT);
+    harness
+        .post_with_key(MSG, "k2", body.clone())
+        .await
+        .is(StatusCode::CONFLICT);
+    harness
+        .post_with_key(MSG, "k2", json!({"eventType": "b", "payload": {}}))
+        .await
+        .is(StatusCode::ACCEPTED);
+    assert_eq!(
+        harness
+            .post_with_key(MSG, "k1", body)
+            .await
+            .is(StatusCode::ACCEPTED),
+        first
+    );
+    let found = harness.get("/api/v1/app/acme/msg/e1").await.is(StatusCode::OK);
+    assert_eq!(found["id"], first["id"]);
+}
+
+#[tokio::test]
+async fn an_unconfirmed_message_keeps_its_id_when_it_is_sent_again() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}, "eventId": "e1"});
+    *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
+    let refused = harness.post_with_key(MSG, "k1", body.clone()).await;
+    assert_eq!(refused.retry_after(), Some(1));
+    refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    let out = harness.broker.accepted()[0].message.id.to_string();
+    *harness.broker.fail.lock() = None;
+    let again = harness
+        .post_with_key(MSG, "k1", body)
+        .await
+        .is(StatusCode::ACCEPTED);
+    assert_eq!(text(&again, "id"), out);
+    assert_eq!(harness.broker.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_surely_was_not_published_gives_its_keys_back() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    *harness.broker.fail.lock() = Some(Fail::All(PublishError::Down));
+    let body = json!({"eventType": "a", "payload": {}, "eventId": "e1"});
+    harness
+        .message(body.clone())
+        .await
+        .is(StatusCode::SERVICE_UNAVAILABLE);
+    *harness.broker.fail.lock() = None;
+    // Another body under the same event id: would be a conflict if the claim had been kept.
+    harness
+        .message(json!({"eventType": "b", "payload": {}, "eventId": "e1"}))
+        .await
+        .is(StatusCode::ACCEPTED);
+}

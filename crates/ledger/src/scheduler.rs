@@ -89,8 +89,8 @@ async fn rest(context: &Context) {
 /// One round; returns how many endpoints had something due.
 async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize, StoreError> {
     let Context { settings, deps, .. } = context.as_ref();
-    let part = (settings.out_per_endpoint / 4).max(1);
-    let ended = context.ended.take(part, settings.tick * 5);
+    let part = (settings.out_per_endpoint / 8).max(1);
+    let ended = context.ended.take(part, settings.tick * 2);
     if !ended.is_empty() {
         deps.store.look_again(&ended).await?;
     }

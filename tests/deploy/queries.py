@@ -112,6 +112,10 @@ def scrape(targets: list[str]) -> None:
         server = subprocess.Popen([*tie, "prometheus", *options], stdout=log, stderr=log, cwd=directory)
         try:
             wait(f"http://{address}/-/ready", server, log)
+            while not shows(f"http://{address}", f"count(up == 1) == {len(targets)}", above_zero=True):
+                time.sleep(0.2)
+            # What happens from now on is seen; of a counter only what it gains between two scrapes is.
+            print("scraping", flush=True)
             run(f"http://{address}", "20s", everything_happens=True)
         finally:
             server.terminate()

@@ -226,6 +226,25 @@ impl Api {
         })
         .await
     }
+
+    /// The attempts of a message at an endpoint, newest first, once so many are recorded.
+    pub(crate) async fn wait_attempts(
+        &self,
+        app: &str,
+        message: &str,
+        endpoint: &str,
+        least: usize,
+    ) -> Result<Vec<Value>> {
+        let path = format!("/app/{app}/attempt/msg/{message}?endpoint_id={endpoint}");
+        wait_for(&format!("{least} attempts"), SOON, async || {
+            let answer = self.call(Method::GET, &path, None).await?;
+            Ok(match answer.body["data"].as_array() {
+                Some(attempts) if attempts.len() >= least => Poll::Ready(attempts.clone()),
+                _ => Poll::NotYet(format!("{} {}", answer.status, answer.body)),
+            })
+        })
+        .await
+    }
 }
 
 /// The `id` of a body.

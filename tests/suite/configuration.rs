@@ -237,10 +237,10 @@ async fn pushed_back(stack: &Stack) -> Result<()> {
         receiver.on(path, Script::sequence([Reply::RetryAfter(status, 4)]));
         let app = api.app().await?;
         let body = json!({"url": receiver.url(path), "retrySchedule": [1, 1, 1]});
-        api.endpoint_with(&app, body).await?;
+        let endpoint = api.endpoint_with(&app, body).await?;
         let first = api.send(&app, json!({"n": 0})).await?;
-        // Once its state says that it was tried, the limits know.
-        api.wait_status(&app, &first, "sending").await?;
+        // Once it is on record that it was tried, the limits know.
+        api.wait_attempts(&app, &first, &endpoint, 1).await?;
         let payloads = vec![json!({}); 3];
         api.batch(&app, &payloads).await?;
         let requests = receiver

@@ -8,11 +8,10 @@ use futures_util::future::try_join_all;
 use postrider_testkit::name_server::{Answer, NameServer};
 use postrider_testkit::process::{Builder, Postrider};
 use postrider_testkit::receiver::{Receiver, Reply, Script};
-use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::stack::{SOON, Shape, Shared, Stack};
+use crate::stack::{Shape, Shared, Stack};
 use crate::watch::Watched;
 
 /// How many of each kind at once.
@@ -107,21 +106,8 @@ async fn one_of_each(api: &Api, receiver: &Receiver) -> Result<()> {
 
 /// The only attempt of a message at an endpoint, once it is recorded.
 async fn attempt(api: &Api, app: &str, message: &str, endpoint: &str) -> Result<Value> {
-    let mut attempts = attempts(api, app, message, endpoint, 1).await?;
+    let mut attempts = api.wait_attempts(app, message, endpoint, 1).await?;
     attempts.pop().context("an attempt")
-}
-
-/// So many attempts of a message at an endpoint, newest first, once they are recorded.
-async fn attempts(api: &Api, app: &str, message: &str, endpoint: &str, count: usize) -> Result<Vec<Value>> {
-    let path = format!("/app/{app}/attempt/msg/{message}?endpoint_id={endpoint}");
-    wait_for("the attempts", SOON, async || {
-        let answer = api.call(reqwest::Method::GET, &path, None).await?;
-        Ok(match answer.body["data"].as_array() {
-            Some(attempts) if attempts.len() == count => Poll::Ready(attempts.clone()),
-            _ => Poll::NotYet(format!("{} {}", answer.status, answer.body)),
-        })
-    })
-    .await
 }
 
 fn text(attempt: &Value) -> &str {
@@ -216,10 +202,10 @@ async fn flips(stack: &Stack, names: &NameServer) -> Result<()> {
     names.on(HOST, Answer::Addresses(told[0].clone()));
     let message = api.send(&app, json!({})).await?;
     for (made, addresses) in told.iter().enumerate().skip(1) {
-        attempts(&api, &app, &message, &endpoint, made).await?;
+        api.wait_attempts(&app, &message, &endpoint, made).await?;
         names.on(HOST, Answer::Addresses(addresses.clone()));
     }
-    let mut made = attempts(&api, &app, &message, &endpoint, told.len()).await?;
+    let mut made = api.wait_attempts(&app, &message, &endpoint, told.len()).await?;
     made.reverse();
     let status = |attempt: usize| made[attempt]["responseStatusCode"].clone();
     ensure!(status(0) == 500 && status(4) == 200, "{made:#?}");

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use postrider_testkit::services::RabbitServer;
 use postrider_testkit::wait::{Poll, wait_for_every};
 
+use super::trial::Trial;
 use super::{LOOK, Scene, Servers, metric, pids, wait_health, with_metrics};
 use crate::stack::{SOON, Stack};
 
@@ -22,56 +23,33 @@ async fn wait_broker(stack: &mut Stack, state: &str, ready: bool) -> Result<()> 
 
 #[tokio::test]
 async fn rabbitmq_stopped_for_long_and_started_again() -> Result<()> {
-    let mut servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
-    load.progress(100, SOON).await?;
-    servers.rabbit.stop().await?;
-    wait_broker(&mut stack, "down", false).await?;
-    load.refused_with("broker_unavailable", SOON).await?;
+    let mut trial = Trial::begin(100).await?;
+    trial.servers.rabbit.stop().await?;
+    wait_broker(&mut trial.stack, "down", false).await?;
+    trial.load.refused_with("broker_unavailable", SOON).await?;
     tokio::time::sleep(OUTAGE).await;
-    load.only_asked_to_retry()?;
-    servers.rabbit.start_again().await?;
-    wait_broker(&mut stack, "up", true).await?;
-    load.progress(100, SOON).await?;
-    load.only_asked_to_retry()?;
-    load.finish().await?;
-    let verdict = scene.settle(&api, "RabbitMQ stopped").await?;
-    ensure!(
-        verdict.unacknowledged == 0,
-        "a repeat made another message: {verdict}"
-    );
-    ensure!(pids(&mut stack) == before, "a process was restarted");
+    trial.load.only_asked_to_retry()?;
+    trial.servers.rabbit.start_again().await?;
+    wait_broker(&mut trial.stack, "up", true).await?;
+    trial.load.progress(100, SOON).await?;
+    trial.load.only_asked_to_retry()?;
+    trial.end("RabbitMQ stopped").await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn rabbitmq_killed_under_load() -> Result<()> {
-    let mut servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
+    let mut trial = Trial::begin(0).await?;
     for _ in 0..2 {
-        load.progress(60, SOON).await?;
-        servers.rabbit.kill9();
-        servers.rabbit.start_again().await?;
-        elect_leaders(&servers.rabbit).await?;
-        wait_broker(&mut stack, "up", true).await?;
+        trial.load.progress(60, SOON).await?;
+        trial.servers.rabbit.kill9();
+        trial.servers.rabbit.start_again().await?;
+        elect_leaders(&trial.servers.rabbit).await?;
+        wait_broker(&mut trial.stack, "up", true).await?;
     }
-    load.progress(60, SOON).await?;
-    load.only_asked_to_retry()?;
-    load.finish().await?;
-    let verdict = scene.settle(&api, "RabbitMQ killed").await?;
-    ensure!(
-        verdict.unacknowledged == 0,
-        "a repeat made another message: {verdict}"
-    );
-    ensure!(pids(&mut stack) == before, "a process was restarted");
+    trial.load.progress(60, SOON).await?;
+    trial.load.only_asked_to_retry()?;
+    trial.end("RabbitMQ killed").await?;
     Ok(())
 }
 
@@ -140,63 +118,53 @@ async fn wait_declared(rabbit: &RabbitServer, names: &[String]) -> Result<()> {
 
 #[tokio::test]
 async fn all_connections_closed_under_load() -> Result<()> {
-    let servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
+    let trial = Trial::begin(0).await?;
     for _ in 0..3 {
-        load.progress(50, SOON).await?;
-        servers.rabbit.ctl(&["close_all_connections", "a test"]).await?;
+        trial.load.progress(50, SOON).await?;
+        trial
+            .servers
+            .rabbit
+            .ctl(&["close_all_connections", "a test"])
+            .await?;
     }
-    load.progress(50, SOON).await?;
-    load.only_asked_to_retry()?;
-    load.finish().await?;
-    let verdict = scene.settle(&api, "connections closed").await?;
-    ensure!(
-        verdict.unacknowledged == 0,
-        "a repeat made another message: {verdict}"
-    );
+    trial.load.progress(50, SOON).await?;
+    trial.load.only_asked_to_retry()?;
+    let verdict = trial.end("connections closed").await?;
     ensure!(
         verdict.duplicates == 0,
         "what came back while it was at work was doubled: {verdict}"
     );
-    ensure!(pids(&mut stack) == before, "a process was restarted");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_memory_alarm_blocks_and_heals() -> Result<()> {
-    let servers = Servers::start().await?;
-    let mut stack = servers.stack().await?;
-    let before = pids(&mut stack);
-    let api = stack.api();
-    let scene = Scene::new(&api).await?;
-    let load = scene.load(std::slice::from_ref(&api));
-    load.progress(50, SOON).await?;
-    servers.rabbit.ctl(&["set_vm_memory_high_watermark", "0"]).await?;
-    wait_broker(&mut stack, "blocked", false).await?;
-    load.refused_with("broker_blocked", SOON).await?;
-    let accepted = load.accepted();
+    let mut trial = Trial::begin(50).await?;
+    trial
+        .servers
+        .rabbit
+        .ctl(&["set_vm_memory_high_watermark", "0"])
+        .await?;
+    wait_broker(&mut trial.stack, "blocked", false).await?;
+    trial.load.refused_with("broker_blocked", SOON).await?;
+    let accepted = trial.load.accepted();
     // Workers start no POST whose outcome could not be kept; what was under way is over by now.
-    wait_quiet(&scene).await?;
-    ensure!(load.accepted() == accepted, "accepted while blocked: {load}");
-    servers
+    wait_quiet(&trial.scene).await?;
+    ensure!(
+        trial.load.accepted() == accepted,
+        "accepted while blocked: {}",
+        trial.load
+    );
+    trial
+        .servers
         .rabbit
         .ctl(&["set_vm_memory_high_watermark", "0.9"])
         .await?;
-    wait_broker(&mut stack, "up", true).await?;
-    load.progress(50, SOON).await?;
-    load.only_asked_to_retry()?;
-    load.finish().await?;
-    let verdict = scene.settle(&api, "memory alarm").await?;
-    ensure!(
-        verdict.unacknowledged == 0,
-        "a repeat made another message: {verdict}"
-    );
+    wait_broker(&mut trial.stack, "up", true).await?;
+    trial.load.progress(50, SOON).await?;
+    trial.load.only_asked_to_retry()?;
+    let verdict = trial.end("memory alarm").await?;
     ensure!(verdict.duplicates == 0, "{verdict}");
-    ensure!(pids(&mut stack) == before, "a process was restarted");
     Ok(())
 }
 

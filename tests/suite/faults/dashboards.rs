@@ -1,5 +1,6 @@
 //! Every query of the dashboards and the alerts, asked of a real Prometheus while everything happens that they tell of.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +13,7 @@ use postrider_testkit::services::free_port;
 use postrider_testkit::wait::{Poll, wait_for_every};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -57,20 +59,28 @@ async fn every_query_has_something_to_show_when_it_happens() -> Result<()> {
     let living = tokio::spawn(life.run());
 
     let mut asking = Command::new("python3");
-    asking.arg(QUERIES).kill_on_drop(true);
+    asking
+        .arg(QUERIES)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     for (role, url) in &targets {
         let address = url.trim_start_matches("http://").trim_end_matches("/metrics");
         asking.arg("--scrape").arg(format!("{role}={address}"));
     }
-    let asking = timeout(LIMIT, asking.output());
-    let (output, troubled) = tokio::join!(asking, trouble(&mut servers, &stack));
+    let mut asking = asking.spawn().context("python3 cannot be run")?;
+    let mut lines = BufReader::new(asking.stdout.take().context("no output")?).lines();
+    let begun = timeout(SOON, lines.next_line()).await;
+    if begun.is_ok_and(|line| line.is_ok_and(|line| line.as_deref() == Some("scraping"))) {
+        trouble(&mut servers, &stack).await?;
+    }
+    let output = timeout(LIMIT, asking.wait_with_output())
+        .await
+        .context("the queries are still being asked")??;
     living.abort();
-    troubled?;
-    let output = output.context("the queries are still being asked")??;
     ensure!(
         output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
+        "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     for outcome in OUTCOMES {
@@ -98,7 +108,6 @@ async fn trouble(servers: &mut Servers, stack: &Stack) -> Result<()> {
     servers.redis.stop().await?;
     sleep(FAULT).await;
     servers.redis.start_again().await?;
-    // Not before the first scrape: only what a counter gains after it is seen.
     lay_astray(shared).await?;
 
     let app = api.app().await?;

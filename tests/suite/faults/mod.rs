@@ -12,6 +12,7 @@ mod load;
 mod poison;
 mod redis;
 mod store;
+mod trial;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Asks the shared limits for many requests at once.
 //!
-//! While a call is on its way, and for a millisecond after it began, what comes gathers and goes with the next one: one
-//! round trip for a batch of concurrent requests, nothing added for a lonely one. Nothing here may fail a request: without an answer in
+//! While a call is on its way, what comes meanwhile gathers and goes with the next one: one round trip for a batch of
+//! concurrent requests, nothing added for a lonely one. Nothing here may fail a request: without an answer in
 //! [`CALL_TIMEOUT`] the request goes on as if it had claimed its keys (guarantee 5).
 
 use std::collections::VecDeque;
@@ -9,10 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_broker::Pace;
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, Settlement, SharedLimits};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
@@ -20,10 +18,6 @@ use crate::metrics::Metrics;
 /// Most requests of one call, and most claims.
 const CALL_REQUESTS_MAX: usize = 256;
 const CALL_CLAIMS_MAX: usize = 1024;
-/// Time from one call to the next, while there are any.
-const PACE: Duration = Duration::from_millis(1);
-/// The same for settlements, for which nobody waits.
-const SETTLE_PACE: Duration = Duration::from_millis(5);
 /// Most settlements that wait; more are dropped, and their claims can be taken over later.
 const SETTLEMENTS_MAX: usize = 100_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,17 +34,17 @@ struct Inner {
     settlements: Mutex<Settlements>,
 }
 
+#[derive(Default)]
 struct Admissions {
     /// Bounded by the requests in progress.
     waiting: VecDeque<(AdmitRequest, oneshot::Sender<Option<Admission>>)>,
     in_flight: bool,
-    pace: Pace,
 }
 
+#[derive(Default)]
 struct Settlements {
     waiting: Vec<Settlement>,
     in_flight: bool,
-    pace: Pace,
 }
 
 impl Admitter {
@@ -59,16 +53,8 @@ impl Admitter {
             limits,
             tasks,
             metrics,
-            admissions: Mutex::new(Admissions {
-                waiting: VecDeque::new(),
-                in_flight: false,
-                pace: Pace::new(PACE),
-            }),
-            settlements: Mutex::new(Settlements {
-                waiting: Vec::new(),
-                in_flight: false,
-                pace: Pace::new(SETTLE_PACE),
-            }),
+            admissions: Mutex::default(),
+            settlements: Mutex::default(),
         }))
     }
 
@@ -112,9 +98,10 @@ impl Admitter {
 
 impl Inner {
     async fn admit_all(self: Arc<Self>) {
+        let _end = Lead(&self.admissions);
         loop {
-            let at = self.admissions.lock().pace.next();
-            keep_pace(at).await;
+            // Behind what is ready to run now, which may have more to add.
+            tokio::task::yield_now().await;
             let (requests, answers) = {
                 let mut admissions = self.admissions.lock();
                 let batch = admissions.take();
@@ -122,7 +109,6 @@ impl Inner {
                     admissions.in_flight = false;
                     return;
                 }
-                admissions.pace.started();
                 batch
             };
             let called = tokio::time::timeout(CALL_TIMEOUT, self.limits.admit(&requests)).await;
@@ -149,8 +135,6 @@ impl Inner {
 
     async fn settle_all(self: Arc<Self>) {
         loop {
-            let at = self.settlements.lock().pace.next();
-            keep_pace(at).await;
             let batch = {
                 let mut state = self.settlements.lock();
                 let count = state.waiting.len().min(CALL_CLAIMS_MAX);
@@ -158,7 +142,6 @@ impl Inner {
                     state.in_flight = false;
                     return;
                 }
-                state.pace.started();
                 state.waiting.drain(..count).collect::<Vec<_>>()
             };
             match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(&batch)).await {
@@ -169,11 +152,14 @@ impl Inner {
     }
 }
 
-async fn keep_pace(at: Option<Instant>) {
-    // Behind what is ready to run now, which may have more to add.
-    tokio::task::yield_now().await;
-    if let Some(at) = at {
-        tokio::time::sleep_until(at).await;
+/// The one that makes the calls. When it panics the next request takes over.
+struct Lead<'a>(&'a Mutex<Admissions>);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().in_flight = false;
+        }
     }
 }
 

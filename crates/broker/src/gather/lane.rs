@@ -202,7 +202,10 @@ impl<T: Send + 'static> Lane<T> {
         };
         let mut state = self.state.lock();
         while let Some(next) = state.waiting.front()
-            && (frame.done.is_empty() || frame.content.fits(next.chunk.items.len(), next.chunk.bytes, settings))
+            && (frame.done.is_empty()
+                || frame
+                    .content
+                    .fits(next.chunk.items.len(), next.chunk.bytes, settings))
         {
             let Some(mut next) = state.waiting.pop_front() else {
                 break;

@@ -30,8 +30,8 @@ pub struct GatherSettings {
     pub max_items: usize,
     /// Bytes after which a frame takes no further item; a single larger item makes a frame of its own.
     pub max_bytes: usize,
-    /// Unconfirmed frames. One: the next one fills meanwhile. A higher window makes smaller frames, not more
-    /// throughput.
+    /// Unconfirmed frames. Those on their way together share the broker's next write to disk, so that a slow confirm
+    /// does not hold back what comes after it.
     pub window: usize,
     /// Time from one frame's start to the next one's, unless that is full.
     pub pace: Duration,
@@ -46,7 +46,7 @@ impl Default for GatherSettings {
         Self {
             max_items: 512,
             max_bytes: 256 * 1024,
-            window: 1,
+            window: 16,
             pace: Duration::from_millis(2),
             queue_items: 20_000,
             queue_bytes: 64 * 1024 * 1024,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Method, StatusCode};
-use postrider_broker::{Health, PublishError, Queue};
+use postrider_broker::{Health, PublishError};
 use postrider_gateway::Settings;
 use postrider_model::{DeferReason, Next};
 use serde_json::json;

@@ -1,7 +1,5 @@
 //! Sending again: a key or an event id makes one message, whatever became of the first request.
 
-use std::collections::HashSet;
-
 use http::StatusCode;
 use postrider_broker::PublishError;
 use postrider_gateway::Settings;

@@ -59,7 +59,10 @@ async fn deliver(port: u16) -> Result<String> {
     let message = api.send(&app, json!({"n": 1})).await?;
     api.wait_status(&app, &message, "success").await?;
     let seconds = std::time::UNIX_EPOCH.elapsed()?.as_secs();
-    let forged = reqwest::Client::new()
+    let forged = reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?
         .post(url)
         .header("webhook-id", "msg_forged")
         .header("webhook-timestamp", seconds)

@@ -113,7 +113,10 @@ async fn a_delivery_whose_message_never_comes_is_given_up() {
         (canceled().await == (1, 1)).then_some(())
     })
     .await;
-    assert!(world.metric("postrider_orphans_cancelled_total") >= 1.0);
+    until("it is counted", async || {
+        (world.metric("postrider_orphans_cancelled_total") >= 1.0).then_some(())
+    })
+    .await;
     // It stays so: the young one may still get its message.
     tokio::time::timeout(PATIENCE, async {
         while world.store.orphans(None, 10).await.unwrap().waiting != 1 {

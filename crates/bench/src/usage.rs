@@ -116,8 +116,13 @@ mod tests {
     fn our_own_children_are_found_with_their_memory() {
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
         let names = HashMap::from([(child.id(), "sleeper".to_owned())]);
-        // Until the exec it has our own name and size, which is memory too.
-        let table = children(&names).unwrap();
+        let started = std::time::Instant::now();
+        // Right after the exec it has touched no page of its own yet.
+        let mut table = children(&names).unwrap();
+        while table["sleeper"].rss_mib == 0.0 && started.elapsed().as_secs() < 20 {
+            std::thread::yield_now();
+            table = children(&names).unwrap();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(table["sleeper"].rss_mib > 0.0, "{table:?}");

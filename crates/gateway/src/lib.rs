@@ -104,6 +104,7 @@ impl Gateway {
             body_memory: Arc::new(Semaphore::new(body_memory.min(Semaphore::MAX_PERMITS))),
             requests: Semaphore::new(settings.requests_max.min(Semaphore::MAX_PERMITS)),
             started_at: tokio::time::Instant::now(),
+            old_claims_end: tokio::sync::OnceCell::new(),
             config_locks: (0..CONFIG_LOCKS).map(|_| Mutex::new(())).collect(),
             store: deps.store,
             limits: deps.limits,

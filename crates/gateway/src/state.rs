@@ -5,9 +5,9 @@ use std::sync::Arc;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_egress::Policy;
 use postrider_limits::SharedLimits;
-use postrider_model::{AppId, Application, Endpoint, EndpointId};
+use postrider_model::{AppId, Application, Endpoint, EndpointId, UnixMillis};
 use postrider_store::{AppRef, EndpointRef, SharedStore};
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::admit::Admitter;
@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Semaphore,
     pub(crate) tasks: TaskTracker,
     pub(crate) started_at: tokio::time::Instant,
+    /// When the last of the claims ends that were in the store at the first look (embedded set-up only).
+    pub(crate) old_claims_end: OnceCell<UnixMillis>,
     /// One writer at a time reads, changes and writes back an application's configuration in this process.
     pub(crate) config_locks: Box<[Mutex<()>]>,
 }

@@ -124,6 +124,15 @@ impl LogStore for PostgresStore {
         .await
     }
 
+    async fn last_claim_ends(&self) -> Result<Option<UnixMillis>, StoreError> {
+        self.reading(async {
+            let last = sqlx::query_scalar("SELECT max(expires_at) FROM claims");
+            let ends: Option<i64> = last.fetch_one(&self.read).await?;
+            Ok(ends.map(UnixMillis))
+        })
+        .await
+    }
+
     async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError> {
         self.reading(messages::payload(self, id)).await
     }

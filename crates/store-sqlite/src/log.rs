@@ -191,6 +191,15 @@ impl LogStore for SqliteStore {
         self.read(move |connection| find_claims(connection, &keys)).await
     }
 
+    async fn last_claim_ends(&self) -> Result<Option<UnixMillis>, StoreError> {
+        self.read(|connection| {
+            let last = "SELECT max(expires_at) FROM claims";
+            let ends: Option<i64> = connection.query_row(last, [], |row| row.get(0))?;
+            Ok(ends.map(UnixMillis))
+        })
+        .await
+    }
+
     async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError> {
         let keyring = self.keyring.clone();
         self.read(move |connection| {

@@ -198,6 +198,8 @@ pub trait LogStore: Send + Sync + 'static {
     ) -> Result<EndpointCounts, StoreError>;
     /// Unexpired claims of these keys, in order (embedded set-up only; Postgres adapters answer from the same table).
     async fn claims(&self, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError>;
+    /// When the last of all claims ends; `None` without any. After that time there is none to look for.
+    async fn last_claim_ends(&self) -> Result<Option<UnixMillis>, StoreError>;
     /// Payload and content type of a message, for a release; `None` when gone.
     async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError>;
 }

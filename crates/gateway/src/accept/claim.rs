@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Rate, Settlement};
 use postrider_model::{AppId, Claim, MessageId, UnixMillis};
+use postrider_store::StoreError;
 use tokio::time::Instant;
 
 use super::{Draft, Request};
@@ -355,7 +356,7 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
         return Ok(claimed);
     }
     let keys: Vec<[u8; 32]> = old.iter().map(|made| made.request.key).collect();
-    let stored = match api.store.claims(&keys).await {
+    let stored = match stored_claims(api, &keys).await {
         Ok(stored) => stored,
         Err(error) => {
             claimed.give_up(api);
@@ -393,6 +394,15 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
         claimed.settled = true;
     }
     Ok(claimed)
+}
+
+/// The claims of these keys that were in the store when this process started, unless all of those have ended.
+async fn stored_claims(api: &Api, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
+    let last = async || Ok(api.store.last_claim_ends().await?.unwrap_or(UnixMillis(0)));
+    if *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
+        return Ok(vec![None; keys.len()]);
+    }
+    api.store.claims(keys).await
 }
 
 fn from_claim(resource: [u8; 16]) -> MessageId {

@@ -80,6 +80,13 @@ impl Admitter {
         }
     }
 
+    /// Settles claims before it returns, unless the limits are away.
+    pub(crate) async fn settle_now(&self, settlements: Vec<Settlement>) {
+        if !settlements.is_empty() {
+            self.0.settle(&settlements).await;
+        }
+    }
+
     /// Settles claims soon. A settlement that gets lost leaves a claim that a repeat takes over with the same id.
     pub(crate) fn settle(&self, settlements: impl IntoIterator<Item = Settlement>) {
         let lead = {
@@ -144,10 +151,14 @@ impl Inner {
                 }
                 state.waiting.drain(..count).collect::<Vec<_>>()
             };
-            match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(&batch)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => self.metrics.limits_failed(),
-            }
+            self.settle(&batch).await;
+        }
+    }
+
+    async fn settle(&self, batch: &[Settlement]) {
+        match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => self.metrics.limits_failed(),
         }
     }
 }

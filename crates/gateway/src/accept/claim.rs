@@ -55,9 +55,9 @@ impl Claimed {
             .settle(self.settlements(|made| Some(made.request.ttl)));
     }
 
-    /// After a refusal.
-    pub(crate) fn give_up(&self, api: &Api) {
-        api.admitter.settle(self.settlements(|_| None));
+    /// After a refusal; waited for, since the next claim of the same keys may come at once.
+    pub(crate) async fn give_up(&self, api: &Api) {
+        api.admitter.settle_now(self.settlements(|_| None)).await;
     }
 
     fn settlements(&self, finish: impl Fn(&Made) -> Option<Duration>) -> Vec<Settlement> {
@@ -111,7 +111,7 @@ pub(crate) async fn claim(
             Step::GiveUpKeyAndAgain => {
                 // Not the event id: that is claimed again under the same id.
                 let key = wanted.into_iter().filter(|made| made.draft.is_none()).collect();
-                claimer.claimed(key, None, false).give_up(api);
+                claimer.claimed(key, None, false).give_up(api).await;
             }
             Step::Wait => tokio::time::sleep(POLL).await,
             Step::Repeated => {
@@ -327,7 +327,7 @@ impl<'a> Claimer<'a> {
             api.store.claims(&keys).await?
         };
         // What was free is free again: the earlier request decided, not this one.
-        self.claimed(wanted.clone(), None, true).give_up(api);
+        self.claimed(wanted.clone(), None, true).give_up(api).await;
         for ((made, answer), stored) in wanted.iter().zip(admission.claims).zip(stored) {
             let holder = match answer {
                 ClaimAnswer::Held { resource, .. } => Some(resource),
@@ -359,7 +359,7 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
     let stored = match stored_claims(api, &keys).await {
         Ok(stored) => stored,
         Err(error) => {
-            claimed.give_up(api);
+            claimed.give_up(api).await;
             return Err(error.into());
         }
     };
@@ -368,11 +368,11 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
         let Some(stored) = stored else { continue };
         match made.draft {
             None if stored.fingerprint != made.request.fingerprint => {
-                claimed.give_up(api);
+                claimed.give_up(api).await;
                 return Err(reused());
             }
             None => {
-                claimed.give_up(api);
+                claimed.give_up(api).await;
                 claimer.rebase(from_claim(stored.resource));
                 claimer.recall(api).await?;
                 return Ok(claimer.claimed(Vec::new(), None, true));
@@ -384,13 +384,13 @@ async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -
     let is_taken = |made: &Made| made.draft.is_some_and(|draft| taken.contains(&draft));
     let (gone, kept): (Vec<Made>, Vec<Made>) = claimed.made.drain(..).partition(is_taken);
     claimed.made = gone;
-    claimed.give_up(api);
+    claimed.give_up(api).await;
     claimed.made = kept;
     for draft in taken {
         claimed.fates[draft] = Fate::Taken;
     }
     if claimed.fates.iter().all(|fate| *fate == Fate::Taken) {
-        claimed.give_up(api);
+        claimed.give_up(api).await;
         claimed.settled = true;
     }
     Ok(claimed)

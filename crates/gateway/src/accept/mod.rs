@@ -110,7 +110,7 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
         }
         Err((error, trace)) => {
             if trace == publish::Trace::None {
-                claimed.give_up(api);
+                claimed.give_up(api).await;
             }
             Err(error)
         }

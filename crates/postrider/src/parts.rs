@@ -45,7 +45,11 @@ pub(crate) async fn parts(
     let gather = GatherSettings {
         max_items: config.broker.envelope_max_deliveries,
         max_bytes: config.broker.envelope_max_bytes.as_usize(),
-        ..GatherSettings::default()
+        ..if broker.is_durable() {
+            GatherSettings::default()
+        } else {
+            GatherSettings::in_process()
+        }
     };
     let jobs = JobPublisher::with_metrics(broker.clone(), gather, config.broker.shards, metrics.clone());
     let journal = JournalPublisher::with_metrics(broker.clone(), gather, metrics.clone());

@@ -41,7 +41,20 @@ pub struct GatherSettings {
     pub queue_bytes: usize,
 }
 
+impl GatherSettings {
+    /// For the in-process broker: the store's commit, which confirms a frame, gathers by itself; a pace would only add to it.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self {
+            window: 2,
+            pace: Duration::ZERO,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for GatherSettings {
+    /// For a broker of its own.
     fn default() -> Self {
         Self {
             max_items: 512,

@@ -260,7 +260,10 @@ pub async fn claims_stand_until_they_expire(store: SharedStore) {
     assert_eq!(must(world.store.last_claim_ends().await), None);
     let standing = claim(1, 1, 60_000);
     record(vec![standing.clone(), claim(2, 1, -1)]).await;
-    assert_eq!(must(world.store.last_claim_ends().await), Some(standing.expires_at));
+    assert_eq!(
+        must(world.store.last_claim_ends().await),
+        Some(standing.expires_at)
+    );
     record(vec![claim(1, 2, 60_000), claim(2, 2, 60_000)]).await;
     let found = must(world.store.claims(&[[3; 32], [2; 32], [1; 32]]).await);
     assert_eq!(found.len(), 3);

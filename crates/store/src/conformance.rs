@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 pub mod config;
+pub mod deliveries;
 mod fixture;
 pub mod log;
 pub mod ordered;
@@ -101,12 +102,14 @@ macro_rules! store_conformance {
                 a_young_payload_stays,
                 old_records_go,
             }
-            log {
-                five_hundred_messages_page_both_ways,
-                messages_are_filtered,
+            deliveries {
                 deliveries_of_an_endpoint_are_filtered,
                 deliveries_of_a_message_page,
                 deliveries_of_one_message_to_one_endpoint_page,
+            }
+            log {
+                five_hundred_messages_page_both_ways,
+                messages_are_filtered,
                 attempts_are_filtered,
                 attempts_page,
                 one_message_and_one_attempt_are_found,

@@ -17,11 +17,11 @@ mod journal;
 mod lane;
 mod pace;
 
+use std::time::Duration;
+
 pub use job::JobPublisher;
 pub use journal::JournalPublisher;
 pub use pace::Pace;
-
-use std::time::Duration;
 
 /// Limits of a publisher, per queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,21 +1,20 @@
 //! Consuming: one task and one channel per subscription.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Acker, Channel, Consumer};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, DeliveryTag, FieldTable};
+use lapin::{Channel, Consumer};
 use postrider_broker::{Acknowledge, BrokerError, Incoming, Queue, Receipt, Subscription};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::Shared;
+use crate::acks::Acks;
 use crate::backoff::Backoff;
 use crate::link::{Link, Links, failed};
 
@@ -138,7 +137,7 @@ impl Task {
             .map_err(|error| failed(&format!("cannot consume {name}"), Some(error)))?;
         let session = Session {
             channel: Some(channel),
-            live: Arc::new(AtomicBool::new(true)),
+            acks: Arc::default(),
         };
         Ok((session, consumer))
     }
@@ -146,11 +145,14 @@ impl Task {
     /// Hands frames on until the server ends the consumer (a deleted queue, a moved leader, a closed channel).
     async fn forward(&self, session: &Session, consumer: &mut Consumer) {
         while let Some(Ok(delivery)) = consumer.next().await {
+            session
+                .acks
+                .handed_out(delivery.delivery_tag, delivery.acker.clone());
             let incoming = Incoming {
                 delivery_count: delivery_count(&delivery),
                 receipt: Receipt::new(Box::new(Held {
-                    acker: delivery.acker,
-                    live: Arc::clone(&session.live),
+                    tag: delivery.delivery_tag,
+                    acks: Arc::clone(&session.acks),
                     limit: self.shared.settings.publish_timeout,
                 })),
                 frame: delivery.data.into(),
@@ -166,12 +168,12 @@ impl Task {
 /// A channel with a consumer. Its end, however it comes, gives back what it holds and voids its receipts.
 struct Session {
     channel: Option<Channel>,
-    live: Arc<AtomicBool>,
+    acks: Arc<Acks>,
 }
 
 impl Session {
     fn end(&mut self) {
-        self.live.store(false, Ordering::Release);
+        self.acks.end();
         // Dropping the last handle closes the channel.
         self.channel = None;
     }
@@ -200,25 +202,19 @@ fn delivery_count(delivery: &Delivery) -> u32 {
     u32::try_from(count).unwrap_or(if count < 0 { 0 } else { u32::MAX })
 }
 
+#[derive(Debug)]
 struct Held {
-    acker: Acker,
-    live: Arc<AtomicBool>,
+    tag: DeliveryTag,
+    acks: Arc<Acks>,
     limit: Duration,
-}
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
 impl Acknowledge for Held {
-    async fn acknowledge(self: Box<Self>) -> bool {
-        if !self.live.load(Ordering::Acquire) {
+    async fn acknowledge(self: Box<Self>, more: bool) -> bool {
+        if !self.acks.done(self.tag) {
             return false;
         }
-        let acknowledged = timeout(self.limit, self.acker.ack(BasicAckOptions::default())).await;
-        matches!(acknowledged, Ok(Ok(true)))
+        more || matches!(timeout(self.limit, self.acks.send()).await, Ok(true))
     }
 }

@@ -16,6 +16,7 @@
 //! came back too often, through the dead-letter exchange. Not load-bearing: the periodic re-declaration, which only
 //! shortens the time for which frames go astray.
 
+mod acks;
 mod backoff;
 mod consume;
 mod link;

@@ -152,7 +152,10 @@ pub struct Receipt(Option<Box<dyn Acknowledge>>);
 #[async_trait]
 pub trait Acknowledge: Send + Sync + std::fmt::Debug {
     /// Tells the broker that the frame is done with. False when the frame's connection is gone: it comes back.
-    async fn acknowledge(self: Box<Self>) -> bool;
+    ///
+    /// `more`: another acknowledgement of the same subscription follows at once. This one may be held back, to go with
+    /// that.
+    async fn acknowledge(self: Box<Self>, more: bool) -> bool;
 }
 
 impl Receipt {
@@ -162,9 +165,24 @@ impl Receipt {
     }
 
     /// Acknowledges. False means that the frame will come back although it was handled.
-    pub async fn acknowledge(mut self) -> bool {
+    pub async fn acknowledge(self) -> bool {
+        self.tell(false).await
+    }
+
+    /// Acknowledges frames of one subscription, together where the broker can. False means that one or more of them
+    /// will come back although they were handled.
+    pub async fn acknowledge_all(receipts: impl IntoIterator<Item = Self, IntoIter: Send> + Send) -> bool {
+        let mut receipts = receipts.into_iter().peekable();
+        let mut all = true;
+        while let Some(receipt) = receipts.next() {
+            all &= receipt.tell(receipts.peek().is_some()).await;
+        }
+        all
+    }
+
+    async fn tell(mut self, more: bool) -> bool {
         match self.0.take() {
-            Some(acknowledge) => acknowledge.acknowledge().await,
+            Some(acknowledge) => acknowledge.acknowledge(more).await,
             None => false,
         }
     }

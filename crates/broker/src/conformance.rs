@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::{Broker, Incoming, PublishError, Queue, Subscription};
+use crate::{Broker, Incoming, PublishError, Queue, Receipt, Subscription};
 
 /// How long a check waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,8 @@ macro_rules! conformance_suite {
     ($broker:expr) => {
         $crate::conformance_suite!($broker;
             an_acknowledged_frame_is_gone,
+            frames_acknowledged_together_spare_the_one_between_them,
+            frames_acknowledged_in_any_order_are_gone,
             queues_are_apart,
             unacknowledged_frames_return_in_order_and_counted,
             a_receipt_outliving_its_subscription_is_void,
@@ -54,6 +56,60 @@ pub async fn an_acknowledged_frame_is_gone(broker: Arc<dyn Broker>) {
             incoming.receipt.acknowledge().await,
             "frame {expected} is acknowledged"
         );
+    }
+    depth_becomes(&broker, Queue::Deliver(0), 0).await;
+    drop(consumer);
+    let mut consumer = subscribe(&broker, Queue::Deliver(0), 10).await;
+    stays_silent(&mut consumer).await;
+    broker.close().await;
+}
+
+/// Frames that are acknowledged at once are gone, and only they.
+pub async fn frames_acknowledged_together_spare_the_one_between_them(broker: Arc<dyn Broker>) {
+    publish(&broker, Queue::Deliver(0), 0..6).await;
+    let mut consumer = subscribe(&broker, Queue::Deliver(0), 10).await;
+    let mut receipts = Vec::new();
+    for expected in 0..6 {
+        let incoming = next(&mut consumer).await;
+        assert_eq!(number(&incoming), expected);
+        receipts.push(incoming.receipt);
+    }
+    let held = receipts.remove(2);
+    assert!(Receipt::acknowledge_all(receipts).await);
+    drop(consumer);
+    let mut consumer = subscribe(&broker, Queue::Deliver(0), 10).await;
+    let again = next(&mut consumer).await;
+    assert_eq!((number(&again), again.delivery_count), (2, 1));
+    assert!(!held.acknowledge().await, "the frame has another holder");
+    assert!(Receipt::acknowledge_all([again.receipt]).await);
+    stays_silent(&mut consumer).await;
+    depth_becomes(&broker, Queue::Deliver(0), 0).await;
+    broker.close().await;
+}
+
+/// Many tasks acknowledge, in no order: each frame once, and the consumer lives on.
+pub async fn frames_acknowledged_in_any_order_are_gone(broker: Arc<dyn Broker>) {
+    const FRAMES: u32 = 300;
+    publish(&broker, Queue::Deliver(0), 0..FRAMES).await;
+    let mut consumer = subscribe(&broker, Queue::Deliver(0), 100).await;
+    let mut tasks = JoinSet::new();
+    let mut held = Vec::new();
+    for expected in 0..FRAMES {
+        let incoming = next(&mut consumer).await;
+        assert_eq!(number(&incoming), expected, "the consumer lives on");
+        // One of seven waits for its successors.
+        if expected % 7 == 0 {
+            held.push(incoming.receipt);
+        } else {
+            tasks.spawn(incoming.receipt.acknowledge());
+        }
+        if held.len() > 5 {
+            tasks.spawn(held.remove(0).acknowledge());
+        }
+    }
+    assert!(Receipt::acknowledge_all(held).await);
+    while let Some(acknowledged) = tasks.join_next().await {
+        assert!(acknowledged.is_ok_and(|done| done), "each frame is acknowledged");
     }
     depth_becomes(&broker, Queue::Deliver(0), 0).await;
     drop(consumer);

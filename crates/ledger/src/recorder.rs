@@ -237,17 +237,17 @@ async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), S
         .metrics
         .recorder_batch(batch.records.len(), started.elapsed());
     let mut start = 0;
+    let mut done = Vec::with_capacity(batch.receipts.len());
     for (receipt, end) in batch.receipts {
         let mut unplaced = unplaced.range(start..end);
         match unplaced.next() {
             Some(index) => held.keep(context, receipt, made_at(&batch.records[*index])),
-            // False means that the frame comes back: it will be recorded again, which changes nothing.
-            None => {
-                let _ = receipt.acknowledge().await;
-            }
+            None => done.push(receipt),
         }
         start = end;
     }
+    // False means that frames come back: they will be recorded again, which changes nothing.
+    let _ = Receipt::acknowledge_all(done).await;
     context.ended.note(&batch.records);
     context.wake.notify_one();
     Ok(())

@@ -106,7 +106,7 @@ impl Drop for Held {
 
 #[async_trait]
 impl Acknowledge for Held {
-    async fn acknowledge(mut self: Box<Self>) -> bool {
+    async fn acknowledge(mut self: Box<Self>, _more: bool) -> bool {
         let acknowledged = self.queue.acknowledge(self.consumer, self.place);
         drop(self.prefetch.take());
         acknowledged

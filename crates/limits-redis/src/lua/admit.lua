@@ -7,6 +7,8 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local answer = {}
 local k, a = 1, 1
+-- Neighbours in a batch are often of one application: its version is read once.
+local versions = {}
 
 local function look(old, resource, print)
   local state, owner, same = string.sub(old, 1, 1), string.sub(old, 2, 17), string.sub(old, 18, 49) == print
@@ -20,7 +22,9 @@ end
 while k <= #KEYS do
   local quota = KEYS[k + 1]
   local cost, tolerance, claims = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
-  table.insert(answer, redis.call('GETEX', KEYS[k], 'PX', VERSION_MS) or '')
+  local version = versions[KEYS[k]] or redis.call('GETEX', KEYS[k], 'PX', VERSION_MS) or ''
+  versions[KEYS[k]] = version
+  table.insert(answer, version)
   k, a = k + 2, a + 3
   local tat, wait = 0, 0
   if cost > 0 then

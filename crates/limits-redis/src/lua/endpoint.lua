@@ -8,10 +8,17 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- Neighbours in a batch are often of one endpoint: it is read once.
+local loaded = {}
+
 local function load(key)
+  local known = loaded[key]
+  if known then return known end
   local v = redis.call('HMGET', key, 't', 'p', 'w', 's', 'u', 'i', 'n')
   local function at(index) return tonumber(v[index] or 0) end
-  return { t = at(1), p = at(2), w = at(3), s = at(4), u = at(5), i = at(6), n = at(7) }
+  local e = { t = at(1), p = at(2), w = at(3), s = at(4), u = at(5), i = at(6), n = at(7) }
+  loaded[key] = e
+  return e
 end
 
 local function save(key, e)

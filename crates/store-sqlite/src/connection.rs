@@ -7,14 +7,16 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Fail, Fallible};
 
+/// Bytes of a page in a new file. A transaction writes each page that it changed once: larger ones are fewer.
+const PAGE_BYTES: i64 = 8 * 1024;
 /// Page cache of the writer, in KiB.
-const WRITER_CACHE_KIB: i64 = 8 * 1024;
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// Page cache of a reader, in KiB.
 const READER_CACHE_KIB: i64 = 1024;
-/// Pages of WAL after which a commit also checkpoints: 16 MiB, so that a page changed often is copied once.
-const CHECKPOINT_PAGES: i64 = 4096;
+/// Pages of WAL after which a commit also checkpoints: 64 MiB, so that a page changed often is copied once.
+const CHECKPOINT_PAGES: i64 = 8192;
 /// The WAL file is cut back to this size, in bytes, after a checkpoint.
-const WAL_KEEP_BYTES: i64 = 64 * 1024 * 1024;
+const WAL_KEEP_BYTES: i64 = 128 * 1024 * 1024;
 const BUSY_TIMEOUT_MS: i64 = 5_000;
 
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -22,6 +24,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         make_private(path).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "fullfsync", true)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue};
 use postrider_egress::{Failure, Request, Response};
 use postrider_limits::Signal;
 use postrider_model::{
@@ -18,11 +18,11 @@ use rand::RngExt;
 
 use crate::board::Verdict;
 use crate::classify::{Consequence, Met, OURS_DELAY, consequence, retry_after};
-use crate::duty::Seat;
-use crate::finish;
+use crate::duty::{Seat, key};
 use crate::run::Context;
 use crate::target::Target;
 use crate::unit::Work;
+use crate::{envelope, finish};
 
 /// After a slow attempt's deadline, how long its outcome may take to be recorded before it is tried again.
 const IN_FLIGHT_MARGIN: Duration = Duration::from_secs(15);
@@ -62,8 +62,8 @@ async fn post(context: &Arc<Context>, work: &Work, seat: &mut Seat) -> Tried {
     let Work { job, target, trace } = work;
     let tracer = context.deps.tracer.as_ref();
     let deadline = timeout(context, target);
-    let id = AttemptId::generate(UnixMillis::now(), &mut rand::rng());
     let started_at = UnixMillis::now();
+    let id = AttemptId::generate(started_at, &mut rand::rng());
     postrider_failpoint::hit_for("worker.before_post", || &target.endpoint.url);
     let mut span = trace.attempt(tracer, job, id, &target.endpoint.url);
     let clock = Instant::now();
@@ -138,9 +138,7 @@ async fn leave_when_slow(context: &Arc<Context>, work: &Work, seat: &mut Seat, d
     let record = Record::Outcome(Box::new(finish::no_attempt(job, in_flight)));
     match context.deps.journal.publish(vec![record]).await {
         Ok(()) => {
-            for share in context.active.leave((job.delivery, job.run)) {
-                share.settle().await;
-            }
+            envelope::settle(context.active.leave(key(job))).await;
         }
         // It keeps its envelope, which is only less thrifty.
         Err(error) => {
@@ -159,21 +157,26 @@ fn headers(job: &Job, target: &Target, at: UnixMillis) -> HeaderMap {
     let id = job.message.id.to_string();
     let timestamp = at.as_secs();
     let signature = target.signer.sign(&id, timestamp, &job.message.payload);
-    let style = target.style;
     let values = [
-        (HeaderName::from_static(style.id()), id),
-        (HeaderName::from_static(style.timestamp()), timestamp.to_string()),
-        (HeaderName::from_static(style.signature()), signature),
+        HeaderValue::try_from(id),
+        Ok(HeaderValue::from(timestamp)),
+        HeaderValue::try_from(signature),
+        content_type(&job.message.content_type),
     ];
-    for (name, value) in values {
-        if let Ok(value) = HeaderValue::try_from(value) {
+    for (name, value) in target.names.iter().chain([&CONTENT_TYPE]).zip(values) {
+        if let Ok(value) = value {
             headers.insert(name, value);
         }
     }
-    if let Ok(content_type) = HeaderValue::try_from(job.message.content_type.as_str()) {
-        headers.insert(CONTENT_TYPE, content_type);
-    }
     headers
+}
+
+/// Nearly every message has the first one: it needs no copy.
+fn content_type(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    match text {
+        "application/json" => Ok(HeaderValue::from_static("application/json")),
+        other => HeaderValue::try_from(other),
+    }
 }
 
 fn met(result: Result<Response, Failure>) -> (Met, Bytes) {

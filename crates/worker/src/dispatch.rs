@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use postrider_limits::{Gate, GateRequest, Rate, Verdict};
 use postrider_model::{
-    AppId, AppSnapshot, CancelReason, DeferReason, Endpoint, EndpointId, Job, Next, UnixMillis,
+    AppId, AppSnapshot, CancelReason, DeferReason, Endpoint, EndpointId, Job, Next, Outcome, UnixMillis,
 };
 use postrider_store::StoreError;
 use postrider_telemetry::error_chain;
 use postrider_telemetry::labels::Duplicate;
 
 use crate::classify::{LEASE_OVER_DELAY, OURS_DELAY};
-use crate::duty::{Duty, Key, Place, key};
+use crate::duty::{Duty, Place};
 use crate::finish;
 use crate::run::Context;
 use crate::target::Target;
@@ -26,8 +26,9 @@ use crate::unit::{Step, Unit, Work};
 
 type Snapshots = HashMap<AppId, Result<Option<Arc<AppSnapshot>>, StoreError>>;
 
-/// Sends each delivery on: to the board, to the store, or to its end. `duty` answers for those that are not sent on yet.
-pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>, mut duty: Duty) {
+/// Sends each delivery on: to the board, to the store, or to its end. `duties` answer for those that are not sent on
+/// yet.
+pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>, duties: Vec<Duty>) {
     if jobs.is_empty() {
         return;
     }
@@ -41,29 +42,35 @@ pub(crate) async fn dispatch(context: &Arc<Context>, jobs: Vec<Job>, mut duty: D
         .filter(|(app, version)| is_behind(&snapshots, *app, *version))
         .collect();
     load(context, &mut snapshots, behind).await;
-    let mut runs: Vec<(EndpointId, Vec<Step>)> = Vec::new();
-    for (job, gated) in jobs.into_iter().zip(gates) {
-        let (key, ordered) = (key(&job), job.ordered.then_some(job.endpoint));
-        match (step(context, job, &gated, &snapshots), ordered) {
-            (Some(step), Some(endpoint)) => {
-                match runs.iter_mut().find(|run| run.0 == endpoint) {
-                    Some(run) => run.1.push(step),
-                    None => runs.push((endpoint, vec![step])),
-                }
+    let mut runs: Vec<(EndpointId, Vec<(Step, Duty)>)> = Vec::new();
+    for ((job, duty), gated) in jobs.into_iter().zip(duties).zip(gates) {
+        let ordered = job.ordered.then_some(job.endpoint);
+        let step = match way(context, job, &gated, &snapshots) {
+            Way::Board(step) => step,
+            Way::Again(outcome) => {
+                finish::again(context, outcome, duty).await;
                 continue;
             }
-            (Some(step), None) => push(context, Unit::One(step), gated.place),
-            (None, _) => {}
+            Way::Untried(job, next) => {
+                finish::untried(context, &job, next, duty).await;
+                continue;
+            }
+        };
+        let Some(endpoint) = ordered else {
+            push(context, Unit::One(step), gated.place);
+            duty.handed_on();
+            continue;
+        };
+        match runs.iter_mut().find(|run| run.0 == endpoint) {
+            Some(run) => run.1.push((step, duty)),
+            None => runs.push((endpoint, vec![(step, duty)])),
         }
-        duty.handed_on(key);
     }
-    for (_, steps) in runs {
-        let unit = Unit::Run(steps);
-        let keys: Vec<Key> = unit.keys().collect();
-        push(context, unit, None);
-        keys.into_iter().for_each(|key| duty.handed_on(key));
+    for (_, run) in runs {
+        let (steps, duties): (Vec<Step>, Vec<Duty>) = run.into_iter().unzip();
+        push(context, Unit::Run(steps), None);
+        duties.into_iter().for_each(Duty::handed_on);
     }
-    duty.over();
     context.pump();
 }
 
@@ -162,28 +169,38 @@ fn rate_of(job: &Job, snapshots: &Snapshots) -> Option<Rate> {
     snapshot.endpoint(job.endpoint)?.throttle_rate.map(Rate::smooth)
 }
 
-/// What to do with one delivery; `None` when it needs no turn on the board. Its outcome is then journaled in a task of
-/// its own: those behind it in the frame, of other endpoints, do not wait for that.
-fn step(context: &Arc<Context>, job: Job, gated: &Gated, snapshots: &Snapshots) -> Option<Step> {
+/// Where a delivery goes from here.
+enum Way {
+    /// It has its turn.
+    Board(Step),
+    /// It was done before: its outcome is journaled again.
+    Again(Box<Outcome>),
+    /// Its run ends without an attempt.
+    Untried(Job, Next),
+}
+
+fn way(context: &Context, job: Job, gated: &Gated, snapshots: &Snapshots) -> Way {
     if let Verdict::Done(mark) = &gated.gate.verdict {
         match postrider_wire::decode_outcome(mark.clone()) {
             Ok(outcome) => {
                 context.deps.metrics.duplicate(Duplicate::DoneMark);
-                return marked(context, job, outcome);
+                let outcome = Box::new(outcome);
+                // In an `ordered` run it keeps its place, because a failure stops the run.
+                return if job.ordered {
+                    Way::Board(Step::Marked(outcome, job))
+                } else {
+                    Way::Again(outcome)
+                };
             }
             Err(error) => {
                 tracing::error!(error = %error_chain(&error), "a done mark cannot be read; delivering again");
             }
         }
     }
-    let next = match target(context, &job, gated, snapshots) {
-        Ok((target, trace)) => return Some(Step::Try(Work { job, target, trace })),
-        Err(next) => next,
-    };
-    context.spawn_duty([key(&job)], |owner| async move {
-        finish::untried(&owner, &job, next).await;
-    });
-    None
+    match target(context, &job, gated, snapshots) {
+        Ok((target, trace)) => Way::Board(Step::Try(Work { job, target, trace })),
+        Err(next) => Way::Untried(job, next),
+    }
 }
 
 /// Where a delivery goes now, or what becomes of it instead.
@@ -250,18 +267,6 @@ fn wanted(endpoint: Option<&Arc<Endpoint>>) -> Result<&Arc<Endpoint>, Next> {
         Some(endpoint) if endpoint.paused => Err(deferred(DeferReason::Paused, Duration::ZERO)),
         Some(endpoint) => Ok(endpoint),
     }
-}
-
-/// A delivery that was done before: its outcome is journaled again. In an `ordered` run it keeps its place, because a
-/// failure stops the run.
-fn marked(context: &Arc<Context>, job: Job, outcome: postrider_model::Outcome) -> Option<Step> {
-    if job.ordered {
-        return Some(Step::Marked(Box::new(outcome), job));
-    }
-    context.spawn_duty([key(&job)], |owner| async move {
-        finish::again(&owner, &job, outcome).await;
-    });
-    None
 }
 
 fn push(context: &Arc<Context>, unit: Unit, place: Option<Place>) {

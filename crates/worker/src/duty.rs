@@ -1,13 +1,15 @@
 //! Who answers for a delivery that is at work here. A task that panics must lose neither a slot nor a part of an
 //! envelope: its deliveries are given up, and their frames come back from the broker.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use postrider_model::{DeliveryId, EndpointId, Job};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::board::{Slot, Verdict};
+use crate::envelope::Share;
 use crate::run::Context;
 
 /// A run of a delivery.
@@ -17,39 +19,52 @@ pub(crate) fn key(job: &Job) -> Key {
     (job.delivery, job.run)
 }
 
-/// The deliveries that a task answers for. Dropped before it is [`Self::over`], which only a panic does (or the
-/// process's end), it gives up those that are still its own.
+/// Answers for a delivery, and goes with it to whoever works on it. Dropped before the delivery was handed on or ended,
+/// which only a panic does (or the worker's end), it gives it up.
 pub(crate) struct Duty {
     context: Arc<Context>,
-    keys: HashSet<Key>,
+    key: Option<Key>,
+    /// The drain waits for it, or who else is told of its end.
+    watched: TaskTrackerToken,
 }
 
 impl Duty {
-    pub(crate) fn new(context: &Arc<Context>, keys: impl IntoIterator<Item = Key>) -> Self {
+    pub(crate) fn new(context: &Arc<Context>, job: &Job) -> Self {
         Self {
             context: context.clone(),
-            keys: keys.into_iter().collect(),
+            key: Some(key(job)),
+            watched: context.tasks.token(),
         }
     }
 
-    /// Another task answers for this one now.
-    pub(crate) fn handed_on(&mut self, key: Key) {
-        self.keys.remove(&key);
+    /// Who waits for the tracker, a task for which the drain waits, waits for this one's end.
+    pub(crate) fn watched_by(mut self, tracker: &TaskTracker) -> Self {
+        self.watched = tracker.token();
+        self
     }
 
-    /// All were handed on or settled.
-    pub(crate) fn over(mut self) {
-        self.keys.clear();
+    /// Another one answers for the delivery now.
+    pub(crate) fn handed_on(mut self) {
+        self.key = None;
+    }
+
+    /// Ends the delivery's run here. Keep this until what it returns is settled, for whoever waits for it.
+    pub(crate) fn end(&mut self) -> Vec<Share> {
+        self.key
+            .take()
+            .map(|key| self.context.active.end(key))
+            .unwrap_or_default()
     }
 }
 
 impl Drop for Duty {
     fn drop(&mut self) {
-        for key in self.keys.drain() {
-            if self.context.active.give_up(key) && std::thread::panicking() {
-                self.context.deps.metrics.our_failure("panic");
-                tracing::error!(delivery.id = %key.0, "a task panicked; its delivery's frame comes back");
-            }
+        let Some(key) = self.key.take() else {
+            return;
+        };
+        if self.context.active.give_up(key) && std::thread::panicking() {
+            self.context.deps.metrics.our_failure("panic");
+            tracing::error!(delivery.id = %key.0, "a task panicked; its delivery's frame comes back");
         }
     }
 }

@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use postrider_broker::Receipt;
 use postrider_model::DeliveryId;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-/// One delivery's part in its frame. Settle it after the outcome's confirm. Once all parts are settled or dropped, and
-/// one was dropped, the frame is given back: it comes again.
+/// One delivery's part in its frame. [`settle`] it after the outcome's confirm. Once all parts are settled or dropped,
+/// and one was dropped, the frame is given back: it comes again.
 #[derive(Debug)]
 pub(crate) struct Share(Arc<Envelope>);
 
@@ -19,21 +19,23 @@ pub(crate) struct Share(Arc<Envelope>);
 struct Envelope {
     receipt: Mutex<Option<Receipt>>,
     left: AtomicUsize,
+    is_acknowledged: AtomicBool,
     /// Room in this process for the frame's jobs and bytes, given back with the frame.
     _room: Vec<OwnedSemaphorePermit>,
-    /// Told when the frame ends unacknowledged. A broker takes frames back only with their subscription.
+    /// Told when the frame ends unacknowledged: a broker takes frames back only with their subscription, which this one
+    /// belongs to.
     give_back: Arc<Notify>,
 }
 
 impl Drop for Envelope {
     fn drop(&mut self) {
-        if self.receipt.get_mut().is_some() {
+        if !*self.is_acknowledged.get_mut() {
             self.give_back.notify_one();
         }
     }
 }
 
-/// Shares of a frame of `count` deliveries (at least 1).
+/// Shares of a frame of `count` deliveries (at least 1). Each subscription has a `give_back` of its own.
 pub(crate) fn shares(
     receipt: Receipt,
     count: usize,
@@ -43,6 +45,7 @@ pub(crate) fn shares(
     let envelope = Arc::new(Envelope {
         receipt: Mutex::new(Some(receipt)),
         left: AtomicUsize::new(count),
+        is_acknowledged: AtomicBool::new(false),
         _room: room,
         give_back,
     });
@@ -51,16 +54,34 @@ pub(crate) fn shares(
         .collect()
 }
 
-impl Share {
-    /// Counts this delivery as done; the last one acknowledges the frame.
-    pub(crate) async fn settle(self) {
-        if self.0.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let receipt = self.0.receipt.lock().take();
-            if let Some(receipt) = receipt {
-                // False means that the frame's connection is gone: it comes back, and the done marks answer for it.
-                let _ = receipt.acknowledge().await;
-            }
+/// Counts deliveries as done, and acknowledges the frames of which these were the last ones; those of one subscription
+/// together.
+pub(crate) async fn settle(shares: impl IntoIterator<Item = Share>) {
+    let mut done: Vec<Arc<Envelope>> = shares.into_iter().filter_map(Share::counted).collect();
+    done.sort_unstable_by_key(|envelope| envelope.subscription());
+    for together in done.chunk_by(|one, other| one.subscription() == other.subscription()) {
+        let receipts: Vec<Receipt> = together
+            .iter()
+            .filter_map(|envelope| envelope.receipt.lock().take())
+            .collect();
+        // False means that a frame's connection is gone: it comes back, and the done marks answer for it.
+        let _ = Receipt::acknowledge_all(receipts).await;
+        for envelope in together {
+            envelope.is_acknowledged.store(true, Ordering::Release);
         }
+    }
+}
+
+impl Share {
+    /// The frame, if this was its last delivery.
+    fn counted(self) -> Option<Arc<Envelope>> {
+        (self.0.left.fetch_sub(1, Ordering::AcqRel) == 1).then_some(self.0)
+    }
+}
+
+impl Envelope {
+    fn subscription(&self) -> usize {
+        Arc::as_ptr(&self.give_back).addr()
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use postrider_broker::{Incoming, PublishError, Queue, Subscription};
 use postrider_model::{CancelReason, DeferReason, Job, Next};
 use postrider_telemetry::error_chain;
@@ -20,6 +19,7 @@ use postrider_telemetry::labels::Duplicate;
 use postrider_wire::Frame;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::duty::{Duty, key};
 use crate::envelope::Share;
@@ -39,8 +39,8 @@ pub(crate) async fn run(
     stop: CancellationToken,
     released: CancellationToken,
 ) {
-    let give_back = Arc::new(Notify::new());
     loop {
+        let give_back = Arc::new(Notify::new());
         match context
             .deps
             .broker
@@ -130,28 +130,30 @@ async fn begin(
         room.extend(suspect::turn(context).await);
     }
     let shares = envelope::shares(incoming.receipt, jobs.len(), room, give_back);
-    let fresh: Vec<Job> = jobs
+    let (fresh, duties): (Vec<Job>, Vec<Duty>) = jobs
         .into_iter()
         .zip(shares)
         .filter_map(|(job, share)| {
             let begun = context.active.begin(key(&job), share);
             if !begun {
                 context.deps.metrics.duplicate(Duplicate::InFlight);
+                return None;
             }
-            begun.then_some(job)
+            let duty = Duty::new(context, &job);
+            Some((job, duty))
         })
-        .collect();
-    let duty = Duty::new(context, fresh.iter().map(key));
+        .unzip();
     if suspect
         && let [job] = fresh.as_slice()
         && suspect::is_fatal(context, job).await
     {
         tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
-        finish::untried(context, job, Next::Cancelled(CancelReason::Parked)).await;
-        duty.over();
+        for duty in duties {
+            finish::untried(context, job, Next::Cancelled(CancelReason::Parked), duty).await;
+        }
         return;
     }
-    dispatch::dispatch(context, fresh, duty).await;
+    dispatch::dispatch(context, fresh, duties).await;
 }
 
 async fn take_room(context: &Context, jobs: usize, bytes: usize) -> Option<Vec<OwnedSemaphorePermit>> {
@@ -193,25 +195,26 @@ async fn split(context: &Arc<Context>, queue: Queue, jobs: Vec<Job>, shares: Vec
     );
     let (singly, back) = parted(jobs);
     let mut shares = shares.into_iter();
-    let back: Vec<Job> = back
-        .into_iter()
-        .zip(shares.by_ref())
-        // What is being tried here still ends by itself.
-        .filter_map(|(job, share)| context.active.begin(key(&job), share).then_some(job))
-        .collect();
-    let duty = Duty::new(context, back.iter().map(key));
     let next = Next::Deferred {
         reason: DeferReason::Ordered,
         delay: Duration::ZERO,
     };
-    join_all(back.iter().map(|job| finish::untried(context, job, next))).await;
-    duty.over();
+    let deferred = TaskTracker::new();
+    for (job, share) in back.iter().zip(shares.by_ref()) {
+        // What is being tried here still ends by itself.
+        if context.active.begin(key(job), share) {
+            let duty = Duty::new(context, job).watched_by(&deferred);
+            finish::untried(context, job, next, duty).await;
+        }
+    }
+    deferred.close();
+    deferred.wait().await;
     for (job, share) in singly.iter().zip(shares) {
         let frame = postrider_wire::encode_jobs(std::slice::from_ref(job));
         if !publish_until_taken(context, queue, frame).await {
             return;
         }
-        share.settle().await;
+        envelope::settle([share]).await;
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A delivery's way through it: [`intake`] takes a frame and room for it; [`dispatch`] drops what is at work here
 //! already, asks the limits (done mark, backlog, breaker, rate) and looks at the configuration; the [`board`] gives
-//! every application and endpoint its turn, as a [`unit`]; [`attempt`] signs, POSTs and [`classify`]s; [`finish`] writes the done mark,
-//! publishes the outcome to the journal and, once that is confirmed, settles the delivery's [`envelope`].
+//! every application and endpoint its turn, as a [`unit`]; [`attempt`] signs, POSTs and [`classify`]s; [`finish`] takes
+//! what has ended, in batches: it writes the done marks, publishes the outcomes to the journal and, once that is
+//! confirmed, settles the deliveries' [`envelope`]s.
 //!
 //! Invariants:
 //! - A frame is acknowledged only after each of its deliveries has a confirmed outcome.

@@ -19,9 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::board::{Board, BoardSettings};
 use crate::clock::{self, StoreClock};
 use crate::config::{self, ConfigCache};
-use crate::duty::{Duty, Key};
 use crate::envelope::Active;
-use crate::finish::{self, Reports};
+use crate::finish::{self, Ended};
 use crate::unit::{self, Unit};
 use crate::{Deps, Settings, intake};
 
@@ -42,8 +41,9 @@ pub(crate) struct Context {
     pub(crate) board: Mutex<Board<Unit>>,
     pub(crate) active: Active,
     pub(crate) clock: StoreClock,
-    pub(crate) reports: Reports,
-    /// Attempts and dispatches under way.
+    /// To the finisher; bounded by what may be held.
+    pub(crate) ended: mpsc::Sender<Ended>,
+    /// What the drain waits for: attempts and dispatches under way, and outcomes that were handed over.
     pub(crate) tasks: TaskTracker,
     /// Room for jobs, and for bytes in units of [`ROOM_UNIT`].
     pub(crate) room_jobs: Arc<Semaphore>,
@@ -57,11 +57,11 @@ pub(crate) struct Context {
 /// Runs the worker until `stop`, then drains within the drain timeout: nothing new is taken, what has not started is
 /// deferred, what is in flight is finished. What is still out after that comes back from the broker or the store.
 pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
-    let (context, reports) = Context::new(settings, deps);
+    let (context, queue) = Context::new(settings, deps);
     // Leases are judged from the first delivery on, unless the store is away.
     clock::ask(&context).await;
     let ended = CancellationToken::new();
-    let helpers = start_helpers(&context, reports, &ended);
+    let helpers = start_helpers(&context, queue, &ended);
 
     let intakes = TaskTracker::new();
     let released = CancellationToken::new();
@@ -92,11 +92,11 @@ pub async fn run(settings: Settings, deps: Deps, stop: CancellationToken) {
 /// What goes on beside the deliveries, until `ended`.
 fn start_helpers(
     context: &Arc<Context>,
-    reports: mpsc::Receiver<finish::Report>,
+    queue: mpsc::Receiver<Ended>,
     ended: &CancellationToken,
 ) -> TaskTracker {
     let helpers = TaskTracker::new();
-    helpers.spawn(finish::send_reports(context.clone(), reports, ended.clone()));
+    helpers.spawn(finish::batch::run(context.clone(), queue, ended.clone()));
     let each: [(&str, Start); 4] = [
         ("clock", |context| clock::keep(context).boxed()),
         ("broker", |context| watch_broker(context).boxed()),
@@ -182,9 +182,9 @@ async fn sweep(context: Arc<Context>) {
 }
 
 impl Context {
-    /// A worker that has nothing yet, and the reports that it is going to make.
-    pub(crate) fn new(settings: Settings, deps: Deps) -> (Arc<Self>, mpsc::Receiver<finish::Report>) {
-        let (reports, queue) = finish::reports();
+    /// A worker that has nothing yet, and the deliveries that are going to end in it.
+    pub(crate) fn new(settings: Settings, deps: Deps) -> (Arc<Self>, mpsc::Receiver<Ended>) {
+        let (ended, queue) = mpsc::channel(settings.held_jobs_max);
         let context = Arc::new(Self {
             config: Arc::new(ConfigCache::new(
                 read_from(deps.store.clone()),
@@ -202,7 +202,7 @@ impl Context {
             })),
             active: Active::default(),
             clock: StoreClock::default(),
-            reports,
+            ended,
             tasks: TaskTracker::new(),
             room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
             room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
@@ -213,22 +213,6 @@ impl Context {
             deps,
         });
         (context, queue)
-    }
-
-    /// Does what settles these deliveries in a task of its own; should that panic, their frames come back.
-    pub(crate) fn spawn_duty<F>(
-        self: &Arc<Self>,
-        keys: impl IntoIterator<Item = Key>,
-        work: impl FnOnce(Arc<Self>) -> F,
-    ) where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let duty = Duty::new(self, keys);
-        let work = work(self.clone());
-        self.tasks.spawn(async move {
-            work.await;
-            duty.over();
-        });
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -244,16 +228,16 @@ impl Context {
             let Some(started) = self.board.lock().start(Instant::now()) else {
                 return;
             };
-            let keys: Vec<Key> = started.unit.keys().collect();
-            self.spawn_duty(keys, |context| unit::run(context, started));
+            self.tasks.spawn(unit::run(self.clone(), started));
         }
     }
 
     /// Defers a unit that will not be tried here, in a task of its own.
     pub(crate) fn defer_unit(self: &Arc<Self>, unit: Unit, reason: DeferReason, delay: Duration) {
-        let keys: Vec<Key> = unit.keys().collect();
-        self.spawn_duty(keys, |context| async move {
-            finish::defer_unit(&context, unit, reason, delay).await;
+        let steps = unit.taken_on(self);
+        let context = self.clone();
+        self.tasks.spawn(async move {
+            finish::defer_all(&context, steps, reason, delay).await;
         });
     }
 
@@ -271,6 +255,3 @@ fn read_from(store: SharedStore) -> config::Read {
         async move { store.snapshot(&AppRef::Id(app)).await }.boxed()
     })
 }
-
-/// The bounded channel of reports to the limits.
-pub(crate) type ReportSender = mpsc::Sender<finish::Report>;

@@ -14,7 +14,8 @@ pub(crate) struct Target {
     pub(crate) endpoint: Arc<Endpoint>,
     /// Where to, or why the policy forbids it now: then every attempt is a blocked one, on record.
     pub(crate) url: Result<postrider_egress::Target, BlockedReason>,
-    pub(crate) style: HeaderStyle,
+    /// Of the headers with the message's id, the attempt's time and the signatures.
+    pub(crate) names: [HeaderName; 3],
     pub(crate) signer: Signer,
     pub(crate) headers: HeaderMap,
     /// Groups endpoints by destination for the per-host limits.
@@ -59,13 +60,14 @@ pub(crate) fn prepare(
             headers.insert(name, value);
         }
     }
+    let style = match endpoint.header_names {
+        HeaderNames::Standard => HeaderStyle::Standard,
+        HeaderNames::Svix => HeaderStyle::Svix,
+    };
     Ok(Target {
         host: host_of(&url),
         url: postrider_egress::Target::new(&url, policy),
-        style: match endpoint.header_names {
-            HeaderNames::Standard => HeaderStyle::Standard,
-            HeaderNames::Svix => HeaderStyle::Svix,
-        },
+        names: [style.id(), style.timestamp(), style.signature()].map(HeaderName::from_static),
         signer: Signer::new(keys).map_err(PrepareError::Secrets)?,
         headers,
         valid_until: unexpired.filter_map(|secret| secret.expires_at).min(),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider_model::{AppId, DeferReason, EndpointId, Job, Next, Outcome};
-use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::attempt::{Tried, attempt, timeout};
 use crate::board::{Started, Verdict};
 use crate::classify::LEASE_OVER_DELAY;
-use crate::duty::{Duty, Key, Seat, key};
+use crate::duty::{Duty, Seat};
 use crate::finish;
 use crate::run::Context;
 use crate::target::Target;
@@ -44,6 +44,11 @@ impl Step {
             Self::Marked(_, job) => job,
         }
     }
+
+    fn taken_on(self, context: &Arc<Context>) -> (Self, Duty) {
+        let duty = Duty::new(context, self.job());
+        (self, duty)
+    }
 }
 
 /// What takes one turn on the board.
@@ -56,11 +61,13 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    pub(crate) fn into_steps(self) -> Vec<Step> {
-        match self {
+    /// Takes the steps on: what comes off the board has somebody to answer for it.
+    pub(crate) fn taken_on(self, context: &Arc<Context>) -> Vec<(Step, Duty)> {
+        let steps = match self {
             Self::One(step) => vec![step],
             Self::Run(steps) => steps,
-        }
+        };
+        steps.into_iter().map(|step| step.taken_on(context)).collect()
     }
 
     fn steps(&self) -> &[Step] {
@@ -68,10 +75,6 @@ impl Unit {
             Self::One(step) => std::slice::from_ref(step),
             Self::Run(steps) => steps,
         }
-    }
-
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
-        self.steps().iter().map(|step| key(step.job()))
     }
 
     /// Application, endpoint and host.
@@ -92,16 +95,19 @@ pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
     let mut seat = Seat::new(&context, slot);
     match unit {
         Unit::One(Step::Try(work)) => {
+            let duty = Duty::new(&context, &work.job);
             let tried = attempt(&context, &work, &mut seat).await;
             // The endpoint is free for the next one before the outcome is on record.
             seat.done(tried.verdict);
-            finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
+            finish::tried(&context, work, tried, duty).await;
         }
         Unit::One(Step::Marked(outcome, job)) => {
-            finish::again(&context, &job, *outcome).await;
+            let duty = Duty::new(&context, &job);
             seat.done(Verdict::Neutral);
+            finish::again(&context, outcome, duty).await;
         }
-        Unit::Run(steps) => {
+        unit @ Unit::Run(_) => {
+            let steps = unit.taken_on(&context);
             let verdict = run_in_order(&context, steps, &mut seat).await;
             seat.done(verdict);
         }
@@ -109,51 +115,49 @@ pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
 }
 
 /// Sends a run serially; stops at the first failure, and defers what it did not come to.
-async fn run_in_order(context: &Arc<Context>, steps: Vec<Step>, seat: &mut Seat) -> Verdict {
+async fn run_in_order(context: &Arc<Context>, steps: Vec<(Step, Duty)>, seat: &mut Seat) -> Verdict {
     let started = Instant::now();
     let mut verdict = Verdict::Neutral;
     let mut going = true;
+    let mut has_sent = false;
     let mut left = Vec::new();
     let mut rest = Duration::ZERO;
-    let mut outcomes = JoinSet::new();
-    for step in steps {
+    // The next one does not wait for the confirm: what arrived has arrived in order, and nothing of the endpoint is
+    // leased again until every outcome of the run is recorded.
+    let outcomes = TaskTracker::new();
+    for (step, duty) in steps {
         match step {
-            Step::Marked(outcome, job) => {
+            Step::Marked(outcome, _) => {
                 going &= outcome.next == Next::Delivered;
-                finish::again(context, &job, *outcome).await;
+                finish::again(context, outcome, duty.watched_by(&outcomes)).await;
             }
             Step::Try(work) => {
                 if going && lease_ends(context, &work) {
                     going = false;
                     // Nothing went, so the lease was too short from the start.
-                    if outcomes.is_empty() {
+                    if !has_sent {
                         context.clock.doubt();
                         rest = LEASE_OVER_DELAY;
                     }
                 }
                 going &= started.elapsed() < RUN_MAX && !context.is_stopping();
                 if !going {
-                    left.push(Step::Try(work));
+                    left.push((Step::Try(work), duty));
                     continue;
                 }
+                has_sent = true;
                 seat.begin();
                 let tried = attempt(context, &work, seat).await;
                 verdict = tried.verdict;
                 going = goes_on(&work, &tried);
-                // The next one does not wait for the confirm: what arrived has arrived in order, and nothing of the
-                // endpoint is leased again until every outcome of the run is recorded.
-                let duty = Duty::new(context, [key(&work.job)]);
-                let context = context.clone();
-                outcomes.spawn(async move {
-                    finish::tried(&context, &work.job, tried.outcome, tried.signal).await;
-                    duty.over();
-                });
+                finish::tried(context, work, tried, duty.watched_by(&outcomes)).await;
             }
         }
     }
-    // One that panicked has given its delivery up.
-    while outcomes.join_next().await.is_some() {}
-    finish::defer_unit(context, Unit::Run(left), DeferReason::Ordered, rest).await;
+    // One whose batch panicked has been given up.
+    outcomes.close();
+    outcomes.wait().await;
+    finish::defer_all(context, left, DeferReason::Ordered, rest).await;
     verdict
 }
 

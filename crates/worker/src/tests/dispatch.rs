@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 use postrider_limits::{GateRequest, Limits as _, Rate, Verdict};
 use postrider_model::{DeferReason, Job, Next, Outcome, UnixMillis};
 
+use tokio_util::sync::CancellationToken;
+
 use super::World;
 use crate::Settings;
 use crate::classify::LEASE_OVER_DELAY;
+use crate::run::Context;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_copies_only_the_one_with_a_lease_is_sent() {
     let world = World::new().await;
     let endpoint = world.endpoint("/hook", |_| {}).await;
-    let (context, queue) = world.context(World::settings());
-    let reports = tokio::spawn(crate::finish::send_reports(
-        context.clone(),
-        queue,
-        tokio_util::sync::CancellationToken::new(),
-    ));
+    let context = world.context(World::settings());
     let first = world.job(endpoint);
     let now = UnixMillis::now();
     let copies: Vec<Job> = (1..=4)
@@ -42,8 +40,7 @@ async fn of_several_copies_only_the_one_with_a_lease_is_sent() {
     let next: Vec<Next> = outcomes.iter().map(|outcome| outcome.next).collect();
     assert_eq!(next, [again, again, again, Next::Delivered]);
     assert_eq!(world.receiver.count("/hook"), 1);
-    assert_eq!(context.active.len(), 0);
-    reports.abort();
+    world.all_settled(&context).await;
 }
 
 /// Sends a run of three on whose lease ends in `left`, by a store's clock that is five minutes behind; its outcomes.
@@ -52,8 +49,7 @@ async fn ordered_run(left: Duration) -> (World, Vec<Outcome>) {
     let endpoint = world
         .endpoint("/ordered", |endpoint| endpoint.ordered = true)
         .await;
-    let (context, mut reports) = world.context(World::settings());
-    tokio::spawn(async move { while reports.recv().await.is_some() {} });
+    let context = world.context(World::settings());
     let behind = UnixMillis::now().minus(Duration::from_secs(300));
     let at = Instant::now();
     context.clock.learn(behind, at, at);
@@ -103,11 +99,13 @@ async fn a_refused_delivery_costs_no_token() {
     let limited = world
         .endpoint("/limited", |endpoint| endpoint.throttle_rate = Some(1))
         .await;
-    let (context, mut reports) = world.context(Settings {
-        held_jobs_max: 1,
-        ..World::settings()
-    });
-    let drain = tokio::spawn(async move { while reports.recv().await.is_some() {} });
+    let (context, queue) = Context::new(
+        Settings {
+            held_jobs_max: 1,
+            ..World::settings()
+        },
+        world.deps(),
+    );
     context
         .board
         .lock()
@@ -115,6 +113,22 @@ async fn a_refused_delivery_costs_no_token() {
         .expect("a place, the only one");
     let refused = world.job(limited);
     world.dispatch(&context, vec![refused.clone()]).await;
+    // Before the limits hear of the refusal, with which a backlog begins.
+    let ask = GateRequest {
+        app: world.app,
+        endpoint: limited,
+        delivery: refused.delivery,
+        run: 0,
+        rate: Some(Rate::smooth(1)),
+        released: false,
+    };
+    let gates = world.limits.gate(&[ask]).await.expect("in process");
+    assert_eq!(gates[0].verdict, Verdict::Go, "its token is still there");
+    tokio::spawn(crate::finish::batch::run(
+        context,
+        queue,
+        CancellationToken::new(),
+    ));
     let outcomes = world.outcomes(1).await;
     assert!(
         matches!(
@@ -126,15 +140,4 @@ async fn a_refused_delivery_costs_no_token() {
         ),
         "{outcomes:?}"
     );
-    let ask = GateRequest {
-        app: world.app,
-        endpoint: limited,
-        delivery: refused.delivery,
-        run: 0,
-        rate: Some(Rate::smooth(1)),
-        released: false,
-    };
-    let gates = world.limits.gate(&[ask]).await.expect("in process");
-    assert_eq!(gates[0].verdict, Verdict::Go, "its token is still there");
-    drain.abort();
 }

@@ -1,7 +1,10 @@
-//! The worker as a whole: real queues and store in this process, a real receiver, limits that can be made to panic.
+//! The worker as a whole: real queues and store in this process, a real receiver, limits that can be made to panic and
+//! a journal that can be made to refuse.
 
+mod broker;
 mod dispatch;
 mod limits;
+mod outcomes;
 mod panics;
 
 use std::collections::BTreeMap;
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use postrider_broker::{Broker, GatherSettings, InProcess, InProcessSettings, JournalPublisher, Queue};
+use postrider_broker::{Broker, GatherSettings, JournalPublisher, Queue};
 use postrider_model::{
     AppId, Application, DeliveryId, Endpoint, EndpointId, EndpointSecret, ExhaustedPolicy, HeaderNames, Job,
     Message, MessageId, Outcome, Record, Trigger, UnixMillis,
@@ -22,13 +25,14 @@ use postrider_telemetry::Metrics;
 use postrider_testkit::receiver::Receiver;
 use postrider_wire::Frame;
 use secrecy::SecretString;
-use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::duty::{Duty, key};
 use crate::envelope;
 use crate::finish;
 use crate::run::Context;
 use crate::{Deps, Settings};
+use broker::TestBroker;
 use limits::TestLimits;
 
 /// How long a test waits for what must happen.
@@ -48,7 +52,7 @@ pub(crate) fn application(id: AppId) -> Application {
 }
 
 struct World {
-    broker: Arc<InProcess>,
+    broker: Arc<TestBroker>,
     store: SharedStore,
     limits: Arc<TestLimits>,
     metrics: Arc<Metrics>,
@@ -71,10 +75,7 @@ impl World {
         store.migrate().await.expect("a schema");
         let app = AppId::generate(UnixMillis::now(), &mut rand::rng());
         store.create_app(&application(app)).await.expect("an application");
-        let broker = InProcess::new(InProcessSettings {
-            shards: 1,
-            ..InProcessSettings::default()
-        });
+        let broker = Arc::new(TestBroker::new());
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(keep_outcomes(broker.clone(), outcomes.clone()));
         Self {
@@ -114,8 +115,22 @@ impl World {
     }
 
     /// A worker that consumes nothing by itself.
-    fn context(&self, settings: Settings) -> (Arc<Context>, mpsc::Receiver<finish::Report>) {
-        Context::new(settings, self.deps())
+    fn context(&self, settings: Settings) -> Arc<Context> {
+        let (context, queue) = Context::new(settings, self.deps());
+        tokio::spawn(finish::batch::run(
+            context.clone(),
+            queue,
+            CancellationToken::new(),
+        ));
+        context
+    }
+
+    /// Waits until nothing is at work.
+    async fn all_settled(&self, context: &Context) {
+        context.tasks.close();
+        let settled = tokio::time::timeout(PATIENCE, context.tasks.wait());
+        settled.await.expect("all ends");
+        assert_eq!(context.active.len(), 0);
     }
 
     /// A stored endpoint at this path of the receiver.
@@ -190,8 +205,8 @@ impl World {
         for (job, share) in jobs.iter().zip(shares) {
             assert!(context.active.begin(key(job), share), "it is new");
         }
-        let duty = Duty::new(context, jobs.iter().map(key));
-        crate::dispatch::dispatch(context, jobs, duty).await;
+        let duties = jobs.iter().map(|job| Duty::new(context, job)).collect();
+        crate::dispatch::dispatch(context, jobs, duties).await;
     }
 
     /// The outcome of each delivery, once all are there.
@@ -213,7 +228,7 @@ impl World {
 }
 
 /// Takes the journal's outcomes, as the recorder would.
-async fn keep_outcomes(broker: Arc<InProcess>, outcomes: Arc<Mutex<Vec<Outcome>>>) {
+async fn keep_outcomes(broker: Arc<TestBroker>, outcomes: Arc<Mutex<Vec<Outcome>>>) {
     let mut journal = broker.subscribe(Queue::Journal, 64).await.expect("a queue");
     while let Some(incoming) = journal.next().await {
         if let Ok(Frame::Journal(records)) = postrider_wire::decode(incoming.frame) {

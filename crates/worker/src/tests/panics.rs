@@ -77,7 +77,7 @@ async fn reports_that_panic_hold_nobody_up_and_end_with_the_worker() {
 async fn a_slot_goes_back_however_its_holder_ends() {
     let world = World::new().await;
     let endpoint = world.endpoint("/hook", |_| {}).await;
-    let (context, _reports) = world.context(World::settings());
+    let context = world.context(World::settings());
     let (first, second) = {
         let mut board = context.board.lock();
         for _ in 0..2 {

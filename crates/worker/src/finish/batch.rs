@@ -1,0 +1,132 @@
+//! Ended deliveries in batches: one publish, one trip to the limits and one round of acknowledgements for each.
+//!
+//! A lonely delivery's batch starts at once. The next one starts an interval later, with all that came meanwhile; a few
+//! are on their way at once, so that a slow confirm does not stop the flow. The limits fail open; the journal is tried
+//! until it takes the batch. A panic ends its own batch alone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use postrider_broker::Pace;
+use postrider_limits::{BreakerChange, FinishReport};
+use postrider_model::Record;
+use postrider_telemetry::error_chain;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Ended;
+use crate::envelope;
+use crate::run::Context;
+
+/// Time from one batch's start to the next one's, unless that is full. Longer than the journal's own pace, which
+/// therefore adds nothing.
+const PACE: Duration = Duration::from_millis(5);
+/// Deliveries of one batch: a frame's worth.
+const BATCH_MAX: usize = 512;
+/// Batches on their way at once.
+const BATCHES_MAX: usize = 4;
+/// Reports of one trip to the limits.
+const REPORTS_PER_TRIP: usize = 256;
+
+/// Takes from the queue until `ended`; what is not settled by then is given up.
+pub(crate) async fn run(context: Arc<Context>, mut queue: mpsc::Receiver<Ended>, ended: CancellationToken) {
+    let mut batches = JoinSet::new();
+    ended
+        .run_until_cancelled(take(&context, &mut queue, &mut batches))
+        .await;
+    batches.shutdown().await;
+}
+
+async fn take(context: &Arc<Context>, queue: &mut mpsc::Receiver<Ended>, batches: &mut JoinSet<()>) {
+    // In process the store's commit gathers, and it confirms: a pace would only add to it.
+    let is_durable = context.deps.broker.is_durable();
+    let mut pace = Pace::new(if is_durable { PACE } else { Duration::ZERO });
+    loop {
+        while batches.try_join_next().is_some() {}
+        if batches.len() >= BATCHES_MAX {
+            batches.join_next().await;
+        }
+        if let Some(at) = pace.next() {
+            tokio::time::sleep_until(at).await;
+        }
+        let mut batch = Vec::new();
+        if queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
+            return;
+        }
+        pace.started();
+        if batch.len() == BATCH_MAX {
+            pace.reset();
+        }
+        batches.spawn(end(context.clone(), batch));
+    }
+}
+
+async fn end(context: Arc<Context>, batch: Vec<Ended>) {
+    let mut records = Vec::with_capacity(batch.len());
+    let mut reports = Vec::with_capacity(batch.len());
+    let mut held = Vec::with_capacity(batch.len());
+    for ended in batch {
+        records.push(ended.record);
+        reports.extend(ended.report);
+        held.push((ended.duty, ended.trace));
+    }
+    tokio::join!(report(&context, &reports), journal(&context, &records));
+    postrider_failpoint::hit("worker.after_outcome");
+    envelope::settle(held.iter_mut().flat_map(|(duty, _)| duty.end())).await;
+}
+
+/// Tells the limits. A panic of theirs is a failure like any other.
+async fn report(context: &Context, reports: &[FinishReport]) {
+    for portion in reports.chunks(REPORTS_PER_TRIP) {
+        let trip = AssertUnwindSafe(trip(context, portion)).catch_unwind();
+        if trip.await.is_err() {
+            tracing::error!("sending reports panicked");
+        }
+    }
+}
+
+async fn trip(context: &Context, reports: &[FinishReport]) {
+    match context.deps.limits.finish(reports).await {
+        Ok(changes) => {
+            for (report, change) in reports.iter().zip(changes) {
+                announce(context, report, change);
+            }
+        }
+        Err(error) => {
+            context.deps.metrics.limits_fallback("finish");
+            tracing::warn!(error = %error_chain(&error), "done marks were not written");
+        }
+    }
+}
+
+fn announce(context: &Context, report: &FinishReport, change: BreakerChange) {
+    match change {
+        BreakerChange::None => {}
+        BreakerChange::Opened(time) => {
+            context.deps.metrics.breaker_opened();
+            tracing::warn!(endpoint.id = %report.endpoint, breaker.open_seconds = time.as_secs(), "a breaker opened");
+        }
+        BreakerChange::Closed => tracing::info!(endpoint.id = %report.endpoint, "a breaker closed"),
+    }
+}
+
+/// Publishes outcomes until the journal takes them, all of them each time: a fact that comes twice changes nothing.
+/// There is no bound: giving up would lose them, what waits behind them is bounded, and no attempt starts while the
+/// broker is down.
+async fn journal(context: &Context, records: &[Record]) {
+    let mut delay = Duration::from_millis(50);
+    loop {
+        match context.deps.journal.publish(records.to_vec()).await {
+            Ok(()) => return,
+            Err(error) => {
+                let (outcomes, error) = (records.len(), error_chain(&error));
+                tracing::warn!(outcomes, %error, "outcomes were not taken; trying again");
+            }
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(5));
+    }
+}

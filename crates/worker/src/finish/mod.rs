@@ -1,0 +1,130 @@
+//! Outcomes out. Whoever ends a delivery's run here hands it over and is done with it: it waits in a bounded queue, and
+//! [`batch`] ends what waits there together. The done marks and the breakers' signals go to the limits, the outcomes to
+//! the journal, both at once; then the shares are settled.
+//!
+//! A delivery moves with its [`Duty`], so that the drain waits for it, and a batch that panics gives its deliveries up.
+
+pub(crate) mod batch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_limits::{FinishReport, Signal};
+use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+
+use crate::attempt::Tried;
+use crate::duty::Duty;
+use crate::run::Context;
+use crate::trace::Trace;
+use crate::unit::{Step, Work};
+
+/// A delivery whose run ends here, on its way to the limits and the journal.
+pub(crate) struct Ended {
+    record: Record,
+    report: Option<FinishReport>,
+    duty: Duty,
+    /// Ends with the settlement.
+    trace: Option<Trace>,
+}
+
+/// The outcome of a run without an attempt.
+pub(crate) fn no_attempt(job: &Job, next: Next) -> Outcome {
+    Outcome {
+        delivery: job.delivery,
+        message: job.message.id,
+        endpoint: job.endpoint,
+        app: job.message.app,
+        run: job.run,
+        attempts: job.attempts,
+        trigger: job.trigger,
+        at: UnixMillis::now(),
+        attempt: None,
+        next,
+    }
+}
+
+/// Ends a delivery's run here with an outcome that an attempt made.
+pub(crate) async fn tried(context: &Context, work: Work, tried: Tried, duty: Duty) {
+    let Tried { outcome, signal, .. } = tried;
+    let mark = outcome
+        .attempt
+        .is_some()
+        .then(|| postrider_wire::encode_outcome(&outcome));
+    let ended = Ended {
+        report: Some(FinishReport {
+            mark,
+            ..no_mark(&work.job, signal)
+        }),
+        record: Record::Outcome(Box::new(outcome)),
+        duty,
+        trace: Some(work.trace),
+    };
+    hand_over(context, ended).await;
+}
+
+/// Ends a delivery's run here without an attempt.
+pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty) {
+    let signal = match next {
+        Next::Deferred {
+            reason: DeferReason::Rate | DeferReason::Queue,
+            ..
+        } => Signal::Backlogged,
+        _ => Signal::Neutral,
+    };
+    if let Next::Deferred { reason, .. } = next {
+        context.deps.metrics.deferred(reason.as_str());
+    }
+    // A probe that was not made gives its lease back.
+    let tells = job.probe || signal == Signal::Backlogged;
+    let ended = Ended {
+        record: Record::Outcome(Box::new(no_attempt(job, next))),
+        report: tells.then(|| no_mark(job, signal)),
+        duty,
+        trace: None,
+    };
+    hand_over(context, ended).await;
+}
+
+/// Journals the outcome that a done mark held.
+pub(crate) async fn again(context: &Context, outcome: Box<Outcome>, duty: Duty) {
+    let ended = Ended {
+        record: Record::Outcome(outcome),
+        report: None,
+        duty,
+        trace: None,
+    };
+    hand_over(context, ended).await;
+}
+
+/// Defers what is left of a unit, all of it at once: an `ordered` run's deliveries keep their sequence in the store.
+pub(crate) async fn defer_all(
+    context: &Arc<Context>,
+    steps: Vec<(Step, Duty)>,
+    reason: DeferReason,
+    delay: Duration,
+) {
+    for (step, duty) in steps {
+        match step {
+            Step::Try(work) => untried(context, &work.job, Next::Deferred { reason, delay }, duty).await,
+            Step::Marked(outcome, _) => again(context, outcome, duty).await,
+        }
+    }
+}
+
+fn no_mark(job: &Job, signal: Signal) -> FinishReport {
+    FinishReport {
+        app: job.message.app,
+        endpoint: job.endpoint,
+        delivery: job.delivery,
+        run: job.run,
+        probe: job.probe,
+        mark: None,
+        signal,
+    }
+}
+
+/// Waits while as many outcomes wait as deliveries may be held: the broker is away, and nothing starts anyway. After
+/// the worker's end nobody takes it, and its duty gives the delivery up.
+async fn hand_over(context: &Context, ended: Ended) {
+    let _ = context.ended.send(ended).await;
+}

@@ -1,0 +1,167 @@
+//! Outcomes end in batches: acknowledged once they are on record, and not before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use postrider_broker::{Acknowledge, Broker as _, Queue, Receipt};
+use postrider_model::{CancelReason, EndpointId, Next, UnixMillis};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{PATIENCE, World};
+use crate::duty::{Duty, key};
+use crate::run::Context;
+use crate::{Settings, envelope, finish};
+
+/// A subscription of frames of one delivery each, that counts what is acknowledged.
+#[derive(Debug, Default)]
+struct Frames {
+    acknowledged: AtomicUsize,
+    /// Acknowledgements that panic from now on.
+    that_panic: AtomicUsize,
+    give_back: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Ack(Arc<Frames>);
+
+#[async_trait]
+impl Acknowledge for Ack {
+    async fn acknowledge(self: Box<Self>, _more: bool) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        let panics = self
+            .0
+            .that_panic
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        assert!(panics.is_err(), "an acknowledgement panics, as told");
+        self.0.acknowledged.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+}
+
+/// Hands over the outcomes of so many deliveries.
+async fn hand_over(world: &World, context: &Arc<Context>, frames: &Arc<Frames>, count: usize) {
+    let endpoint = EndpointId::generate(UnixMillis::now(), &mut rand::rng());
+    for _ in 0..count {
+        let job = world.job(endpoint);
+        let receipt = Receipt::new(Box::new(Ack(frames.clone())));
+        for share in envelope::shares(receipt, 1, Vec::new(), frames.give_back.clone()) {
+            assert!(context.active.begin(key(&job), share), "it is new");
+        }
+        let next = Next::Cancelled(CancelReason::EndpointDeleted);
+        finish::untried(context, &job, next, Duty::new(context, &job)).await;
+    }
+}
+
+/// Waits until it is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_batch_is_published_again_in_one_frame_and_settled_once() {
+    let world = World::new().await;
+    let (context, queue) = Context::new(World::settings(), world.deps());
+    let frames = Arc::new(Frames::default());
+    hand_over(&world, &context, &frames, 60).await;
+    world.broker.refusals.store(2, Ordering::SeqCst);
+    let ended = CancellationToken::new();
+    let finisher = tokio::spawn(finish::batch::run(context.clone(), queue, ended.clone()));
+    world.all_settled(&context).await;
+    let mut outcomes = world.outcomes(60).await;
+    outcomes.sort_unstable_by_key(|outcome| outcome.delivery);
+    outcomes.dedup_by_key(|outcome| outcome.delivery);
+    assert_eq!(outcomes.len(), 60);
+    let tries = world.broker.tries.load(Ordering::SeqCst);
+    assert_eq!(tries, 3, "two that were refused, and one frame with all of them");
+    assert_eq!(frames.acknowledged.load(Ordering::SeqCst), 60, "each once");
+    ended.cancel();
+    finisher.await.expect("it ends in order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_panics_gives_its_frames_back_and_the_next_one_goes() {
+    let world = World::new().await;
+    let (context, queue) = Context::new(World::settings(), world.deps());
+    let frames = Arc::new(Frames::default());
+    frames.that_panic.store(1, Ordering::SeqCst);
+    hand_over(&world, &context, &frames, 2).await;
+    tokio::spawn(finish::batch::run(
+        context.clone(),
+        queue,
+        CancellationToken::new(),
+    ));
+    let given_back = tokio::time::timeout(PATIENCE, frames.give_back.notified());
+    given_back.await.expect("the frames come back");
+    world.all_settled(&context).await;
+    assert_eq!(frames.acknowledged.load(Ordering::SeqCst), 0);
+
+    let next = Arc::new(Frames::default());
+    hand_over(&world, &context, &next, 3).await;
+    world.all_settled(&context).await;
+    assert_eq!(next.acknowledged.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drain_waits_until_the_journal_takes_the_outcome() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(crate::run(World::settings(), world.deps(), stop.clone()));
+    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
+    let queue = Queue::Deliver(0);
+    world.broker.publish(queue, frame).await.expect("room");
+    let tries = || world.broker.tries.load(Ordering::SeqCst);
+    until("the outcome is handed over", || tries() > 0).await;
+    stop.cancel();
+    let before = tries();
+    until("it is tried on", || tries() > before + 1).await;
+    assert!(!worker.is_finished(), "the drain waits for it");
+    world.broker.refusals.store(0, Ordering::SeqCst);
+    tokio::time::timeout(PATIENCE, worker)
+        .await
+        .expect("the worker ends")
+        .expect("in order");
+    assert_eq!(world.outcomes(1).await[0].next, Next::Delivered);
+    assert_eq!(
+        world.broker.depth(queue).await.expect("a look"),
+        0,
+        "acknowledged"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_is_not_taken_by_the_end_comes_back_as_a_frame() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
+    let stop = CancellationToken::new();
+    let settings = Settings {
+        drain_timeout: Duration::from_millis(50),
+        ..World::settings()
+    };
+    let worker = tokio::spawn(crate::run(settings, world.deps(), stop.clone()));
+    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
+    let queue = Queue::Deliver(0);
+    world.broker.publish(queue, frame).await.expect("room");
+    let tries = || world.broker.tries.load(Ordering::SeqCst);
+    until("the outcome is handed over", || tries() > 0).await;
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, worker)
+        .await
+        .expect("the worker ends")
+        .expect("in order");
+    assert_eq!(Arc::strong_count(&world.limits), 1, "nothing of it goes on");
+    let mut subscription = world.broker.subscribe(queue, 1).await.expect("a queue");
+    let again = tokio::time::timeout(PATIENCE, subscription.next()).await;
+    let again = again.expect("it is there").expect("a frame");
+    assert_eq!(again.delivery_count, 1);
+}

@@ -20,5 +20,5 @@ mod in_process;
 pub use api::{
     Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, QueueLook, Receipt, Subscription,
 };
-pub use gather::{GatherSettings, JobPublisher, JournalPublisher, Pace};
+pub use gather::{Confirmed, GatherSettings, JobPublisher, JournalPublisher, Pace};
 pub use in_process::{InProcess, InProcessSettings};

@@ -208,6 +208,22 @@ async fn a_failed_frame_fails_its_callers_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_call_is_under_way_before_it_is_waited_for() {
+    let broker = Held::new();
+    let publisher = JobPublisher::new(broker.clone(), GatherSettings::default(), 1);
+    let message = message(1, 10);
+    let first = publisher.publish(Queue::Deliver(0), vec![job(&message, 1, false)]);
+    let other = publisher.publish(Queue::Retry(0), vec![job(&message, 2, false)]);
+    let mut arrived = [broker.next().await, broker.next().await];
+    arrived.sort_by_key(|(queue, _, _)| *queue == Queue::Deliver(0));
+    // In the other order than they are waited for.
+    let [(_, _, refuse), (_, _, confirm)] = arrived;
+    refuse.send(Err(PublishError::Refused)).expect("it waits");
+    confirm.send(Ok(())).expect("it waits");
+    assert_eq!((first.await, other.await), (Ok(()), Err(PublishError::Refused)));
+}
+
+#[tokio::test]
 async fn a_call_of_several_frames_learns_which_deliveries_failed() {
     let settings = GatherSettings {
         max_items: 2,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_broker::Pace;
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, Settlement, SharedLimits};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,8 @@ const CALL_CLAIMS_MAX: usize = 1024;
 /// Most settlements that wait; more are dropped, and their claims can be taken over later.
 const SETTLEMENTS_MAX: usize = 100_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time from one call that settles to the next, unless that is full: each costs both sides a trip, and nobody waits.
+const SETTLEMENTS_PACE: Duration = Duration::from_millis(5);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -41,10 +44,10 @@ struct Admissions {
     in_flight: bool,
 }
 
-#[derive(Default)]
 struct Settlements {
     waiting: Vec<Settlement>,
     in_flight: bool,
+    pace: Pace,
 }
 
 impl Admitter {
@@ -54,7 +57,11 @@ impl Admitter {
             tasks,
             metrics,
             admissions: Mutex::default(),
-            settlements: Mutex::default(),
+            settlements: Mutex::new(Settlements {
+                waiting: Vec::new(),
+                in_flight: false,
+                pace: Pace::new(SETTLEMENTS_PACE),
+            }),
         }))
     }
 
@@ -142,15 +149,18 @@ impl Inner {
 
     async fn settle_all(self: Arc<Self>) {
         loop {
-            let batch = {
+            let at = {
                 let mut state = self.settlements.lock();
-                let count = state.waiting.len().min(CALL_CLAIMS_MAX);
-                if count == 0 {
+                if state.waiting.is_empty() {
                     state.in_flight = false;
                     return;
                 }
-                state.waiting.drain(..count).collect::<Vec<_>>()
+                state.pace.next()
             };
+            if let Some(at) = at {
+                tokio::time::sleep_until(at).await;
+            }
+            let batch = self.settlements.lock().take();
             self.settle(&batch).await;
         }
     }
@@ -174,6 +184,17 @@ impl Drop for Lead<'_> {
     }
 }
 
+impl Settlements {
+    fn take(&mut self) -> Vec<Settlement> {
+        if self.waiting.len() <= CALL_CLAIMS_MAX {
+            self.pace.started();
+            return std::mem::take(&mut self.waiting);
+        }
+        self.pace.reset();
+        self.waiting.drain(..CALL_CLAIMS_MAX).collect()
+    }
+}
+
 impl Admissions {
     fn take(&mut self) -> (Vec<AdmitRequest>, Vec<oneshot::Sender<Option<Admission>>>) {
         let mut taken = (Vec::new(), Vec::new());
@@ -192,3 +213,6 @@ impl Admissions {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests;

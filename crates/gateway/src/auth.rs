@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, RawPathParams, Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::RequestExt as _;
+use axum::extract::{RawPathParams, Request};
 use http::{HeaderMap, Method, header};
 use moka::sync::Cache;
 use postrider_model::AppId;
@@ -127,51 +126,37 @@ impl Authenticator {
     }
 }
 
-/// The middleware: lets a request pass whose key allows its route, with the key's [`Scope`] as an extension.
-pub(crate) async fn authorize(
-    State(api): State<Api>,
-    route: MatchedPath,
-    params: RawPathParams,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let need = needed(request.method(), route.as_str());
+/// Lets a request pass whose key allows its route, with the key's [`Scope`] as an extension.
+pub(crate) async fn authorize(api: &Api, route: &str, request: &mut Request) -> Result<(), Error> {
+    let need = needed(request.method(), route);
     if need == Need::Nothing {
-        return next.run(request).await;
+        return Ok(());
     }
-    let app = params
-        .iter()
-        .find(|(name, _)| *name == "app_id")
-        .map(|(_, value)| value);
-    match allow(&api, need, app, request.headers()).await {
-        Ok(scope) => {
-            request.extensions_mut().insert(scope);
-            next.run(request).await
-        }
-        Err(error) => error.into_response(),
-    }
-}
-
-async fn allow(api: &Api, need: Need, app: Option<&str>, headers: &HeaderMap) -> Result<Scope, Error> {
-    let scope = api.auth.scope(headers).await?;
+    let scope = api.auth.scope(request.headers()).await?;
     let allowed = match (&scope, need) {
         (_, Need::Nothing) | (Scope::Admin, _) | (Scope::Ingest, Need::Ingest) => true,
-        (Scope::App(own), Need::App | Need::Ingest) => names_app(api, own, app).await?,
+        (Scope::App(own), Need::App | Need::Ingest) => {
+            // Boxed, since a request's future should stay small.
+            Box::pin(names_app(api, own, request)).await?
+        }
         (Scope::Ingest, Need::Admin | Need::App) | (Scope::App(_), Need::Admin) => false,
     };
-    if allowed {
-        Ok(scope)
-    } else {
-        Err(Error::forbidden())
+    if !allowed {
+        return Err(Error::forbidden());
     }
+    request.extensions_mut().insert(scope);
+    Ok(())
 }
 
 /// Whether the path's application, by id or uid, is the key's own.
-async fn names_app(api: &Api, own: &str, app: Option<&str>) -> Result<bool, Error> {
+async fn names_app(api: &Api, own: &str, request: &mut Request) -> Result<bool, Error> {
     let Ok(own) = own.parse::<AppId>() else {
         return Ok(false);
     };
-    match app.and_then(app_ref) {
+    let params = request.extract_parts::<RawPathParams>().await.ok();
+    let mut params = params.iter().flat_map(|params| params.iter());
+    let app = params.find(|(name, _)| *name == "app_id");
+    match app.and_then(|(_, text)| app_ref(text)) {
         None => Ok(false),
         Some(AppRef::Id(id)) => Ok(id == own),
         Some(uid @ AppRef::Uid(_)) => {

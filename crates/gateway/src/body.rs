@@ -3,13 +3,15 @@
 //! Bodies in memory are bounded over all requests: a request reserves what it announces (or the limit of its
 //! operation, when it announces nothing) before a byte is read, and gives it back when it is answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
-use http::header;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,36 +31,83 @@ pub(crate) struct ReadBody {
 }
 
 /// Reads a body of at most `limit` bytes; 413 above, 503 while too many other bodies are in memory.
-pub(crate) async fn read(api: &Api, request: Request, limit: usize) -> Result<ReadBody, Error> {
-    let announced = request
-        .headers()
+pub(crate) async fn read(
+    api: &Api,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<ReadBody, Error> {
+    let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(Error::too_large(limit));
     }
     let units = announced.unwrap_or(limit).div_ceil(RESERVE_UNIT).max(1);
-    let units = u32::try_from(units).unwrap_or(u32::MAX);
-    let reserve = api.body_memory.clone().acquire_many_owned(units);
-    let Ok(Ok(reserved)) = tokio::time::timeout(RESERVE_WAIT, reserve).await else {
+    let reserved = reserve(api, u32::try_from(units).unwrap_or(u32::MAX)).await;
+    let Some(reserved) = reserved else {
         return Err(Error::unavailable(
             "overloaded",
             "Too many requests are in progress; try again.",
             Duration::from_secs(1),
         ));
     };
-    let bytes = collect(request.into_body(), limit).await?;
+    let bytes = collect(body, announced.unwrap_or(0), limit).await?;
     Ok(ReadBody { bytes, reserved })
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Error> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Error::too_large(limit)),
-        Err(_) => Err(Error::bad_request(
-            "incomplete_body",
-            "The body ended before it was complete.",
-        )),
+async fn reserve(api: &Api, units: u32) -> Option<OwnedSemaphorePermit> {
+    // Mostly there is room, and no need for a timer; boxed, since a request's future should stay small.
+    let memory = Arc::clone(&api.body_memory);
+    if let Ok(reserved) = memory.try_acquire_many_owned(units) {
+        return Some(reserved);
+    }
+    let waiting = Arc::clone(&api.body_memory).acquire_many_owned(units);
+    let waiting = Box::pin(tokio::time::timeout(RESERVE_WAIT, waiting));
+    waiting.await.ok()?.ok()
+}
+
+/// The body in one piece: as it came when it came in one, which short ones do, else in a buffer of the announced size.
+async fn collect(mut body: Body, announced: usize, limit: usize) -> Result<Bytes, Error> {
+    let first = next(&mut body).await?.unwrap_or_default();
+    if first.len() > limit {
+        return Err(Error::too_large(limit));
+    }
+    let Some(second) = next(&mut body).await? else {
+        return Ok(first);
+    };
+    let mut all = BytesMut::with_capacity(announced.max(first.len()));
+    all.extend_from_slice(&first);
+    drop(first);
+    let mut piece = Some(second);
+    while let Some(data) = piece {
+        if all.len() + data.len() > limit {
+            return Err(Error::too_large(limit));
+        }
+        all.extend_from_slice(&data);
+        piece = next(&mut body).await?;
+    }
+    Ok(all.freeze())
+}
+
+/// The body's next piece.
+async fn next(body: &mut Body) -> Result<Option<Bytes>, Error> {
+    loop {
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        match body.frame().await {
+            None => return Ok(None),
+            // Trailers say nothing that is asked for.
+            Some(Ok(frame)) if frame.is_trailers() => {}
+            Some(Ok(frame)) => return Ok(frame.into_data().ok()),
+            Some(Err(_)) => {
+                return Err(Error::bad_request(
+                    "incomplete_body",
+                    "The body ended before it was complete.",
+                ));
+            }
+        }
     }
 }
 
@@ -73,7 +122,8 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Error> {
-        let body = read(api, request, api.settings.body_bytes_max).await?;
+        let (Parts { headers, .. }, body) = request.into_parts();
+        let body = read(api, &headers, body, api.settings.body_bytes_max).await?;
         let text: &[u8] = if body.bytes.is_empty() { b"{}" } else { &body.bytes };
         let value = parse(text)?;
         Ok(Self {
@@ -147,4 +197,48 @@ where
     D: serde::Deserializer<'de>,
 {
     T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::stream;
+    use http::StatusCode;
+
+    use super::*;
+
+    fn in_pieces(pieces: Vec<Result<&'static str, io::Error>>) -> Body {
+        Body::from_stream(stream::iter(pieces))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        let whole = async |body, announced| {
+            let body = collect(body, announced, 6).await;
+            body.unwrap_or_else(|error| panic!("{error:?}"))
+        };
+        for announced in [0, 6] {
+            let pieces = in_pieces(vec![Ok("ab"), Ok(""), Ok("cd"), Ok("ef")]);
+            assert_eq!(whole(pieces, announced).await, "abcdef");
+        }
+        assert_eq!(whole(in_pieces(vec![Ok("abcdef")]), 6).await, "abcdef");
+        assert_eq!(whole(Body::empty(), 0).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_body_above_its_limit_or_cut_off_is_refused() {
+        let broken = || Err(io::Error::other("reset"));
+        let cases = [
+            (vec![Ok("abcdefg")], StatusCode::PAYLOAD_TOO_LARGE),
+            (vec![Ok("abcd"), Ok("efg")], StatusCode::PAYLOAD_TOO_LARGE),
+            (vec![Ok("ab"), Ok("cd"), Ok("efg")], StatusCode::PAYLOAD_TOO_LARGE),
+            (vec![broken()], StatusCode::BAD_REQUEST),
+            (vec![Ok("ab"), broken()], StatusCode::BAD_REQUEST),
+        ];
+        for (pieces, status) in cases {
+            let refused = collect(in_pieces(pieces), 0, 6).await;
+            assert_eq!(refused.map_err(|error| error.status()).err(), Some(status));
+        }
+    }
 }

@@ -99,7 +99,8 @@ impl AppCache {
             }
             None => {
                 self.count(CacheResult::Miss);
-                self.load(app, Instant::now()).await
+                // Boxed, here and below, since the future of a request that finds its application should stay small.
+                Box::pin(self.load(app, Instant::now())).await
             }
         }
     }
@@ -127,7 +128,7 @@ impl AppCache {
             return Ok(Some(entry));
         }
         self.count(CacheResult::Miss);
-        match self.load(app, Instant::now()).await {
+        match Box::pin(self.load(app, Instant::now())).await {
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, "going on with cached configuration");
                 Ok(Some(entry))

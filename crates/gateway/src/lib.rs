@@ -32,6 +32,8 @@ mod validate;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 use postrider_broker::{Broker, JobPublisher, JournalPublisher};
 use postrider_egress::Policy;
@@ -41,7 +43,7 @@ use postrider_telemetry::trace::Tracer;
 use tokio::sync::{Mutex, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::ServiceExt as _;
 
 use crate::admit::Admitter;
 use crate::auth::Authenticator;
@@ -126,29 +128,25 @@ impl Gateway {
     /// The whole HTTP surface: `/api/v1`, `/health`, `/docs`.
     pub fn router(&self) -> Router {
         let (operations, openapi) = openapi::described();
-        let mut routes = operations
+        let around = axum::middleware::from_fn_with_state(self.api.clone(), middleware::around);
+        let routes = operations
             .route("/health/live", get(health::live))
             .route("/health/ready", get(health::ready))
-            .merge(openapi::pages(&openapi));
-        if let Some(tracer) = &self.api.tracer {
-            let tracer = tracer.clone();
-            routes = routes.route_layer(axum::middleware::from_fn_with_state(tracer, trace::ingest));
-        }
-        let routes = routes
-            .route_layer(axum::middleware::from_fn_with_state(
-                self.api.clone(),
-                auth::authorize,
-            ))
-            .route_layer(axum::middleware::from_fn_with_state(
-                self.api.clone(),
-                middleware::guard,
-            ))
-            .fallback(async || Error::not_found())
+            .merge(openapi::pages(&openapi))
+            .route_layer(around)
             .method_not_allowed_fallback(async || Error::method_not_allowed())
-            .layer(CatchPanicLayer::custom(middleware::panicked))
             .with_state(self.api.clone());
-        // Around the routes, since a path has to be trimmed before it is matched.
-        Router::new().fallback_service(tower::util::MapRequest::new(routes, middleware::trim_slash))
+        let known = routes.clone().fallback(async || Error::not_found());
+        // Only a path that no route has can have a slash too many: all others go straight to their route.
+        routes.fallback(move |request: Request| {
+            let known = known.clone();
+            async move {
+                match middleware::trim_slash(request) {
+                    Some(trimmed) => known.oneshot(trimmed).await.into_response(),
+                    None => Error::not_found().into_response(),
+                }
+            }
+        })
     }
 
     /// The OpenAPI description of the API.

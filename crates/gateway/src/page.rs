@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
+use jiff::fmt::temporal::DateTimePrinter;
 use postrider_model::UnixMillis;
 use postrider_store::{Page, TimeRange};
 use serde::Serialize;
@@ -167,8 +168,9 @@ pub(crate) fn parse_time(text: &str) -> Option<UnixMillis> {
 
 /// A time as the API shows it: always with milliseconds, so that texts sort as times do.
 pub(crate) fn show_time(at: UnixMillis) -> String {
+    static PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
     let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::MAX);
-    format!("{time:.3}")
+    PRINTER.timestamp_to_string(&time)
 }
 
 /// An error's words as a sentence.

@@ -8,7 +8,9 @@ use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_jobs};
 
 use super::GatherSettings;
-use super::lane::{Chunk, Lane, Outlet};
+use super::confirmed::Confirmed;
+use super::lane::{Chunk, Lane};
+use super::outlet::Outlet;
 use crate::{Broker, PublishError, Queue};
 
 /// Publishes jobs to the `deliver` and `retry` queues of every shard. Cheap to clone; clones share their lanes.
@@ -62,12 +64,15 @@ impl JobPublisher {
         }
     }
 
-    /// Publishes jobs and waits until all are safe. On an error some of them may be queued all the same. The ordered
-    /// jobs of one endpoint stay together in one frame, in their order, whatever its size. May be dropped: the jobs then
-    /// still go out. A queue that carries no jobs, or is of no shard of this publisher, is [`PublishError::Refused`].
-    pub async fn publish(&self, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
-        let lane = self.lane(queue).ok_or(PublishError::Refused)?;
-        lane.publish(chunks(jobs, &lane.settings())).await
+    /// Takes over jobs; what it returns waits until all are safe, and may be dropped: the jobs then still go out. On an
+    /// error some of them may be queued all the same. The ordered jobs of one endpoint stay together in one frame, in their
+    /// order, whatever its size. A queue that carries no jobs, or is of no shard of this publisher, is
+    /// [`PublishError::Refused`].
+    pub fn publish(&self, queue: Queue, jobs: Vec<Job>) -> Confirmed {
+        match self.lane(queue) {
+            Some(lane) => lane.publish(chunks(jobs, &lane.settings())),
+            None => Confirmed::new(Err(PublishError::Refused)),
+        }
     }
 
     /// As [`JobPublisher::publish`], and tells which deliveries were not confirmed and why: those of a frame succeed or
@@ -103,6 +108,10 @@ impl JobPublisher {
 
 /// Cuts the jobs of one call into what goes into a frame together. A body counts once in each.
 fn chunks(jobs: Vec<Job>, settings: &GatherSettings) -> Vec<Chunk<Job>> {
+    if let [job] = jobs.as_slice() {
+        let bytes = job.size_hint() + job.message.size_hint();
+        return vec![Chunk { items: jobs, bytes }];
+    }
     let mut chunks: Vec<Chunk<Job>> = Vec::new();
     let mut bodies: HashSet<MessageId> = HashSet::new();
     for unit in units(jobs) {

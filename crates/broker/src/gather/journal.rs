@@ -7,8 +7,10 @@ use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_journal};
 
 use super::GatherSettings;
-use super::lane::{Chunk, Lane, Outlet};
-use crate::{Broker, PublishError, Queue};
+use super::confirmed::Confirmed;
+use super::lane::{Chunk, Lane};
+use super::outlet::Outlet;
+use crate::{Broker, Queue};
 
 /// Publishes records to the journal. Cheap to clone; clones share one lane.
 #[derive(Clone)]
@@ -41,9 +43,9 @@ impl JournalPublisher {
         }
     }
 
-    /// Publishes records, in order, and waits until all are safe. On an error some of them may be in the journal all
-    /// the same. May be dropped: the records then still go out.
-    pub async fn publish(&self, records: Vec<Record>) -> Result<(), PublishError> {
+    /// Takes over records, in order; what it returns waits until all are safe, and may be dropped: the records then still
+    /// go out. On an error some of them may be in the journal all the same.
+    pub fn publish(&self, records: Vec<Record>) -> Confirmed {
         let settings = self.lane.settings();
         let mut chunks: Vec<Chunk<Record>> = Vec::new();
         for record in records {
@@ -59,6 +61,6 @@ impl JournalPublisher {
                 }),
             }
         }
-        self.lane.publish(chunks).await
+        self.lane.publish(chunks)
     }
 }

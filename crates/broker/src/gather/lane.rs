@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use postrider_telemetry::Metrics;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
+use super::confirmed::Confirmed;
+use super::outlet::Outlet;
 use super::{GatherSettings, Pace};
-use crate::{Broker, PublishError, Queue};
+use crate::{PublishError, Queue};
 
 /// Items of one call that go into one frame together.
 pub(super) struct Chunk<T> {
@@ -40,14 +40,6 @@ struct State<T> {
     /// Waiting and unconfirmed.
     items: usize,
     bytes: usize,
-}
-
-/// What a lane publishes through.
-#[derive(Clone)]
-pub(super) struct Outlet {
-    pub(super) broker: Arc<dyn Broker>,
-    pub(super) settings: GatherSettings,
-    pub(super) metrics: Option<Arc<Metrics>>,
 }
 
 pub(super) struct Lane<T> {
@@ -84,10 +76,9 @@ impl<T: Send + 'static> Lane<T> {
         self.outlet.settings
     }
 
-    /// Publishes the chunks of one call; the first failure is the call's.
-    pub(super) async fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Result<(), PublishError> {
-        let mut results = self.publish_each(chunks).await.into_iter();
-        results.find(Result::is_err).unwrap_or(Ok(()))
+    /// Takes over the chunks of one call.
+    pub(super) fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Confirmed {
+        Confirmed::new(self.enqueue(chunks))
     }
 
     /// Publishes the chunks of one call and tells of each what became of it. A chunk is in one frame, whole.
@@ -119,9 +110,7 @@ impl<T: Send + 'static> Lane<T> {
             || state.bytes + bytes > self.outlet.settings.queue_bytes
         {
             drop(state);
-            if let Some(metrics) = &self.outlet.metrics {
-                metrics.publish_failed(label(PublishError::Full));
-            }
+            self.outlet.failed(PublishError::Full);
             return Err(PublishError::Full);
         }
         state.items += items;
@@ -156,7 +145,7 @@ impl<T: Send + 'static> Lane<T> {
             };
             let encoded = (self.encode)(&frame.content.items);
             drop(frame.content);
-            let result = self.send(encoded, held.items).await;
+            let result = self.outlet.send(self.queue, encoded, held.items).await;
             drop(held);
             for done in frame.done {
                 // The caller may be gone: its frame is out all the same.
@@ -176,18 +165,6 @@ impl<T: Send + 'static> Lane<T> {
         if let Some(at) = at {
             tokio::time::sleep_until(at).await;
         }
-    }
-
-    async fn send(&self, frame: Bytes, items: usize) -> Result<(), PublishError> {
-        let started = Instant::now();
-        let result = self.outlet.broker.publish(self.queue, frame).await;
-        if let Some(metrics) = &self.outlet.metrics {
-            match result {
-                Ok(()) => metrics.published(items, started.elapsed()),
-                Err(error) => metrics.publish_failed(label(error)),
-            }
-        }
-        result
     }
 
     /// Takes what fits into a frame, and starts another task for what does not while the window has room.
@@ -289,17 +266,5 @@ impl<T> Drop for Held<'_, T> {
         let mut state = self.lane.state.lock();
         state.items -= self.items;
         state.bytes -= self.bytes;
-    }
-}
-
-/// The failure's word in metrics.
-const fn label(error: PublishError) -> &'static str {
-    match error {
-        PublishError::Down => "down",
-        PublishError::Blocked => "blocked",
-        PublishError::Timeout(_) => "timeout",
-        PublishError::Refused => "refused",
-        PublishError::Full => "full",
-        PublishError::Lost => "lost",
     }
 }

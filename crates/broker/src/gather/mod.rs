@@ -12,13 +12,16 @@
 //! Not load-bearing: which calls share a frame. Order: frames of one lane start in the order of the calls; with a
 //! window above 1 the confirms may overlap, so only a call made after another's `Ok` is surely behind it.
 
+mod confirmed;
 mod job;
 mod journal;
 mod lane;
+mod outlet;
 mod pace;
 
 use std::time::Duration;
 
+pub use confirmed::Confirmed;
 pub use job::JobPublisher;
 pub use journal::JournalPublisher;
 pub use pace::Pace;

@@ -5,88 +5,16 @@
 //! rest is claimed again. In the embedded set-up finished claims are also in the store, and are looked for there until
 //! all that were made before this process started have ended.
 
-use std::time::Duration;
-
-use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Rate, Settlement};
-use postrider_model::{AppId, Claim, MessageId, UnixMillis};
-use postrider_store::StoreError;
+use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Rate};
+use postrider_model::{AppId, MessageId, UnixMillis};
 use tokio::time::Instant;
 
+use super::claimed::{Claimed, Fate, Made};
+use super::earlier::{persisted, recall};
 use super::{Draft, Request};
 use crate::error::Error;
 use crate::idempotency::{PENDING_TTL, POLL, TTL, WAIT, digest, event_id_hash, in_progress, reused};
 use crate::state::Api;
-
-/// What is to become of a draft.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It becomes this message.
-    Id(MessageId),
-    /// Its event id is another message's.
-    Taken,
-}
-
-/// The claims of a request.
-#[derive(Debug)]
-pub(crate) struct Claimed {
-    /// One for each draft.
-    pub(crate) fates: Vec<Fate>,
-    /// The newest version of the application's configuration, when known.
-    pub(crate) version: Option<u64>,
-    /// There is nothing left to do: an earlier request with the same key was finished, or every draft's event id is
-    /// another's.
-    pub(crate) settled: bool,
-    app: AppId,
-    /// What was claimed and for which draft.
-    made: Vec<Made>,
-}
-
-#[derive(Clone, Debug)]
-struct Made {
-    request: ClaimRequest,
-    /// Index into the drafts; `None` for the idempotency key.
-    draft: Option<usize>,
-}
-
-impl Claimed {
-    /// After the confirm.
-    pub(crate) fn finish(&self, api: &Api) {
-        api.admitter
-            .settle(self.settlements(|made| Some(made.request.ttl)));
-    }
-
-    /// After a refusal; waited for, since the next claim of the same keys may come at once.
-    pub(crate) async fn give_up(&self, api: &Api) {
-        api.admitter.settle_now(self.settlements(|_| None)).await;
-    }
-
-    fn settlements(&self, finish: impl Fn(&Made) -> Option<Duration>) -> Vec<Settlement> {
-        let settle = |made: &Made| Settlement {
-            app: self.app,
-            key: made.request.key,
-            resource: made.request.resource,
-            finish: finish(made),
-        };
-        self.made.iter().map(settle).collect()
-    }
-
-    /// Claims that become durable with the message of this id; the idempotency key goes with the first one.
-    pub(crate) fn durable(&self, id: MessageId, now: UnixMillis) -> Vec<Claim> {
-        let first = self.fates.iter().find(|fate| **fate != Fate::Taken);
-        let is_first = first == Some(&Fate::Id(id));
-        let of_message = |made: &&Made| match made.draft {
-            None => is_first,
-            Some(draft) => self.fates[draft] == Fate::Id(id),
-        };
-        let claim = |made: &Made| Claim {
-            key: made.request.key,
-            resource: made.request.resource,
-            fingerprint: made.request.fingerprint,
-            expires_at: now.plus(made.request.ttl),
-        };
-        self.made.iter().filter(of_message).map(claim).collect()
-    }
-}
 
 /// Claims the request's keys for `base` and what derives from it.
 pub(crate) async fn claim(
@@ -115,7 +43,7 @@ pub(crate) async fn claim(
             }
             Step::Wait => tokio::time::sleep(POLL).await,
             Step::Repeated => {
-                claimer.recall(api).await?;
+                Box::pin(recall(api, &mut claimer)).await?;
                 return Ok(claimer.claimed(Vec::new(), None, true));
             }
             Step::Made => {
@@ -123,7 +51,8 @@ pub(crate) async fn claim(
                 if api.broker.is_durable() {
                     return Ok(claimed);
                 }
-                return persisted(api, claimed, &mut claimer).await;
+                // Boxed, here and above, since the future of a request should stay small.
+                return Box::pin(persisted(api, claimed, &mut claimer)).await;
             }
         }
     }
@@ -142,14 +71,14 @@ enum Step {
     Repeated,
 }
 
-struct Claimer<'a> {
+pub(super) struct Claimer<'a> {
     app: AppId,
     quota: Option<Rate>,
     request: &'a Request,
     base: MessageId,
-    fates: Vec<Fate>,
+    pub(super) fates: Vec<Fate>,
     /// The quota was taken in an earlier round.
-    paid: bool,
+    pub(super) paid: bool,
 }
 
 impl<'a> Claimer<'a> {
@@ -166,7 +95,7 @@ impl<'a> Claimer<'a> {
         claimer
     }
 
-    fn rebase(&mut self, base: MessageId) {
+    pub(super) fn rebase(&mut self, base: MessageId) {
         self.base = base;
         let drafts = self.request.drafts.iter();
         self.fates = drafts
@@ -179,7 +108,7 @@ impl<'a> Claimer<'a> {
         self.fates.iter().all(|fate| *fate == Fate::Taken)
     }
 
-    fn wanted(&self) -> Vec<Made> {
+    pub(super) fn wanted(&self) -> Vec<Made> {
         let key = self.request.key.as_ref().map(|key| Made {
             request: ClaimRequest {
                 key: key.hash(self.app),
@@ -207,7 +136,7 @@ impl<'a> Claimer<'a> {
         key.into_iter().chain(event_ids).collect()
     }
 
-    fn admit_request(&self, wanted: &[Made]) -> AdmitRequest {
+    pub(super) fn admit_request(&self, wanted: &[Made]) -> AdmitRequest {
         let live = self.fates.iter().filter(|fate| **fate != Fate::Taken).count();
         AdmitRequest {
             app: self.app,
@@ -289,7 +218,7 @@ impl<'a> Claimer<'a> {
         Ok(Step::Made)
     }
 
-    fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, settled: bool) -> Claimed {
+    pub(super) fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, settled: bool) -> Claimed {
         for made in &mut made {
             // A claim that was taken over keeps its first resource.
             if let Some(Fate::Id(id)) = made.draft.map(|draft| self.fates[draft]) {
@@ -304,108 +233,9 @@ impl<'a> Claimer<'a> {
             made,
         }
     }
-
-    /// For a repeated batch: which of its event ids had been another message's.
-    async fn recall(&mut self, api: &Api) -> Result<(), Error> {
-        if self.fates.len() == 1 {
-            return Ok(());
-        }
-        let wanted: Vec<Made> = self
-            .wanted()
-            .into_iter()
-            .filter(|made| made.draft.is_some())
-            .collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        self.paid = true;
-        let admission = api.admitter.admit(self.admit_request(&wanted)).await;
-        let stored = if api.broker.is_durable() {
-            vec![None; wanted.len()]
-        } else {
-            let keys: Vec<[u8; 32]> = wanted.iter().map(|made| made.request.key).collect();
-            api.store.claims(&keys).await?
-        };
-        // What was free is free again: the earlier request decided, not this one.
-        self.claimed(wanted.clone(), None, true).give_up(api).await;
-        for ((made, answer), stored) in wanted.iter().zip(admission.claims).zip(stored) {
-            let holder = match answer {
-                ClaimAnswer::Held { resource, .. } => Some(resource),
-                _ => stored.map(|claim| claim.resource),
-            };
-            if let (Some(draft), Some(holder)) = (made.draft, holder)
-                && holder != made.request.resource
-            {
-                self.fates[draft] = Fate::Taken;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Looks for the keys among those that were persisted before this process started.
-async fn persisted(api: &Api, mut claimed: Claimed, claimer: &mut Claimer<'_>) -> Result<Claimed, Error> {
-    let uptime = api.started_at.elapsed();
-    let old: Vec<Made> = claimed
-        .made
-        .iter()
-        .filter(|made| made.request.ttl > uptime)
-        .cloned()
-        .collect();
-    if old.is_empty() {
-        return Ok(claimed);
-    }
-    let keys: Vec<[u8; 32]> = old.iter().map(|made| made.request.key).collect();
-    let stored = match stored_claims(api, &keys).await {
-        Ok(stored) => stored,
-        Err(error) => {
-            claimed.give_up(api).await;
-            return Err(error.into());
-        }
-    };
-    let mut taken = Vec::new();
-    for (made, stored) in old.iter().zip(stored) {
-        let Some(stored) = stored else { continue };
-        match made.draft {
-            None if stored.fingerprint != made.request.fingerprint => {
-                claimed.give_up(api).await;
-                return Err(reused());
-            }
-            None => {
-                claimed.give_up(api).await;
-                claimer.rebase(from_claim(stored.resource));
-                claimer.recall(api).await?;
-                return Ok(claimer.claimed(Vec::new(), None, true));
-            }
-            Some(draft) if stored.resource != made.request.resource => taken.push(draft),
-            Some(_) => {}
-        }
-    }
-    let is_taken = |made: &Made| made.draft.is_some_and(|draft| taken.contains(&draft));
-    let (gone, kept): (Vec<Made>, Vec<Made>) = claimed.made.drain(..).partition(is_taken);
-    claimed.made = gone;
-    claimed.give_up(api).await;
-    claimed.made = kept;
-    for draft in taken {
-        claimed.fates[draft] = Fate::Taken;
-    }
-    if claimed.fates.iter().all(|fate| *fate == Fate::Taken) {
-        claimed.give_up(api).await;
-        claimed.settled = true;
-    }
-    Ok(claimed)
-}
-
-/// The claims of these keys that were in the store when this process started, unless all of those have ended.
-async fn stored_claims(api: &Api, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
-    let last = async || Ok(api.store.last_claim_ends().await?.unwrap_or(UnixMillis(0)));
-    if *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
-        return Ok(vec![None; keys.len()]);
-    }
-    api.store.claims(keys).await
-}
-
-fn from_claim(resource: [u8; 16]) -> MessageId {
+pub(super) fn from_claim(resource: [u8; 16]) -> MessageId {
     // 16 bytes are always an id.
     MessageId::from_slice(&resource).unwrap_or_else(|| MessageId::floor(UnixMillis(0)))
 }

@@ -10,7 +10,7 @@ use postrider_model::{
 };
 
 use super::Target;
-use super::claim::Claimed;
+use super::claimed::Claimed;
 use super::publish::Load;
 use crate::error::Error;
 use crate::state::Api;

@@ -12,6 +12,8 @@
 //! claims stay open, so that a repeat takes over with the same ids and makes the same deliveries.
 
 mod claim;
+mod claimed;
+mod earlier;
 mod fan_out;
 mod publish;
 
@@ -28,6 +30,8 @@ use crate::error::Error;
 use crate::health::may_accept;
 use crate::idempotency::IdempotencyKey;
 use crate::state::Api;
+
+use claimed::{Claimed, Fate};
 
 pub(crate) use publish::{Load, publish};
 
@@ -117,8 +121,8 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
     }
 }
 
-fn count_repeats(api: &Api, claimed: &claim::Claimed) {
-    let taken = claimed.fates.iter().filter(|fate| **fate == claim::Fate::Taken);
+fn count_repeats(api: &Api, claimed: &Claimed) {
+    let taken = claimed.fates.iter().filter(|fate| **fate == Fate::Taken);
     let taken = taken.count();
     if claimed.settled && taken < claimed.fates.len() {
         api.telemetry.duplicate(Duplicate::IdempotencyKey);
@@ -134,7 +138,7 @@ async fn make(
     api: &Api,
     snapshot: &AppSnapshot,
     mut request: Request,
-    claimed: &claim::Claimed,
+    claimed: &Claimed,
 ) -> Result<Vec<Verdict>, (Error, publish::Trace)> {
     let target = request.target;
     let tracer = api.tracer.as_ref();
@@ -179,15 +183,15 @@ fn fail(span: &mut Option<Span>, error: &Error) {
     }
 }
 
-fn verdicts(snapshot: &AppSnapshot, request: Request, claimed: &claim::Claimed) -> Vec<Verdict> {
+fn verdicts(snapshot: &AppSnapshot, request: Request, claimed: &Claimed) -> Vec<Verdict> {
     let app = snapshot.application.id;
     let traceparent = request.traceparent;
     let fates = claimed.fates.iter().copied();
     let drafts = request.drafts.into_iter().zip(fates);
     drafts
         .map(|(draft, fate)| match fate {
-            claim::Fate::Taken => Verdict::EventIdTaken,
-            claim::Fate::Id(id) => Verdict::Accepted(Arc::new(Message {
+            Fate::Taken => Verdict::EventIdTaken,
+            Fate::Id(id) => Verdict::Accepted(Arc::new(Message {
                 id,
                 app,
                 event_type: draft.event_type,

@@ -53,14 +53,26 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     if load.records.is_empty() {
         return Ok(());
     }
-    let jobs = Load::queues(load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
-    let (journal, jobs) = tokio::join!(api.journal.publish(load.records), join_all(jobs));
-    let results = || jobs.iter().chain([&journal]);
-    let Some(error) = results().find_map(|result| result.as_ref().err()) else {
-        return Ok(());
-    };
-    let clean = results().all(|result| result.as_ref().is_err_and(leaves_nothing));
-    Err(refused(error, if clean { Trace::None } else { Trace::Possible }))
+    let journal = api.journal.publish(load.records);
+    let queues = Load::queues(load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
+    let jobs: Vec<_> = queues.collect();
+    // All of it is on its way. Waiting for one after the other wakes the request less often than waiting for all at once.
+    let mut failed = None;
+    let mut clean = true;
+    for job in jobs {
+        note(job.await, &mut failed, &mut clean);
+    }
+    note(journal.await, &mut failed, &mut clean);
+    match failed {
+        None => Ok(()),
+        Some(error) => Err(refused(&error, if clean { Trace::None } else { Trace::Possible })),
+    }
+}
+
+/// Keeps the first failure, and whether everything failed without leaving a trace.
+fn note(result: Result<(), PublishError>, failed: &mut Option<PublishError>, clean: &mut bool) {
+    *clean &= result.as_ref().is_err_and(leaves_nothing);
+    *failed = failed.or(result.err());
 }
 
 /// The store keeps the record, in which a leased row stands for each job: once the record is committed the message is

@@ -7,6 +7,7 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use postrider_model::{AppId, Message, MessageId, UnixMillis};
 use postrider_secrets::Scope;
@@ -48,13 +49,13 @@ pub(crate) async fn create(
     Path(app): Path<String>,
     Query(query): Query<ContentQuery>,
     Extension(scope): Extension<Scope>,
-    headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
     may_begin(&api)?;
-    let body = body::read(&api, request, api.settings.body_bytes_max).await?;
-    let input: MessageIn<'_> = body::parse(&body.bytes)?;
-    let inline = input.application.clone();
+    let (Parts { headers, .. }, body) = request.into_parts();
+    let body = body::read(&api, &headers, body, api.settings.body_bytes_max).await?;
+    let mut input: MessageIn<'_> = body::parse(&body.bytes)?;
+    let inline = input.application.take();
     let draft = input.into_draft(0, &body.bytes, api.settings.body_bytes_max)?;
     let app = accepting_app(&api, &app, inline, &scope).await?;
     let request = accept::Request {
@@ -111,7 +112,8 @@ async fn accepting_app(
         ));
     }
     let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
-    match create_app(api, id, inline).await {
+    // Boxed, since this is rare and the future of a request should stay small.
+    match Box::pin(create_app(api, id, inline)).await {
         // Another message brought it along.
         Err(error) if error.status() == StatusCode::CONFLICT => Ok(reference),
         created => created.map(|_| reference),

@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,12 +73,12 @@ pub(crate) async fn create_batch(
     State(api): State<Api>,
     Path(app): Path<String>,
     Query(query): Query<ContentQuery>,
-    headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
     may_begin(&api)?;
+    let (Parts { headers, .. }, body) = request.into_parts();
     let app = app_ref(&app).ok_or_else(Error::not_found)?;
-    let body = body::read(&api, request, api.settings.batch_bytes_max).await?;
+    let body = body::read(&api, &headers, body, api.settings.batch_bytes_max).await?;
     let input: BatchIn<'_> = body::parse(&body.bytes)?;
     let most = api.settings.batch_messages_max;
     if input.messages.is_empty() || input.messages.len() > most {

@@ -2,7 +2,8 @@
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, header};
+use http::header;
+use http::request::Parts;
 use postrider_model::MessageId;
 use utoipa::IntoParams;
 
@@ -63,10 +64,10 @@ pub(crate) async fn create_raw(
     State(api): State<Api>,
     Path(app): Path<String>,
     Query(query): Query<RawQuery>,
-    headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Error> {
     may_begin(&api)?;
+    let (Parts { headers, .. }, body) = request.into_parts();
     let app = app_ref(&app).ok_or_else(Error::not_found)?;
     let content_type = match headers.get(header::CONTENT_TYPE) {
         None => "application/octet-stream",
@@ -76,7 +77,7 @@ pub(crate) async fn create_raw(
     let mut problems = Problems::default();
     check_content_type(content_type, &["header", "content-type"], &mut problems);
     problems.done()?;
-    let body = body::read(&api, request, api.settings.body_bytes_max).await?;
+    let body = body::read(&api, &headers, body, api.settings.body_bytes_max).await?;
     let mut parts: Vec<&[u8]> = vec![
         b"raw",
         query.event_type.as_bytes(),

@@ -379,4 +379,16 @@ async fn a_trailing_slash_changes_nothing() {
         .post("/api/v1/app/acme/msg/", json!({"eventType": "a", "payload": {}}))
         .await
         .is(StatusCode::ACCEPTED);
+    // What is refused is refused in the same way.
+    let refused = harness.get("/api/v1/nothing/").await;
+    assert_eq!(refused.code(), "not_found");
+    refused.is(StatusCode::NOT_FOUND);
+    let refused = harness.delete("/api/v1/app/").await;
+    assert_eq!(refused.code(), "method_not_allowed");
+    refused.is(StatusCode::METHOD_NOT_ALLOWED);
+    let nobody = [("authorization", "Bearer nobody")];
+    let refused = harness
+        .call(Method::GET, "/api/v1/app/acme//?limit=1", &nobody, Body::empty())
+        .await;
+    refused.is(StatusCode::UNAUTHORIZED);
 }

@@ -1,0 +1,48 @@
+//! Waiting for the confirms of one call.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::vec;
+
+use tokio::sync::oneshot;
+
+use crate::PublishError;
+
+/// Resolves when every frame that holds a part of a call is confirmed or failed; the first failure is the call's. The
+/// call itself is under way, and goes on when this is dropped.
+#[derive(Debug)]
+#[must_use = "only its outcome tells that what was published is safe"]
+pub struct Confirmed {
+    /// One for each part whose outcome is not known.
+    waiting: vec::IntoIter<oneshot::Receiver<Result<(), PublishError>>>,
+    result: Result<(), PublishError>,
+}
+
+impl Confirmed {
+    pub(super) fn new(
+        confirms: Result<Vec<oneshot::Receiver<Result<(), PublishError>>>, PublishError>,
+    ) -> Self {
+        let (waiting, result) = match confirms {
+            Ok(waiting) => (waiting, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        Self {
+            waiting: waiting.into_iter(),
+            result,
+        }
+    }
+}
+
+impl Future for Confirmed {
+    type Output = Result<(), PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // One after the other, so that the caller is woken for the one that it waits for alone.
+        while let Some(next) = self.waiting.as_mut_slice().first_mut() {
+            let confirmed = ready!(Pin::new(next).poll(context));
+            self.waiting.next();
+            self.result = self.result.and(confirmed.unwrap_or(Err(PublishError::Lost)));
+        }
+        Poll::Ready(self.result)
+    }
+}

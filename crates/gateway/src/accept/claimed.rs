@@ -1,0 +1,80 @@
+//! The claims that a request made, and their end: finished, given up, or made durable with its messages.
+
+use std::time::Duration;
+
+use postrider_limits::{ClaimRequest, Settlement};
+use postrider_model::{AppId, Claim, MessageId, UnixMillis};
+
+use crate::state::Api;
+
+/// What is to become of a draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It becomes this message.
+    Id(MessageId),
+    /// Its event id is another message's.
+    Taken,
+}
+
+/// The claims of a request.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    /// One for each draft.
+    pub(crate) fates: Vec<Fate>,
+    /// The newest version of the application's configuration, when known.
+    pub(crate) version: Option<u64>,
+    /// There is nothing left to do: an earlier request with the same key was finished, or every draft's event id is
+    /// another's.
+    pub(crate) settled: bool,
+    pub(super) app: AppId,
+    /// What was claimed and for which draft.
+    pub(super) made: Vec<Made>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) request: ClaimRequest,
+    /// Index into the drafts; `None` for the idempotency key.
+    pub(super) draft: Option<usize>,
+}
+
+impl Claimed {
+    /// After the confirm.
+    pub(crate) fn finish(&self, api: &Api) {
+        api.admitter
+            .settle(self.settlements(|made| Some(made.request.ttl)));
+    }
+
+    /// After a refusal; waited for, since the next claim of the same keys may come at once.
+    pub(crate) async fn give_up(&self, api: &Api) {
+        let settlements = self.settlements(|_| None).collect();
+        api.admitter.settle_now(settlements).await;
+    }
+
+    fn settlements(&self, finish: impl Fn(&Made) -> Option<Duration>) -> impl Iterator<Item = Settlement> {
+        let settle = move |made: &Made| Settlement {
+            app: self.app,
+            key: made.request.key,
+            resource: made.request.resource,
+            finish: finish(made),
+        };
+        self.made.iter().map(settle)
+    }
+
+    /// Claims that become durable with the message of this id; the idempotency key goes with the first one.
+    pub(crate) fn durable(&self, id: MessageId, now: UnixMillis) -> Vec<Claim> {
+        let first = self.fates.iter().find(|fate| **fate != Fate::Taken);
+        let is_first = first == Some(&Fate::Id(id));
+        let of_message = |made: &&Made| match made.draft {
+            None => is_first,
+            Some(draft) => self.fates[draft] == Fate::Id(id),
+        };
+        let claim = |made: &Made| Claim {
+            key: made.request.key,
+            resource: made.request.resource,
+            fingerprint: made.request.fingerprint,
+            expires_at: now.plus(made.request.ttl),
+        };
+        self.made.iter().filter(of_message).map(claim).collect()
+    }
+}

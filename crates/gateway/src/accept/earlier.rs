@@ -1,0 +1,115 @@
+//! What an earlier request with the same keys had become, when the limits alone do not tell: of a repeated batch, and in
+//! the embedded set-up of requests to a process before this one.
+
+use postrider_limits::ClaimAnswer;
+use postrider_model::{Claim, UnixMillis};
+use postrider_store::StoreError;
+
+use super::claim::{Claimer, from_claim};
+use super::claimed::{Claimed, Fate, Made};
+use crate::error::Error;
+use crate::idempotency::reused;
+use crate::state::Api;
+
+/// For a repeated batch: which of its event ids had been another message's.
+pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), Error> {
+    if claimer.fates.len() == 1 {
+        return Ok(());
+    }
+    let wanted: Vec<Made> = claimer
+        .wanted()
+        .into_iter()
+        .filter(|made| made.draft.is_some())
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    claimer.paid = true;
+    let admission = api.admitter.admit(claimer.admit_request(&wanted)).await;
+    let stored = if api.broker.is_durable() {
+        vec![None; wanted.len()]
+    } else {
+        let keys: Vec<[u8; 32]> = wanted.iter().map(|made| made.request.key).collect();
+        api.store.claims(&keys).await?
+    };
+    // What was free is free again: the earlier request decided, not this one.
+    claimer.claimed(wanted.clone(), None, true).give_up(api).await;
+    for ((made, answer), stored) in wanted.iter().zip(admission.claims).zip(stored) {
+        let holder = match answer {
+            ClaimAnswer::Held { resource, .. } => Some(resource),
+            _ => stored.map(|claim| claim.resource),
+        };
+        if let (Some(draft), Some(holder)) = (made.draft, holder)
+            && holder != made.request.resource
+        {
+            claimer.fates[draft] = Fate::Taken;
+        }
+    }
+    Ok(())
+}
+
+/// Looks for the keys among those that were persisted before this process started.
+pub(super) async fn persisted(
+    api: &Api,
+    mut claimed: Claimed,
+    claimer: &mut Claimer<'_>,
+) -> Result<Claimed, Error> {
+    let uptime = api.started_at.elapsed();
+    let old: Vec<Made> = claimed
+        .made
+        .iter()
+        .filter(|made| made.request.ttl > uptime)
+        .cloned()
+        .collect();
+    if old.is_empty() {
+        return Ok(claimed);
+    }
+    let keys: Vec<[u8; 32]> = old.iter().map(|made| made.request.key).collect();
+    let stored = match stored_claims(api, &keys).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            claimed.give_up(api).await;
+            return Err(error.into());
+        }
+    };
+    let mut taken = Vec::new();
+    for (made, stored) in old.iter().zip(stored) {
+        let Some(stored) = stored else { continue };
+        match made.draft {
+            None if stored.fingerprint != made.request.fingerprint => {
+                claimed.give_up(api).await;
+                return Err(reused());
+            }
+            None => {
+                claimed.give_up(api).await;
+                claimer.rebase(from_claim(stored.resource));
+                recall(api, claimer).await?;
+                return Ok(claimer.claimed(Vec::new(), None, true));
+            }
+            Some(draft) if stored.resource != made.request.resource => taken.push(draft),
+            Some(_) => {}
+        }
+    }
+    let is_taken = |made: &Made| made.draft.is_some_and(|draft| taken.contains(&draft));
+    let (gone, kept): (Vec<Made>, Vec<Made>) = claimed.made.drain(..).partition(is_taken);
+    claimed.made = gone;
+    claimed.give_up(api).await;
+    claimed.made = kept;
+    for draft in taken {
+        claimed.fates[draft] = Fate::Taken;
+    }
+    if claimed.fates.iter().all(|fate| *fate == Fate::Taken) {
+        claimed.give_up(api).await;
+        claimed.settled = true;
+    }
+    Ok(claimed)
+}
+
+/// The claims of these keys that were in the store when this process started, unless all of those have ended.
+async fn stored_claims(api: &Api, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
+    let last = async || Ok(api.store.last_claim_ends().await?.unwrap_or(UnixMillis(0)));
+    if *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
+        return Ok(vec![None; keys.len()]);
+    }
+    api.store.claims(keys).await
+}

@@ -1,148 +1,69 @@
-//! What every message pays on its way: signing, envelopes, rate limits, matching.
-//!
-//! `cargo bench -p postrider-bench` runs them.
+//! How long the hot functions take. `cargo bench -p postrider-bench --bench hot_paths` runs them.
 
-use std::collections::BTreeMap;
+mod hot;
+
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use postrider_limits::Rate;
-use postrider_limits::gcra::Gcra;
-use postrider_model::{
-    AppId, DeliveryId, Endpoint, EndpointId, ExhaustedPolicy, HeaderNames, Job, Message, MessageId, Trigger,
-    UnixMillis,
-};
-use postrider_signature::{Signer, SigningSecret};
-
-/// Jobs in an envelope under load.
-const JOBS: usize = 64;
-
-fn message(number: u64) -> Arc<Message> {
-    let mut rng = rand(number);
-    let at = UnixMillis(1_763_700_000_000);
-    Arc::new(Message {
-        id: MessageId::generate(at, &mut rng),
-        app: AppId::generate(at, &mut rng),
-        event_type: "invoice.paid".into(),
-        event_id: None,
-        channels: Vec::new(),
-        content_type: "application/json".into(),
-        payload: Bytes::from(vec![b'x'; 1_024]),
-        accepted_at: at,
-        payload_retention_days: None,
-        traceparent: None,
-    })
-}
-
-fn rand(seed: u64) -> impl rand::Rng {
-    <rand::rngs::SmallRng as rand::SeedableRng>::seed_from_u64(seed)
-}
-
-fn endpoint(number: u64, event_types: Vec<String>) -> Endpoint {
-    let at = UnixMillis(1_763_700_000_000);
-    let mut rng = rand(number);
-    Endpoint {
-        id: EndpointId::generate(at, &mut rng),
-        app: AppId::generate(at, &mut rng),
-        uid: None,
-        url: "https://example.com/hooks".into(),
-        description: String::new(),
-        event_types,
-        channels: Vec::new(),
-        disabled: false,
-        paused: false,
-        throttle_rate: None,
-        ordered: false,
-        on_exhausted: ExhaustedPolicy::default(),
-        header_names: HeaderNames::default(),
-        timeout: None,
-        retry_schedule: None,
-        headers: BTreeMap::new(),
-        secrets: Vec::new(),
-        metadata: BTreeMap::new(),
-        created_at: at,
-        updated_at: at,
-    }
-}
-
-fn jobs() -> Vec<Job> {
-    let job = |number| {
-        let message = message(number);
-        let endpoint = EndpointId::generate(message.accepted_at, &mut rand(number));
-        Job {
-            delivery: DeliveryId::derive(message.id, endpoint),
-            endpoint,
-            message,
-            run: 0,
-            attempts: 0,
-            trigger: Trigger::Scheduled,
-            probe: false,
-            has_token: false,
-            ordered: false,
-            lease_until: None,
-        }
-    };
-    (0..).take(JOBS).map(job).collect()
-}
 
 fn signing(criterion: &mut Criterion) {
-    let secret = SigningSecret::symmetric(&[7; 32]).expect("32 bytes make a key");
-    let signer = Signer::new([secret]).expect("one key is not too many");
-    let body = vec![b'x'; 1_024];
+    let input = hot::signing();
     let mut group = criterion.benchmark_group("signing");
     group.throughput(Throughput::Elements(1));
     group.bench_function("hmac, 1 KiB", |bencher| {
-        bencher.iter(|| {
-            signer.sign(
-                black_box("msg_2b4c9VqYwqEtUNQGfSZ8vyIqYwq"),
-                1_763_700_000,
-                black_box(&body),
-            )
-        });
+        bencher.iter(|| hot::sign(black_box(&input)));
     });
 }
 
-fn envelopes(criterion: &mut Criterion) {
-    let jobs = jobs();
-    let frame = postrider_wire::encode_jobs(&jobs);
-    let mut group = criterion.benchmark_group("envelope of 64 jobs");
-    group.throughput(Throughput::Elements(64));
-    group.bench_function("encode", |bencher| {
+fn frames(criterion: &mut Criterion) {
+    let (jobs, records) = (hot::jobs(), hot::records());
+    let mut group = criterion.benchmark_group("frames");
+    group.throughput(Throughput::Elements(hot::ITEMS));
+    group.bench_function("envelope, encode", |bencher| {
         bencher.iter(|| postrider_wire::encode_jobs(black_box(&jobs)));
     });
-    group.bench_function("decode", |bencher| {
-        bencher.iter(|| postrider_wire::decode(black_box(frame.clone())).expect("what was encoded"));
+    group.bench_function("journal, encode", |bencher| {
+        bencher.iter(|| postrider_wire::encode_journal(black_box(&records)));
     });
+    for (name, frame) in [
+        ("envelope, decode", hot::envelope()),
+        ("journal, decode", hot::journal()),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| hot::decode(black_box(frame.clone())));
+        });
+    }
 }
 
 fn rate_limit(criterion: &mut Criterion) {
-    let gcra = Gcra::new(Rate {
-        per_second: 100_000,
-        burst: 10_000,
-    });
-    criterion.bench_function("gcra, one permit", |bencher| {
-        let (mut tat, mut now) = (0, 1_000_000);
-        bencher.iter(|| {
-            now += 20;
-            tat = gcra.take(black_box(tat), black_box(now), 1).unwrap_or(tat);
-            tat
-        });
+    let gcra = hot::rate();
+    let mut group = criterion.benchmark_group("gcra");
+    group.throughput(Throughput::Elements(hot::TIMES));
+    group.bench_function("one permit", |bencher| {
+        bencher.iter(|| hot::decide(black_box(&gcra)));
     });
 }
 
 fn matching(criterion: &mut Criterion) {
-    let types = |number: u64| vec![format!("kind.{}", number % 10), format!("other.{}", number % 7)];
-    let endpoints: Vec<Endpoint> = (0..100).map(|number| endpoint(number, types(number))).collect();
+    let endpoints = hot::endpoints();
     let mut group = criterion.benchmark_group("matching");
     group.throughput(Throughput::Elements(100));
     group.bench_function("100 endpoints, 2 types each", |bencher| {
-        bencher.iter(|| {
-            let wanted = |endpoint: &&Endpoint| endpoint.subscribes_to(black_box("kind.3"), &[]);
-            endpoints.iter().filter(wanted).count()
-        });
+        bencher.iter(|| hot::matching(black_box(&endpoints)));
+    });
+}
+
+fn ids(criterion: &mut Criterion) {
+    let ids = hot::ids();
+    let texts = hot::texts(&ids);
+    let mut group = criterion.benchmark_group("ids");
+    group.throughput(Throughput::Elements(hot::TIMES));
+    group.bench_function("to text", |bencher| {
+        bencher.iter(|| hot::texts(black_box(&ids)));
+    });
+    group.bench_function("parse", |bencher| {
+        bencher.iter(|| hot::parse(black_box(&texts)));
     });
 }
 
@@ -152,6 +73,6 @@ criterion_group! {
         .sample_size(50)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = signing, envelopes, rate_limit, matching
+    targets = signing, frames, rate_limit, matching, ids
 }
 criterion_main!(benches);

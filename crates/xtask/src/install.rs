@@ -23,10 +23,7 @@ pub(crate) async fn need(program: &str, debian: &[&str]) -> Result<PathBuf> {
     }
     match find_binary(program) {
         Some(path) => Ok(path),
-        None => bail!(
-            "the tests need `{program}`; Debian's packages: {}",
-            debian.join(" ")
-        ),
+        None => bail!("`{program}` is needed; Debian's packages: {}", debian.join(" ")),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod install;
+mod instructions;
 mod sdk;
 mod servers;
 mod shell;
@@ -35,8 +36,19 @@ enum Command {
     },
     /// Measures Postrider against the bare loop, with release builds and real servers; see docs/performance.md.
     Bench {
-        /// Passed on to the bench, as in `cargo xtask bench --quick`; `--help` lists what there is.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        /// Counts the instructions of the hot functions instead, under Valgrind, and fails when one takes over 5 % more
+        /// than `crates/bench/instructions.toml` says. Installs what it needs.
+        #[arg(long)]
+        instructions: bool,
+        /// Writes the counts into that file.
+        #[arg(long, requires = "instructions")]
+        renew: bool,
+        /// Passed on to the bench, as in `cargo xtask bench --quick`; `cargo xtask bench -- --help` lists what there is.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            conflicts_with = "instructions"
+        )]
         options: Vec<String>,
     },
 }
@@ -45,7 +57,12 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test { filters } => test::run(&filters).await,
-        Command::Bench { options } => bench::run(&options).await,
+        Command::Bench {
+            instructions: true,
+            renew,
+            ..
+        } => instructions::run(renew).await,
+        Command::Bench { options, .. } => bench::run(&options).await,
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -53,5 +70,40 @@ async fn main() -> ExitCode {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bench(args: &[&str]) -> Option<(bool, bool, Vec<String>)> {
+        let args = ["cargo xtask", "bench"].iter().chain(args);
+        match Cli::try_parse_from(args).ok()?.command {
+            Command::Bench {
+                instructions,
+                renew,
+                options,
+            } => Some((instructions, renew, options)),
+            Command::Test { .. } => None,
+        }
+    }
+
+    #[test]
+    fn the_bench_s_own_options_are_passed_on() {
+        let options = ["--only", "latency", "--rounds=5"];
+        assert_eq!(
+            bench(&options),
+            Some((false, false, options.map(Into::into).into()))
+        );
+        assert_eq!(bench(&["--quick"]), Some((false, false, vec!["--quick".into()])));
+    }
+
+    #[test]
+    fn instructions_are_counted_alone() {
+        assert_eq!(bench(&["--instructions"]), Some((true, false, vec![])));
+        assert_eq!(bench(&["--instructions", "--renew"]), Some((true, true, vec![])));
+        assert_eq!(bench(&["--renew"]), None);
+        assert_eq!(bench(&["--instructions", "--quick"]), None);
     }
 }

@@ -53,6 +53,20 @@ pub(crate) async fn said(mut command: Command) -> Result<(String, Output)> {
     Ok((shown, output))
 }
 
+/// Runs a command that must succeed and returns what it printed; its errors go to the terminal.
+pub(crate) async fn output(mut command: Command) -> Result<String> {
+    let shown = show(&command);
+    eprintln!("xtask: {shown}");
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .await;
+    let output = output.with_context(|| format!("cannot run {shown}"))?;
+    ensure!(output.status.success(), "{shown} ended with {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs a command that must succeed.
 pub(crate) async fn must(command: Command) -> Result<()> {
     let shown = show(&command);

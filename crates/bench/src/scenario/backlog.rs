@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use tokio::time::timeout;
 
 use super::{Finding, Outcome};
 use crate::clock::{now_ns, seconds};
@@ -16,6 +17,10 @@ const FAN_OUT: usize = 10;
 /// Deliveries that wait.
 const DELIVERIES: u64 = 1_000_000;
 const DELIVERIES_QUICK: u64 = 50_000;
+/// How long nothing may arrive before what is missing counts as missing.
+const QUIET: Duration = Duration::from_secs(60);
+/// How long they may take in all.
+const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
@@ -62,7 +67,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let filled_s = seconds(filling, now_ns());
     let started = now_ns();
     postrider.add(lab, "worker").await?;
-    let came = delivered(lab, accepted * target.fan_out, Duration::from_secs(60)).await?;
+    let came = timeout(DRAIN_LIMIT, delivered(lab, accepted * target.fan_out, QUIET))
+        .await
+        .with_context(|| format!("the backlog is not drained within {DRAIN_LIMIT:?}"))??;
     let last_ns = lab
         .receiver
         .counts()

@@ -1,17 +1,25 @@
-//! The rate against what is already there: messages on record, endpoints configured. It must not bend.
+//! The rate against what is already there: messages on record, endpoints configured. It must not bend, and memory must stay
+//! within its limits.
 
 use anyhow::{Result, ensure};
 
-use super::{Aim, Outcome, Row, measure};
+use super::{Aim, Finding, Outcome, ROLES, Row, measure};
+use crate::figures::Spread;
 use crate::lab::Lab;
-use crate::load::{Load, once};
-use crate::subject::Tenants;
+use crate::load::{Load, Measure, once};
 use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::{Target, Tenants};
+use crate::usage;
 
 /// Messages on record.
 const RECORDED: [u64; 3] = [10_000, 100_000, 1_000_000];
 /// Endpoints configured, in applications of ten.
 const ENDPOINTS: [usize; 3] = [10, 1_000, 100_000];
+/// How long it may take to put messages on record before a measurement.
+const FILL_S: f64 = 600.0;
+/// The gateway's large buffers by default: 256 MiB of cached configuration, as much of bodies. The worker's: 256 MiB of frames,
+/// and 200,000 endpoints and 100,000 targets cached, for which as much is allowed.
+const MEMORY_MAX_MIB: f64 = 512.0;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
@@ -28,21 +36,13 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let mut recorded = 0;
     for wanted in RECORDED {
         while recorded < wanted {
-            recorded += once(
-                lab,
-                &target,
-                &Load::saturating(if wanted > 10_000 { 10.0 } else { 0.7 }),
-            )
-            .await?
-            .accepted;
+            let missing = Load {
+                messages: Some(wanted - recorded),
+                ..Load::saturating(FILL_S)
+            };
+            recorded += once(lab, &target, &missing).await?.accepted;
         }
-        let mut row = Row {
-            subject: format!("postrider, {wanted} recorded"),
-            rounds: Vec::new(),
-        };
-        for _ in 0..lab.rounds {
-            row.rounds.push(measure(lab, &target, &load).await?);
-        }
+        let row = rounds(lab, &target, &load, format!("postrider, {wanted} recorded")).await?;
         recorded += row.rounds.iter().map(|round| round.accepted).sum::<u64>();
         outcome.rows.push(row);
     }
@@ -55,17 +55,20 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         };
         let target = postrider.target(&tenants, url).await?;
         configured = wanted;
-        let mut row = Row {
-            subject: format!("postrider, {wanted} endpoints"),
-            rounds: Vec::new(),
+        // One to each application, so that its configuration is cached.
+        let first = Load {
+            messages: Some(u64::try_from(tenants.apps)?),
+            ..Load::saturating(FILL_S)
         };
-        for _ in 0..lab.rounds {
-            row.rounds.push(measure(lab, &target, &load).await?);
-        }
-        outcome.rows.push(row);
+        once(lab, &target, &first).await?;
+        outcome
+            .rows
+            .push(rounds(lab, &target, &load, format!("postrider, {wanted} endpoints")).await?);
     }
+    lab.rest().await?;
+    let at_rest = usage::children(&lab.names.get())?;
     postrider.stop().await?;
-    let rate = |measure: &crate::load::Measure| Some(measure.sustained_per_s);
+    let rate = |measure: &Measure| Some(measure.sustained_per_s);
     outcome.ratio(
         "sustained, 10⁶ / 10⁴ recorded",
         (2, 0),
@@ -78,5 +81,52 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         rate,
         Some(Aim::AtLeast(0.9)),
     );
+    memory(&mut outcome, &at_rest);
     Ok(outcome)
+}
+
+async fn rounds(lab: &Lab, target: &Target, load: &Load, subject: String) -> Result<Row> {
+    let mut rounds = Vec::new();
+    for _ in 0..lab.rounds {
+        rounds.push(measure(lab, target, load).await?);
+    }
+    Ok(Row { subject, rounds })
+}
+
+/// What each role holds with all endpoints configured: at the peak of the load on them, and at rest after it.
+fn memory(outcome: &mut Outcome, at_rest: &usage::Table) {
+    for role in ROLES {
+        // The ledger caches no configuration.
+        let aim = (role != "ledger").then_some(Aim::AtMost(MEMORY_MAX_MIB));
+        let what = |when: &str| format!("{role}'s memory with 10⁵ endpoints, {when}, MiB");
+        let peak = |measure: &Measure| measure.rss_peak_mib.get(role).copied();
+        outcome.finding(&what("peak"), RECORDED.len() + ENDPOINTS.len() - 1, peak, aim);
+        let spread = Spread::of(at_rest.get(role).map(|usage| usage.rss_mib));
+        outcome.findings.extend(spread.map(|spread| Finding {
+            what: what("at rest"),
+            spread,
+            aim,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_memory_at_rest_misses_the_aim() {
+        let used = |rss_mib| usage::Usage { cpu_s: 1.0, rss_mib };
+        let at_rest = [
+            ("gateway", used(600.0)),
+            ("worker", used(100.0)),
+            ("ledger", used(50.0)),
+        ];
+        let at_rest = at_rest.map(|(role, usage)| (role.to_owned(), usage)).into();
+        let mut outcome = Outcome::new("growth", "");
+        memory(&mut outcome, &at_rest);
+        let met = |finding: &Finding| finding.aim.map(|aim| aim.is_met(finding.spread.median));
+        let verdicts: Vec<_> = outcome.findings.iter().map(met).collect();
+        assert_eq!(verdicts, [Some(false), Some(true), None]);
+    }
 }

@@ -42,6 +42,9 @@ pub(crate) const NAMES: [&str; 14] = [
 /// Those that `--quick` runs.
 pub(crate) const QUICK: [&str; 4] = ["saturation-1", "fan-out-10", "latency", "embedded"];
 
+/// The names of Postrider's processes, scaled out.
+const ROLES: [&str; 3] = ["gateway", "worker", "ledger"];
+
 /// Runs a scenario.
 pub(crate) async fn run(lab: &mut Lab, name: &str) -> Result<Outcome> {
     match name {

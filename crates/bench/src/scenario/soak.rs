@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Aim, Finding, Outcome, Row};
+use super::{Aim, Finding, Outcome, ROLES, Row};
 use crate::figures::Spread;
 use crate::lab::Lab;
 use crate::load::{Load, once};
@@ -11,7 +11,6 @@ use crate::subject::postrider::{Layout, Postrider};
 
 /// Pieces of a minute; memory at the peak of the last is compared with that of the second.
 const MINUTES: usize = 10;
-const ROLES: [&str; 3] = ["gateway", "worker", "ledger"];
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(

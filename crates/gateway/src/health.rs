@@ -72,7 +72,7 @@ pub(crate) async fn poll(api: Api, cancel: CancellationToken) {
 
 /// Refuses a message before any work is done for it when it could not be published.
 pub(crate) fn may_accept(api: &Api) -> Result<(), Error> {
-    let health = *api.broker.health().borrow();
+    let health = *api.broker_health.borrow();
     let refuse = |code, detail: &str| Err(Error::unavailable(code, detail, Duration::from_secs(1)));
     match health {
         Health::Down => refuse("broker_unavailable", "The broker is unreachable; try again."),
@@ -90,7 +90,7 @@ fn journal_full(api: &Api) -> bool {
 }
 
 fn look(api: &Api) -> ReadyOut {
-    let broker = match *api.broker.health().borrow() {
+    let broker = match *api.broker_health.borrow() {
         Health::Up => "up",
         Health::Blocked => "blocked",
         Health::Down => "down",

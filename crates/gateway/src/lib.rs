@@ -110,6 +110,7 @@ impl Gateway {
             config_locks: (0..CONFIG_LOCKS).map(|_| Mutex::new(())).collect(),
             store: deps.store,
             limits: deps.limits,
+            broker_health: deps.broker.health(),
             broker: deps.broker,
             jobs: deps.jobs,
             journal: deps.journal,

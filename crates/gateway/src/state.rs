@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use postrider_broker::{Broker, JobPublisher, JournalPublisher};
+use postrider_broker::{Broker, Health, JobPublisher, JournalPublisher};
 use postrider_egress::Policy;
 use postrider_limits::SharedLimits;
 use postrider_model::{AppId, Application, Endpoint, EndpointId, UnixMillis};
 use postrider_store::{AppRef, EndpointRef, SharedStore};
-use tokio::sync::{Mutex, MutexGuard, OnceCell, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::admit::Admitter;
@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) limits: SharedLimits,
     pub(crate) broker: Arc<dyn Broker>,
+    /// Its health, subscribed to once: each request looks at it.
+    pub(crate) broker_health: watch::Receiver<Health>,
     pub(crate) jobs: JobPublisher,
     pub(crate) journal: JournalPublisher,
     pub(crate) policy: Policy,

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postrider_model::{Message, MessageId};
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -23,7 +24,8 @@ pub(crate) struct MessageOut {
     channels: Option<Vec<String>>,
     /// The payload; `{}` when not asked for, removed, or not a JSON object.
     #[schema(value_type = Object)]
-    payload: Box<RawValue>,
+    #[serde(serialize_with = "object")]
+    payload: Option<Box<RawValue>>,
     #[schema(format = DateTime)]
     timestamp: String,
     /// Set for a body that is not a JSON object.
@@ -48,7 +50,7 @@ impl MessageOut {
             event_id: message.event_id.clone(),
             event_type: message.event_type.clone(),
             channels: non_empty(message.channels.clone()),
-            payload: json.unwrap_or_else(empty_object),
+            payload: json,
             timestamp: show_time(message.id.created_at()),
             content_type: is_other.then(|| message.content_type.clone()),
             payload_base64: is_raw.then(|| STANDARD.encode(&message.payload)),
@@ -56,6 +58,10 @@ impl MessageOut {
     }
 }
 
-fn empty_object() -> Box<RawValue> {
-    serde_json::from_str("{}").expect("`{}` is JSON")
+/// `{}` where there is nothing to show.
+fn object<S: Serializer>(payload: &Option<Box<RawValue>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match payload {
+        Some(json) => json.serialize(serializer),
+        None => serializer.serialize_map(Some(0))?.end(),
+    }
 }

@@ -12,3 +12,4 @@ mod errors;
 mod harness;
 mod openapi;
 mod outage;
+mod paths;

@@ -58,7 +58,13 @@ impl Acks {
         !out.is_over
     }
 
-    /// Acknowledges what is done. False when the channel is gone.
+    /// Whether the channel has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.out.lock().is_over
+    }
+
+    /// Acknowledges what is done. False when the channel is gone. Run it to its end: what is done is taken at once and
+    /// sent one by one.
     pub(crate) async fn send(&self) -> bool {
         let _turn = self.sending.lock().await;
         let Some(acks) = self.out.lock().take() else {

@@ -215,6 +215,16 @@ impl Acknowledge for Held {
         if !self.acks.done(self.tag) {
             return false;
         }
-        more || matches!(timeout(self.limit, self.acks.send()).await, Ok(true))
+        if more {
+            return true;
+        }
+        // In a task of its own, since others' acknowledgements go with it: whoever stops waiting stops nothing.
+        let acks = self.acks;
+        let sending = tokio::spawn(async move { acks.send().await });
+        matches!(timeout(self.limit, sending).await, Ok(Ok(true)))
+    }
+
+    fn is_void(&self) -> bool {
+        self.acks.is_over()
     }
 }

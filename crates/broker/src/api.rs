@@ -156,6 +156,9 @@ pub trait Acknowledge: Send + Sync + std::fmt::Debug {
     /// `more`: another acknowledgement of the same subscription follows at once. This one may be held back, to go with
     /// that.
     async fn acknowledge(self: Box<Self>, more: bool) -> bool;
+
+    /// Whether the frame's connection is gone, so that nothing can acknowledge it any more.
+    fn is_void(&self) -> bool;
 }
 
 impl Receipt {
@@ -172,12 +175,19 @@ impl Receipt {
     /// Acknowledges frames of one subscription, together where the broker can. False means that one or more of them
     /// will come back although they were handled.
     pub async fn acknowledge_all(receipts: impl IntoIterator<Item = Self, IntoIter: Send> + Send) -> bool {
-        let mut receipts = receipts.into_iter().peekable();
-        let mut all = true;
+        // A subscription outlives its connections. What belongs to an earlier one is void before the next one hands out
+        // anything, so the others are of one: the last of them takes along those that are held back for it.
+        let (void, live): (Vec<Self>, Vec<Self>) = receipts.into_iter().partition(Self::is_void);
+        let mut receipts = live.into_iter().peekable();
+        let mut all = void.is_empty();
         while let Some(receipt) = receipts.next() {
             all &= receipt.tell(receipts.peek().is_some()).await;
         }
         all
+    }
+
+    fn is_void(&self) -> bool {
+        self.0.as_ref().is_none_or(|acknowledge| acknowledge.is_void())
     }
 
     async fn tell(mut self, more: bool) -> bool {
@@ -185,5 +195,48 @@ impl Receipt {
             Some(acknowledge) => acknowledge.acknowledge(more).await,
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// Notes whether more was said to follow.
+    #[derive(Debug)]
+    struct Noted {
+        calls: Arc<Mutex<Vec<bool>>>,
+        is_void: bool,
+    }
+
+    #[async_trait]
+    impl Acknowledge for Noted {
+        async fn acknowledge(self: Box<Self>, more: bool) -> bool {
+            self.calls.lock().push(more);
+            true
+        }
+
+        fn is_void(&self) -> bool {
+            self.is_void
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_frame_that_can_be_acknowledged_takes_the_others_along() {
+        let calls = Arc::<Mutex<Vec<bool>>>::default();
+        let receipt = |is_void| {
+            let calls = calls.clone();
+            Receipt::new(Box::new(Noted { calls, is_void }))
+        };
+        assert!(Receipt::acknowledge_all([false, false, false].map(receipt)).await);
+        assert_eq!(std::mem::take(&mut *calls.lock()), [true, true, false]);
+        assert!(!Receipt::acknowledge_all([false, true, false, true].map(receipt)).await);
+        assert_eq!(std::mem::take(&mut *calls.lock()), [true, false]);
+        assert!(!Receipt::acknowledge_all([true].map(receipt)).await);
+        assert!(calls.lock().is_empty());
     }
 }

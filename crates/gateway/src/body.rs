@@ -87,7 +87,12 @@ async fn collect(mut body: Body, announced: usize, limit: usize) -> Result<Bytes
         all.extend_from_slice(&data);
         piece = next(&mut body).await?;
     }
-    Ok(all.freeze())
+    // What came unannounced was gathered in a buffer that grew in doubles: kept is what was reserved.
+    Ok(if all.capacity() > all.len() {
+        Bytes::copy_from_slice(&all)
+    } else {
+        all.freeze()
+    })
 }
 
 /// The body's next piece.

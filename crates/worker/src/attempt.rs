@@ -138,7 +138,9 @@ async fn leave_when_slow(context: &Arc<Context>, work: &Work, seat: &mut Seat, d
     let record = Record::Outcome(Box::new(finish::no_attempt(job, in_flight)));
     match context.deps.journal.publish(vec![record]).await {
         Ok(()) => {
-            envelope::settle(context.active.leave(key(job))).await;
+            // In a task of its own: the attempt may end meanwhile, and half an acknowledgement would be none.
+            let shares = context.active.leave(key(job));
+            let _ = context.tasks.spawn(envelope::settle(shares)).await;
         }
         // It keeps its envelope, which is only less thrifty.
         Err(error) => {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use postrider_broker::Receipt;
 use postrider_model::DeliveryId;
@@ -59,17 +60,21 @@ pub(crate) fn shares(
 pub(crate) async fn settle(shares: impl IntoIterator<Item = Share>) {
     let mut done: Vec<Arc<Envelope>> = shares.into_iter().filter_map(Share::counted).collect();
     done.sort_unstable_by_key(|envelope| envelope.subscription());
-    for together in done.chunk_by(|one, other| one.subscription() == other.subscription()) {
-        let receipts: Vec<Receipt> = together
-            .iter()
-            .filter_map(|envelope| envelope.receipt.lock().take())
-            .collect();
-        // False means that a frame's connection is gone: it comes back, and the done marks answer for it.
-        let _ = Receipt::acknowledge_all(receipts).await;
-        for envelope in together {
-            envelope.is_acknowledged.store(true, Ordering::Release);
-        }
-    }
+    let groups = done
+        .chunk_by(|one, other| one.subscription() == other.subscription())
+        .map(async |together| {
+            let receipts: Vec<Receipt> = together
+                .iter()
+                .filter_map(|envelope| envelope.receipt.lock().take())
+                .collect();
+            // False means that a frame's connection is gone: it comes back, and the done marks answer for it.
+            let _ = Receipt::acknowledge_all(receipts).await;
+            for envelope in together {
+                envelope.is_acknowledged.store(true, Ordering::Release);
+            }
+        });
+    // One that takes its time does not hold up the others.
+    join_all(groups).await;
 }
 
 impl Share {

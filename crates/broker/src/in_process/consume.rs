@@ -111,4 +111,9 @@ impl Acknowledge for Held {
         drop(self.prefetch.take());
         acknowledged
     }
+
+    /// Each frame is looked at by itself.
+    fn is_void(&self) -> bool {
+        false
+    }
 }

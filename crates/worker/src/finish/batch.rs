@@ -23,7 +23,7 @@ use crate::run::Context;
 
 /// Time from one batch's start to the next one's, unless that is full. Longer than the journal's own pace, which
 /// therefore adds nothing.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(4);
 /// Deliveries of one batch: a frame's worth.
 const BATCH_MAX: usize = 512;
 /// Batches on their way at once.

@@ -39,6 +39,10 @@ impl Acknowledge for Ack {
         self.0.acknowledged.fetch_add(1, Ordering::SeqCst);
         true
     }
+
+    fn is_void(&self) -> bool {
+        false
+    }
 }
 
 /// Hands over the outcomes of so many deliveries.

@@ -90,7 +90,7 @@ impl Once {
         let stored = match open.stored(api).await {
             Ok(stored) => stored,
             Err(error) => {
-                open.settle(api, None);
+                open.settle(api, None).await;
                 return Err(error.into());
             }
         };
@@ -101,11 +101,11 @@ impl Once {
             });
         };
         if stored.fingerprint != open.claim.fingerprint {
-            open.settle(api, None);
+            open.settle(api, None).await;
             return Err(reused());
         }
         if let Makes::Change(_) = open.makes {
-            open.settle(api, None);
+            open.settle(api, None).await;
             return Ok(open.done(api, stored.resource));
         }
         if stored.resource == open.claim.resource {
@@ -115,7 +115,7 @@ impl Once {
             });
         }
         // An earlier process' claim: this one's must name the same resource.
-        open.settle(api, None);
+        open.settle(api, None).await;
         open.claim.resource = stored.resource;
         open.was_kept = true;
         let again = open.claim(api).await?;
@@ -141,14 +141,14 @@ impl Once {
                 if !api.broker.is_durable() && matches!(open.makes, Makes::Change(_)) {
                     open.unless_it_fails(api.store.keep_claim(&open.to_keep()).await.map(drop));
                 }
-                open.settle(api, Some(open.claim.ttl));
+                open.settle(api, Some(open.claim.ttl)).await;
             }
             Err(error) if error.status().is_client_error() => {
                 if !api.broker.is_durable() && matches!(open.makes, Makes::New(_)) && !open.was_kept {
                     let dropped = api.store.drop_claim(&open.claim.key, &open.claim.resource).await;
                     open.unless_it_fails(dropped);
                 }
-                open.settle(api, None);
+                open.settle(api, None).await;
             }
             Err(_) => {}
         }
@@ -222,13 +222,15 @@ impl Open {
         }
     }
 
-    fn settle(&self, api: &Api, finish: Option<Duration>) {
-        api.admitter.settle([Settlement {
+    /// Waited for: the next request with the same key may come at once.
+    async fn settle(&self, api: &Api, finish: Option<Duration>) {
+        let settlement = Settlement {
             app: self.app,
             key: self.claim.key,
             resource: self.claim.resource,
             finish,
-        }]);
+        };
+        api.admitter.settle_now(vec![settlement]).await;
     }
 
     /// The request is answered all the same: what it did is done.

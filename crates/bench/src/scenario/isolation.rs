@@ -1,4 +1,7 @@
 //! Healthy endpoints beside hung ones.
+//!
+//! The last measurement is like the first, without hung ones: what differs between these two is the machine's noise. The
+//! rate leaves a third of two cores free, since near saturation the noise is larger than what is looked for.
 
 use std::time::Duration;
 
@@ -12,25 +15,22 @@ use crate::subject::postrider::{Layout, Postrider};
 
 const ENDPOINTS: usize = 100;
 /// Hung endpoints of [`ENDPOINTS`], for which a request takes 15 s.
-const HUNG: [usize; 3] = [0, 1, 20];
+const HUNG: [usize; 4] = [0, 1, 20, 0];
 /// Messages a second to each endpoint.
-const EACH_PER_S: f64 = 10.0;
+const EACH_PER_S: f64 = 5.0;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
         lab.postrider.is_some(),
         "the isolation scenario needs the `postrider` binary"
     );
-    let about =
-        "100 endpoints at 10/s each, of which none, 1 and 20 hang for 15 s; figures of the healthy ones";
+    let about = "100 endpoints at 5/s each, of which none, 1, 20 and again none hang for 15 s; figures of the healthy ones";
     let mut outcome = Outcome::new("isolation", about);
-    let names = HUNG.map(|hung| format!("postrider, {hung} hung"));
-    outcome.rows = names
-        .map(|subject| Row {
-            subject,
-            rounds: Vec::new(),
-        })
-        .into();
+    let rows = HUNG.iter().enumerate().map(|(row, hung)| Row {
+        subject: format!("postrider, {}", name(row, *hung)),
+        rounds: Vec::new(),
+    });
+    outcome.rows = rows.collect();
     let load = Load {
         connections: 128,
         quiet: Duration::from_secs(3),
@@ -60,27 +60,23 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let p50 = |measure: &Measure| Some(measure.end_to_end().p50_ms);
     let p99 = |measure: &Measure| Some(measure.end_to_end().p99_ms);
     for (row, hung) in HUNG.into_iter().enumerate().skip(1) {
-        outcome.ratio(
-            &format!("p50, {hung} hung / none"),
-            (row, 0),
-            p50,
-            Some(Aim::AtMost(1.15)),
-        );
-        outcome.ratio(
-            &format!("p99, {hung} hung / none"),
-            (row, 0),
-            p99,
-            Some(Aim::AtMost(1.15)),
-        );
+        let name = name(row, hung);
+        let aim = (hung > 0).then_some(Aim::AtMost(1.15));
+        outcome.ratio(&format!("p50, {name} / none"), (row, 0), p50, aim);
+        outcome.ratio(&format!("p99, {name} / none"), (row, 0), p99, aim);
         let share = |measure: &Measure| healthy_share(measure, hung);
-        outcome.finding(
-            &format!("healthy deliveries that came, {hung} hung"),
-            row,
-            share,
-            Some(Aim::AtLeast(0.999)),
-        );
+        let came = format!("healthy deliveries that came, {name}");
+        outcome.finding(&came, row, share, Some(Aim::AtLeast(0.999)));
     }
     Ok(outcome)
+}
+
+fn name(row: usize, hung: usize) -> String {
+    match (row, hung) {
+        (0, 0) => "none hung".to_owned(),
+        (_, 0) => "none hung again".to_owned(),
+        (_, hung) => format!("{hung} hung"),
+    }
 }
 
 /// Of the accepted messages to healthy endpoints, the part that arrived while it was measured.

@@ -63,7 +63,7 @@ impl Default for GatherSettings {
             max_items: 512,
             max_bytes: 256 * 1024,
             window: 16,
-            pace: Duration::from_millis(2),
+            pace: Duration::from_millis(3),
             queue_items: 20_000,
             queue_bytes: 64 * 1024 * 1024,
         }

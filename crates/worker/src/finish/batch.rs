@@ -21,9 +21,9 @@ use super::Ended;
 use crate::envelope;
 use crate::run::Context;
 
-/// Time from one batch's start to the next one's, unless that is full. Longer than the journal's own pace, which
-/// therefore adds nothing.
-const PACE: Duration = Duration::from_millis(4);
+/// Time from one batch's start to the next one's, unless that is full: nobody waits for an outcome, and each batch costs
+/// the broker about as much as an envelope. A multiple of the journal's own pace, which therefore adds nothing.
+const PACE: Duration = Duration::from_millis(12);
 /// Deliveries of one batch: a frame's worth.
 const BATCH_MAX: usize = 512;
 /// Batches on their way at once.

@@ -437,3 +437,39 @@ fn outcome(run: u32) -> Record {
         next: Next::Delivered,
     }))
 }
+
+#[tokio::test(start_paused = true)]
+async fn shards_take_turns() {
+    let publisher = JobPublisher::new(Held::new(), GatherSettings::default(), 3);
+    let turn = Duration::from_millis(50);
+    for shard in [0, 1, 2, 0] {
+        for _ in 0..2 {
+            let queues = publisher.deliver_queues(small(1));
+            assert_eq!(queues, [(Queue::Deliver(shard), small(1))]);
+            assert_eq!(publisher.retry_queue(), Queue::Retry(shard));
+            tokio::time::advance(turn / 2).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_makes_several_frames_goes_to_all_shards() {
+    let settings = GatherSettings {
+        max_items: 2,
+        max_bytes: 1_000,
+        ..GatherSettings::default()
+    };
+    let publisher = JobPublisher::new(Held::new(), settings, 3);
+    tokio::time::advance(Duration::from_millis(50)).await;
+    let sizes = |jobs: Vec<Job>| -> Vec<(Queue, usize)> {
+        let queues = publisher.deliver_queues(jobs).into_iter();
+        queues.map(|(queue, jobs)| (queue, jobs.len())).collect()
+    };
+    let [first, second, third] = [0, 1, 2].map(Queue::Deliver);
+    let shared = message(1, 10);
+    let fan_out = |count: u128| (0..count).map(|to| job(&shared, to, false)).collect();
+    assert_eq!(sizes(fan_out(2)), [(second, 2)]);
+    assert_eq!(sizes(fan_out(7)), [(first, 2), (second, 3), (third, 2)]);
+    let large = [1, 2].map(|number| job(&message(number, 900), 1, false));
+    assert_eq!(sizes(large.into()), [(second, 1), (third, 1)]);
+}

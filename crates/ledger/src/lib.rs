@@ -41,8 +41,6 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Settings of the ledger.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Shards of the `retry` queues.
-    pub shards: u16,
     /// Records in a batch, at most.
     pub batch_max_records: usize,
     /// Bytes of frames in a batch, at most.
@@ -76,7 +74,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            shards: 4,
             batch_max_records: 2_000,
             batch_max_bytes: 8 * 1024 * 1024,
             journal_prefetch: 256,

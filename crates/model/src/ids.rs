@@ -218,20 +218,6 @@ impl MessageId {
     }
 }
 
-impl EndpointId {
-    /// The shard of this endpoint among `shards` queues: FNV-1a over the id's bytes. It is part of the wire
-    /// contract: every process must compute the same.
-    pub fn shard(&self, shards: u16) -> u16 {
-        let hash = self
-            .as_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        u16::try_from(hash % u64::from(shards.max(1))).unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -289,15 +275,6 @@ mod tests {
         assert_eq!(
             DeliveryId::derive(message, endpoint).created_at(),
             message.created_at()
-        );
-    }
-
-    #[test]
-    fn the_shard_of_an_endpoint_is_frozen() {
-        let endpoint = EndpointId::from_uuid(Uuid::from_u128(0x0192_0000_0000_8000_8000_0000_0000_0001));
-        assert_eq!(
-            (endpoint.shard(4), endpoint.shard(64), endpoint.shard(0)),
-            (endpoint.shard(64) % 4, endpoint.shard(64), 0)
         );
     }
 }

@@ -275,7 +275,6 @@ fn worker_deps(
 fn ledger_settings(config: &Config) -> postrider_ledger::Settings {
     let days = |days: u32| std::time::Duration::from_secs(u64::from(days) * 24 * 3600);
     postrider_ledger::Settings {
-        shards: config.broker.shards,
         batch_max_records: config.recorder.batch_max_records,
         batch_max_bytes: config.recorder.batch_max_bytes.as_usize(),
         journal_prefetch: config.recorder.prefetch,

@@ -1,17 +1,22 @@
 //! Jobs into frames.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider_model::{DeliveryId, EndpointId, Job, MessageId};
 use postrider_telemetry::Metrics;
 use postrider_wire::{SizeHint, encode_jobs};
+use tokio::time::Instant;
 
 use super::GatherSettings;
 use super::confirmed::Confirmed;
 use super::lane::{Chunk, Lane};
 use super::outlet::Outlet;
 use crate::{Broker, PublishError, Queue};
+
+/// How long one shard has its turn.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Publishes jobs to the `deliver` and `retry` queues of every shard. Cheap to clone; clones share their lanes.
 #[derive(Clone)]
@@ -20,6 +25,7 @@ pub struct JobPublisher {
 }
 
 struct Lanes {
+    made_at: Instant,
     deliver: Vec<Arc<Lane<Job>>>,
     retry: Vec<Arc<Lane<Job>>>,
 }
@@ -58,10 +64,56 @@ impl JobPublisher {
         };
         Self {
             lanes: Arc::new(Lanes {
+                made_at: Instant::now(),
                 deliver: lanes(Queue::Deliver),
                 retry: lanes(Queue::Retry),
             }),
         }
+    }
+
+    /// Names the `deliver` queue for each of some jobs, none of them `ordered`.
+    ///
+    /// The shards take turns, so that all that is published at one time goes into the same frames: the broker is paid by the
+    /// frame, and divided among the shards each would carry a part only. What makes several frames anyway is divided
+    /// among all shards, since one lane may have no room for so much.
+    #[must_use]
+    pub fn deliver_queues(&self, jobs: Vec<Job>) -> Vec<(Queue, Vec<Job>)> {
+        let turn = self.turn();
+        let Some(lane) = self.lanes.deliver.get(usize::from(turn)) else {
+            return vec![(Queue::Deliver(turn), jobs)];
+        };
+        let settings = lane.settings();
+        let sizes = jobs.iter().map(|job| job.size_hint() + job.message.size_hint());
+        if jobs.len() <= settings.max_items && sizes.sum::<usize>() <= settings.max_bytes {
+            return vec![(Queue::Deliver(turn), jobs)];
+        }
+        let mut divided: BTreeMap<u16, Vec<Job>> = BTreeMap::new();
+        for (chunk, shard) in chunks(jobs, &settings).into_iter().zip(self.shards_from(turn)) {
+            divided.entry(shard).or_default().extend(chunk.items);
+        }
+        divided
+            .into_iter()
+            .map(|(shard, jobs)| (Queue::Deliver(shard), jobs))
+            .collect()
+    }
+
+    /// The `retry` queue whose turn it is.
+    #[must_use]
+    pub fn retry_queue(&self) -> Queue {
+        Queue::Retry(self.turn())
+    }
+
+    /// All shards from this one on, again and again.
+    fn shards_from(&self, turn: u16) -> impl Iterator<Item = u16> {
+        let shards = u16::try_from(self.lanes.deliver.len()).unwrap_or(u16::MAX);
+        (turn..shards).chain(0..turn).cycle()
+    }
+
+    /// The shard whose turn it is; those of other processes take theirs at other times.
+    fn turn(&self) -> u16 {
+        let turns = self.lanes.made_at.elapsed().as_nanos() / TURN.as_nanos();
+        let shards = self.lanes.deliver.len().max(1);
+        u16::try_from(turns % shards as u128).unwrap_or(0)
     }
 
     /// Takes over jobs; what it returns waits until all are safe, and may be dropped: the jobs then still go out. On an

@@ -1,9 +1,7 @@
 //! Which endpoints get a message, and what has to be published for that.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use postrider_broker::Queue;
 use postrider_model::{
     Accepted, AppSnapshot, DeferReason, DeliveryId, Disposition, Endpoint, Job, Message, NewDelivery, Record,
     Trigger, UnixMillis,
@@ -42,7 +40,7 @@ pub(super) fn fan_out<'a>(
     let now = UnixMillis::now();
     let mut load = Load {
         records: Vec::new(),
-        jobs: BTreeMap::new(),
+        jobs: Vec::new(),
     };
     let mut request_room = api.settings.request_fan_out_max;
     for message in messages {
@@ -66,11 +64,7 @@ pub(super) fn fan_out<'a>(
             };
             deliveries.push(delivery);
             if !is_in_store(delivery.disposition) {
-                let queue = endpoint.id.shard(api.settings.shards);
-                load.jobs
-                    .entry(queue)
-                    .or_default()
-                    .push(job(&delivery, message, Trigger::Scheduled));
+                load.jobs.push(job(&delivery, message, Trigger::Scheduled));
             }
         }
         request_room -= deliveries.len();
@@ -97,11 +91,8 @@ impl Load {
             endpoint: endpoint.id,
             disposition: disposition(endpoint, api.broker.is_durable()),
         };
-        let mut jobs = BTreeMap::new();
-        if !is_in_store(delivery.disposition) {
-            let shard = endpoint.id.shard(api.settings.shards);
-            jobs.insert(shard, vec![job(&delivery, &message, Trigger::Manual)]);
-        }
+        let is_queued = !is_in_store(delivery.disposition);
+        let job = is_queued.then(|| job(&delivery, &message, Trigger::Manual));
         let record = Record::Accepted(Accepted {
             message,
             deliveries: vec![delivery],
@@ -110,7 +101,7 @@ impl Load {
         });
         Self {
             records: vec![record],
-            jobs,
+            jobs: job.into_iter().collect(),
         }
     }
 
@@ -121,12 +112,6 @@ impl Load {
             Record::Outcome(_) => 0,
         };
         self.records.iter().map(of_record).sum()
-    }
-
-    /// Jobs by queue.
-    pub(super) fn queues(jobs: BTreeMap<u16, Vec<Job>>) -> impl Iterator<Item = (Queue, Vec<Job>)> {
-        jobs.into_iter()
-            .map(|(shard, jobs)| (Queue::Deliver(shard), jobs))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Publishes what was accepted, and tells what is known when that fails.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postrider_broker::PublishError;
+use postrider_broker::{PublishError, Queue};
 use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
 use crate::error::Error;
@@ -14,8 +14,7 @@ use crate::state::Api;
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) records: Vec<Record>,
-    /// By shard.
-    pub(crate) jobs: BTreeMap<u16, Vec<Job>>,
+    pub(crate) jobs: Vec<Job>,
 }
 
 /// What a failed publication may have left behind.
@@ -54,7 +53,7 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
         return Ok(());
     }
     let journal = api.journal.publish(load.records);
-    let queues = Load::queues(load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
+    let queues = queues(api, load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
     let jobs: Vec<_> = queues.collect();
     // All of it is on its way. Waiting for one after the other wakes the request less often than waiting for all at once.
     let mut failed = None;
@@ -89,7 +88,7 @@ async fn publish_in_process(api: &Api, load: Load) -> Result<(), (Error, Trace)>
         };
         return Err(refused(&error, trace));
     }
-    let jobs = Load::queues(load.jobs).map(|(queue, jobs)| async move {
+    let jobs = queues(api, load.jobs).map(|(queue, jobs)| async move {
         let kept = jobs.clone();
         let failed: HashMap<DeliveryId, PublishError> =
             api.jobs.publish_each(queue, jobs).await.into_iter().collect();
@@ -107,6 +106,13 @@ async fn publish_in_process(api: &Api, load: Load) -> Result<(), (Error, Trace)>
         tracing::warn!(%error, "accepted deliveries wait for their lease to end");
     }
     Ok(())
+}
+
+/// Jobs by queue; nothing where there are none.
+fn queues(api: &Api, jobs: Vec<Job>) -> impl Iterator<Item = (Queue, Vec<Job>)> {
+    let has_jobs = !jobs.is_empty();
+    let queues = has_jobs.then(|| api.jobs.deliver_queues(jobs));
+    queues.into_iter().flatten()
 }
 
 /// A full queue: the delivery waits in the store, due now.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_broker::{PublishError, Queue};
+use postrider_broker::PublishError;
 use postrider_limits::{FinishReport, Signal};
 use postrider_model::{AppId, DeliveryId, EndpointId, Job};
 use postrider_store::LeasedJob;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{Context, poison};
 
-/// Bytes of bodies that are published to a shard at once, if they are of several deliveries.
+/// Bytes of bodies of one round that are published at once, if they are of several deliveries.
 const PORTION: usize = 8 * 1024 * 1024;
 /// How soon a job that could not be published is due again.
 const GIVE_BACK: Duration = Duration::from_millis(500);
@@ -98,33 +98,23 @@ pub(super) fn plan(
     planned
 }
 
-/// Publishes leased jobs, shard by shard; an `ordered` run stays together. What was surely not published is given back.
+/// Publishes leased jobs; an `ordered` run stays together. What was surely not published is given back.
 async fn publish(context: &Context, jobs: Vec<Job>) {
-    let mut shards: HashMap<u16, Vec<Job>> = HashMap::new();
-    for job in jobs {
-        shards
-            .entry(job.endpoint.shard(context.settings.shards))
-            .or_default()
-            .push(job);
-    }
-    let publishes = shards.into_iter().map(|(shard, jobs)| async move {
-        for jobs in portions(jobs, PORTION) {
-            let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
-            let probes: Vec<FinishReport> = jobs
-                .iter()
-                .filter(|job| job.probe)
-                .map(|job| no_probe(job.message.app, job.endpoint, job.delivery, job.run))
-                .collect();
-            if let Err(error) = publish_shard(context, Queue::Retry(shard), jobs).await {
-                give_back(context, &leases, &error).await;
-                give_probes_back(context, &probes).await;
-            }
+    for jobs in portions(jobs, PORTION) {
+        let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
+        let probes: Vec<FinishReport> = jobs
+            .iter()
+            .filter(|job| job.probe)
+            .map(|job| no_probe(job.message.app, job.endpoint, job.delivery, job.run))
+            .collect();
+        if let Err(error) = publish_portion(context, jobs).await {
+            give_back(context, &leases, &error).await;
+            give_probes_back(context, &probes).await;
         }
-    });
-    futures_util::future::join_all(publishes).await;
+    }
 }
 
-/// Cuts a shard's jobs into portions of at most about `bytes` of bodies, one after another: all at once could be more
+/// Cuts jobs into portions of at most about `bytes` of bodies, one after another: all at once could be more
 /// than a publisher ever takes, and would then be leased and given back for ever. An `ordered` run is not cut.
 fn portions(jobs: Vec<Job>, bytes: usize) -> Vec<Vec<Job>> {
     let mut portions: Vec<Vec<Job>> = Vec::new();
@@ -149,7 +139,8 @@ fn portions(jobs: Vec<Job>, bytes: usize) -> Vec<Vec<Job>> {
 /// An error only when nothing of it is out. When that is not known (the connection broke before the confirm), giving the
 /// rows back would send them twice, as two runs. The same run is published again instead, which workers recognise; if
 /// that takes too long, the leases run out.
-async fn publish_shard(context: &Context, queue: Queue, jobs: Vec<Job>) -> Result<(), PublishError> {
+async fn publish_portion(context: &Context, jobs: Vec<Job>) -> Result<(), PublishError> {
+    let queue = context.deps.jobs.retry_queue();
     let until = tokio::time::Instant::now() + context.settings.lease / 2;
     let mut may_be_out = false;
     loop {
@@ -240,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_published_in_portions_that_cut_no_ordered_run() {
+    fn a_round_is_published_in_portions_that_cut_no_ordered_run() {
         let endpoint = || EndpointId::generate(UnixMillis(1), &mut rand::rng());
         let (free, first, second) = (endpoint(), endpoint(), endpoint());
         let jobs = [(free, false); 5]

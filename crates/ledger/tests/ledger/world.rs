@@ -71,10 +71,6 @@ impl World {
         let metrics = Metrics::new();
         let journal = JournalPublisher::new(broker.clone(), GatherSettings::default());
         let (app, endpoint) = configure(&store).await;
-        let settings = Settings {
-            shards: 1,
-            ..settings
-        };
         let deps = Deps {
             broker: broker.clone(),
             jobs: JobPublisher::new(broker.clone(), GatherSettings::default(), 1),

@@ -11,7 +11,7 @@ use crate::subject::Tenants;
 use crate::subject::postrider::{Layout, Postrider};
 
 const HOSTS: u16 = 5_000;
-/// So few that the answers' 200 ms, not the processor, set the pace: 500 a second for each worker.
+/// So few that the answers' 200 ms, not the processor, set the pace: 250 a second for each worker.
 const IN_FLIGHT: (&str, &str) = ("POSTRIDER_DELIVERY__MAX_IN_FLIGHT", "50");
 /// Messages for each worker.
 const EACH: u64 = 5_000;

@@ -173,6 +173,7 @@ async fn an_old_gateway_beside_new_workers_and_a_new_ledger() -> Result<()> {
         messages: vec![message],
         jobs: vec![job],
     };
+    // Any shard: an old gateway chooses it by a hash of the endpoint.
     let queue = shared.queue("deliver.3");
     old.say(&queue, v1::frame::Kind::Jobs(jobs)).await?;
 

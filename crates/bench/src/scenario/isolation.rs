@@ -1,7 +1,8 @@
 //! Healthy endpoints beside hung ones.
 //!
 //! The last measurement is like the first, without hung ones: what differs between these two is the machine's noise. The
-//! rate leaves a third of two cores free, since near saturation the noise is larger than what is looked for.
+//! rate leaves nearly half of two cores free without hung endpoints, since near saturation the noise is larger than what is
+//! looked for.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Envelopes that form by themselves.
 //!
-//! A publisher has one *lane* per queue. A call on an idle lane goes out at once, alone. For the pace's interval after it, and
+//! A publisher has one *lane* per queue. A call on an idle lane goes out at once, alone. Until the next beat ([`Pace`]), and
 //! while the lane's window of unconfirmed frames is full, later calls gather; then the next frame takes as much as fits.
 //! So a quiet system pays no delay and a busy one pays the broker once per many items. The confirm alone would not gather
 //! much: a broker nearby confirms within a fraction of a millisecond.
@@ -36,7 +36,7 @@ pub struct GatherSettings {
     /// Unconfirmed frames. Those on their way together share the broker's next write to disk, so that a slow confirm
     /// does not hold back what comes after it.
     pub window: usize,
-    /// Time from one frame's start to the next one's, unless that is full.
+    /// Time between the beats on which frames start, unless one is full.
     pub pace: Duration,
     /// Most items that wait or are unconfirmed.
     pub queue_items: usize,

@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::{Context, poison};
 
 /// Bytes of bodies of one round that are published at once, if they are of several deliveries.
-const PORTION: usize = 8 * 1024 * 1024;
+const PORTION_BYTES: usize = 8 * 1024 * 1024;
+/// Jobs of one round that are published at once: a fifth of what a publisher takes for one queue.
+const PORTION_JOBS: usize = 4096;
 /// How soon a job that could not be published is due again.
 const GIVE_BACK: Duration = Duration::from_millis(500);
 /// Rounds whose jobs are being published while the next one is made.
@@ -100,7 +102,7 @@ pub(super) fn plan(
 
 /// Publishes leased jobs; an `ordered` run stays together. What was surely not published is given back.
 async fn publish(context: &Context, jobs: Vec<Job>) {
-    for jobs in portions(jobs, PORTION) {
+    for jobs in portions(jobs, PORTION_JOBS, PORTION_BYTES) {
         let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
         let probes: Vec<FinishReport> = jobs
             .iter()
@@ -114,16 +116,18 @@ async fn publish(context: &Context, jobs: Vec<Job>) {
     }
 }
 
-/// Cuts jobs into portions of at most about `bytes` of bodies, one after another: all at once could be more
-/// than a publisher ever takes, and would then be leased and given back for ever. An `ordered` run is not cut.
-fn portions(jobs: Vec<Job>, bytes: usize) -> Vec<Vec<Job>> {
+/// Cuts jobs into portions of at most about `count` jobs and `bytes` of bodies, one after another: all at once could be
+/// more than a publisher ever takes, and would then be leased and given back for ever. An `ordered` run is not cut.
+fn portions(jobs: Vec<Job>, count: usize, bytes: usize) -> Vec<Vec<Job>> {
     let mut portions: Vec<Vec<Job>> = Vec::new();
     let mut held = 0;
     for job in jobs {
         let size = job.message.payload.len();
         let goes_on = |last: &Job| job.ordered && last.ordered && last.endpoint == job.endpoint;
         match portions.last_mut() {
-            Some(portion) if held + size <= bytes || portion.last().is_some_and(goes_on) => {
+            Some(portion)
+                if (portion.len() < count && held + size <= bytes) || portion.last().is_some_and(goes_on) =>
+            {
                 held += size;
                 portion.push(job);
             }
@@ -240,8 +244,21 @@ mod tests {
             .chain([(second, true); 2])
             .map(|(endpoint, ordered)| job(endpoint, ordered, 40))
             .collect();
-        let sizes: Vec<usize> = portions(jobs, 100).iter().map(Vec::len).collect();
-        assert_eq!(sizes, [2, 2, 5, 2], "the run of four goes on after the fifth");
-        assert_eq!(portions(vec![job(free, false, 1_000)], 100).len(), 1);
+        let sizes = |jobs, count, bytes| -> Vec<usize> {
+            portions(jobs, count, bytes).iter().map(Vec::len).collect()
+        };
+        assert_eq!(
+            sizes(jobs, 10, 100),
+            [2, 2, 5, 2],
+            "the run of four goes on after the fifth"
+        );
+        assert_eq!(sizes(vec![job(free, false, 1_000)], 10, 100), [1]);
+        let small = |ordered: bool| vec![job(free, ordered, 0); 5];
+        assert_eq!(
+            sizes(small(false), 2, 100),
+            [2, 2, 1],
+            "bodies without a byte are bounded too"
+        );
+        assert_eq!(sizes(small(true), 2, 100), [5]);
     }
 }

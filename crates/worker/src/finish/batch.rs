@@ -21,7 +21,7 @@ use super::Ended;
 use crate::envelope;
 use crate::run::Context;
 
-/// Time from one batch's start to the next one's, unless that is full: nobody waits for an outcome, and each batch costs
+/// Time between the beats on which batches start, unless one is full: nobody waits for an outcome, and each batch costs
 /// the broker about as much as an envelope. A multiple of the journal's own pace, which therefore adds nothing.
 const PACE: Duration = Duration::from_millis(12);
 /// Deliveries of one batch: a frame's worth.

@@ -1,12 +1,12 @@
-//! What one lease may hold, and what it does about a body that cannot be read.
+//! What one lease may hold, how leases end, and what they do about a body that cannot be read or a message that is not there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_model::{DeferReason, Disposition, Record, UnixMillis};
+use postrider_model::{DeferReason, DeliveryId, Disposition, Next, Record, UnixMillis};
 use postrider_store::{ConfigStore, EndpointRef, Grant, RecordStore, WaitingStore};
 
-use crate::world::World;
+use crate::world::{DAY, World};
 
 const LEASE: Duration = Duration::from_secs(60);
 const MIB: usize = 1024 * 1024;
@@ -90,4 +90,94 @@ async fn spoil_the_first(world: &World) {
              RETURNING 1::bigint",
         )
         .await;
+}
+
+#[tokio::test]
+async fn leases_are_given_back_released_and_cancelled_with_their_body() {
+    let world = World::new().await;
+    let messages: Vec<_> = (0..3).map(|_| world.message(UnixMillis::now())).collect();
+    let batch: Vec<Record> = messages
+        .iter()
+        .map(|message| world.accepted(message, Disposition::Leased))
+        .collect();
+    world.store.record(&batch).await.unwrap();
+    let grant = Grant {
+        count: 2,
+        probe: true,
+        ..grant(&world, false)
+    };
+    assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());
+    assert_eq!(world.store.release_all_leases(false).await.unwrap(), 3);
+    let jobs = world
+        .store
+        .lease(&[grant], Duration::from_secs(60))
+        .await
+        .unwrap();
+    assert_eq!(jobs.len(), 2);
+    assert!(jobs.iter().all(|leased| leased.job.run == 1 && leased.job.probe));
+    let leases: Vec<(DeliveryId, u32)> = jobs
+        .iter()
+        .map(|leased| (leased.job.delivery, leased.job.run))
+        .collect();
+    world
+        .store
+        .give_back(&[(leases[0].0, 0)], Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(world.number("SELECT count(*) FROM waiting WHERE leased").await, 2);
+    world.store.give_back(&leases, Duration::ZERO).await.unwrap();
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM waiting WHERE leased OR lease_count > 0")
+            .await,
+        0
+    );
+    let due = world.store.claim_due(5, 5, Duration::ZERO).await.unwrap();
+    assert_eq!((due[0].due, due[0].out), (3, 0));
+
+    world
+        .number("WITH gone AS (DELETE FROM bodies RETURNING 1) SELECT count(*) FROM gone")
+        .await;
+    let all = Grant { count: 5, ..grant };
+    assert!(world.store.lease(&[all], DAY).await.unwrap().is_empty());
+    assert_eq!(world.number("SELECT count(*) FROM waiting").await, 0);
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM deliveries WHERE state = 4 AND cancelled = 4")
+            .await,
+        3
+    );
+    assert!(world.store.next_due().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_row_before_its_message_is_leased_once_the_message_comes() {
+    let world = World::new().await;
+    let message = world.message(UnixMillis::now());
+    world
+        .store
+        .record(&[world.outcome(
+            &message,
+            0,
+            1,
+            Next::Deferred {
+                reason: DeferReason::Rate,
+                delay: Duration::ZERO,
+            },
+        )])
+        .await
+        .unwrap();
+    let grant = Grant {
+        count: 1,
+        ..grant(&world, false)
+    };
+    assert_eq!(world.store.claim_due(5, 5, DAY).await.unwrap().len(), 1);
+    assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());
+    world
+        .store
+        .record(&[world.accepted(&message, Disposition::Queued)])
+        .await
+        .unwrap();
+    assert_eq!(world.store.claim_due(5, 5, DAY).await.unwrap().len(), 1);
+    assert_eq!(world.store.lease(&[grant], DAY).await.unwrap().len(), 1);
 }

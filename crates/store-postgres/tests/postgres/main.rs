@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod configuration;
 mod conformance;
 mod contention;
 mod leases;

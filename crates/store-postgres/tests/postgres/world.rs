@@ -11,7 +11,7 @@ use postrider_model::{
     Record, Trigger, UnixMillis,
 };
 use postrider_secrets::Keyring;
-use postrider_store::{ConfigStore, UpkeepStore};
+use postrider_store::{ConfigStore, Page, UpkeepStore};
 use postrider_store_postgres::{PostgresStore, Settings};
 use postrider_testkit::services::PostgresDatabase;
 
@@ -31,6 +31,15 @@ pub(crate) fn keyring() -> Arc<Keyring> {
 
 pub(crate) fn open(url: &str, keyring: &Arc<Keyring>) -> Arc<PostgresStore> {
     PostgresStore::connect(Settings::new(url.into(), keyring.clone())).unwrap()
+}
+
+pub(crate) fn page<C>(after: Option<C>, backwards: bool, descending: bool, limit: u32) -> Page<C> {
+    Page {
+        after,
+        backwards,
+        descending,
+        limit,
+    }
 }
 
 impl World {

@@ -10,6 +10,7 @@ use postrider_testkit::receiver::{Receiver, Recorded, Reply, Script};
 use postrider_testkit::wait::{Poll, wait_for};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 use crate::api::{Api, id_of};
 use crate::stack::{SOON, Shape, Shared, Stack};
@@ -183,6 +184,37 @@ async fn a_deleted_endpoint_gets_nothing_of_what_is_queued() -> Result<()> {
     .await?;
     ensure!(queued.receiver.count("/old") == 1, "one went out all the same");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_announced_reaches_the_worker() -> Result<()> {
+    let stack = Stack::scaled(Shape::SMALL).await?;
+    let (api, receiver) = (stack.api(), Receiver::start().await?);
+    let app = api.app().await?;
+    api.endpoint(&app, &receiver.url("/old")).await?;
+    api.send(&app, json!({})).await?;
+    receiver
+        .wait_for("/old", SOON, |requests| requests.len() == 1)
+        .await?;
+    // As by a gateway that ended right after the commit: Redis keeps the version from before.
+    let shared = stack.shared.as_ref().context("scaled out")?;
+    let mut store = sqlx::PgConnection::connect(&shared.postgres).await?;
+    sqlx::query("UPDATE endpoints SET url = $1")
+        .bind(receiver.url("/new"))
+        .execute(&mut store)
+        .await?;
+    sqlx::query("UPDATE applications SET version = version + 1")
+        .execute(&mut store)
+        .await?;
+    wait_for("a delivery to the new URL", SOON, async || {
+        api.send(&app, json!({})).await?;
+        Ok(if receiver.count("/new") > 0 {
+            Poll::Ready(())
+        } else {
+            Poll::NotYet(format!("{} to the old one", receiver.count("/old")))
+        })
+    })
+    .await
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! The cached configuration of applications: what makes accepting a message free of SQL.
 //!
 //! Guarantees: an entry is at most [`AGE_MAX`] old unless the store is away, and is read again at once when a newer
-//! version is known. Reads of one application are single-flight. With the store away a cached application goes on
-//! with what is cached, and no request waits for the store once its absence was noticed; one that is not cached cannot be
-//! served. Memory is bounded by an estimate of each snapshot's size.
+//! version is known. The age counts from when the entry was last known to be current: a [`Follower`] asks the store for
+//! what changed, for all entries at once, so that an application that does not change is read once. Reads of one
+//! application are single-flight. With the store away a cached application goes on with what is cached, and no request
+//! waits for the store once its absence was noticed; one that is not cached cannot be served. Memory is bounded by an
+//! estimate of each snapshot's size.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -14,7 +16,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use postrider_limits::SharedLimits;
 use postrider_model::{AppId, AppSnapshot};
-use postrider_store::{AppRef, SharedStore, StoreError};
+use postrider_store::{AppRef, Follower, SharedStore, StoreError};
 use postrider_telemetry::Metrics;
 use postrider_telemetry::labels::{self, CacheResult};
 use tokio::sync::Mutex;
@@ -50,6 +52,7 @@ struct Inner {
     uids: Cache<String, AppId>,
     /// Readers of the same application queue up here; the first one reads for all.
     stripes: Box<[Mutex<()>]>,
+    follower: Follower,
     /// When a read last failed because the store was away; `None` again once one succeeds.
     away: parking_lot::Mutex<Option<Instant>>,
 }
@@ -74,6 +77,7 @@ impl AppCache {
             entries,
             uids,
             stripes,
+            follower: Follower::default(),
             away: parking_lot::Mutex::default(),
         }))
     }
@@ -112,7 +116,7 @@ impl AppCache {
         entry: Arc<Entry>,
         version: Option<u64>,
     ) -> Result<Option<Arc<Entry>>, StoreError> {
-        let age = entry.read_at.elapsed();
+        let age = self.0.follower.age(entry.read_at);
         let outdated = match version {
             Some(version) => version > entry.snapshot.version || age >= AGE_MAX,
             None => age >= AGE_UNKNOWN,
@@ -152,6 +156,18 @@ impl AppCache {
 
     fn count(&self, result: CacheResult) {
         self.0.metrics.cache(labels::Cache::Gateway, result);
+    }
+
+    /// Has what changed read again, whoever changed it, until it is dropped.
+    pub(crate) async fn follow(&self) {
+        let changed = |app, version| {
+            if let Some(entry) = self.0.entries.get(&app)
+                && entry.snapshot.version < version
+            {
+                entry.expired.store(true, Ordering::Release);
+            }
+        };
+        self.0.follower.run(&self.0.store, changed).await;
     }
 
     /// Has the application read again at its next use.

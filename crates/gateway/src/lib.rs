@@ -122,6 +122,7 @@ impl Gateway {
             settings,
         });
         tasks.spawn(health::poll(api.clone(), cancel.clone()));
+        tasks.spawn(hear_changes(api.clone(), cancel.clone()));
         tasks.spawn(follow_changes(api.clone(), cancel.clone()));
         Self { api, cancel, tasks }
     }
@@ -163,8 +164,13 @@ impl Gateway {
     }
 }
 
-/// Has changed applications read again.
+/// Has changed applications read again that nobody announced.
 async fn follow_changes(api: Api, cancel: CancellationToken) {
+    cancel.run_until_cancelled(api.cache.follow()).await;
+}
+
+/// Has changed applications read again as soon as that is announced.
+async fn hear_changes(api: Api, cancel: CancellationToken) {
     let mut changes = api.limits.invalidations();
     loop {
         let change = tokio::select! {

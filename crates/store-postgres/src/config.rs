@@ -7,6 +7,8 @@ pub(crate) mod endpoints;
 mod event_types;
 mod keys;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
@@ -43,6 +45,10 @@ impl ConfigStore for PostgresStore {
 
     async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError> {
         self.reading(apps::snapshot(self, app)).await
+    }
+
+    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError> {
+        self.reading(apps::changed(self, within, limit)).await
     }
 
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {

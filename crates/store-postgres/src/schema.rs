@@ -23,10 +23,11 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     include_str!("../migrations/0003_upkeep.sql"),
     include_str!("../migrations/0004_traceparent.sql"),
     include_str!("../migrations/0005_attempts_key.sql"),
+    include_str!("../migrations/0006_changed_at.sql"),
 ];
 
 /// The version that this program needs.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);

@@ -6,6 +6,7 @@ pub(crate) mod event_types;
 pub(crate) mod keys;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_model::{
@@ -15,7 +16,7 @@ use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError
 use rusqlite::{OptionalExtension, params};
 
 pub(crate) use self::apps::bump;
-use self::apps::{create_app, delete_app, find_app, list_apps, update_app};
+use self::apps::{changed_apps, create_app, delete_app, find_app, list_apps, update_app};
 use self::event_types::{
     delete_event_type, find_event_type, insert_event_type, list_event_types, put_event_type,
     update_event_type,
@@ -70,6 +71,11 @@ impl ConfigStore for SqliteStore {
             }))
         })
         .await
+    }
+
+    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError> {
+        self.read(move |connection| changed_apps(connection, within, limit))
+            .await
     }
 
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {

@@ -6,6 +6,7 @@ use postrider_store::{AttemptFilter, Page};
 use rusqlite::Connection;
 
 use crate::codec::Walk;
+use crate::config::apps;
 use crate::log::{attempts, deliveries, messages};
 use crate::schema;
 use crate::waiting::counts;
@@ -70,6 +71,13 @@ fn every_list_walks_an_index() {
             seeks(&connection, &sql, index);
         }
     }
+}
+
+#[test]
+fn what_changed_of_late_is_found_by_its_time() {
+    let mut connection = Connection::open_in_memory().expect("a database");
+    schema::migrate(&mut connection).expect("a schema");
+    seeks(&connection, apps::CHANGED, "applications_changed (changed_at>?)");
 }
 
 #[test]

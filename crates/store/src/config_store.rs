@@ -1,5 +1,7 @@
 //! Configuration: every write bumps the version of its application in the same transaction.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
@@ -96,6 +98,9 @@ pub trait ConfigStore: Send + Sync + 'static {
     async fn apps(&self, page: &Page<AppId>) -> Result<Vec<Application>, StoreError>;
     /// An application's configuration with its version, in one snapshot. Endpoints by id, deleted ones left out.
     async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError>;
+    /// Applications whose configuration changed in this time before now, with their versions; deleted ones too, new
+    /// ones not. The latest first, `limit` at most. A change counts from the moment that it was made, not from its commit.
+    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError>;
 
     /// Creates an endpoint; the application's new version, `None` when the application is gone.
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;

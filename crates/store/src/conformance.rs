@@ -32,6 +32,7 @@ macro_rules! store_conformance {
                 uids_are_unique_among_the_living,
                 every_change_raises_the_version,
                 a_snapshot_is_of_one_version,
+                what_changed_of_late_is_told,
                 endpoints_round_trip,
                 lists_page_both_ways,
                 event_types_live_by_name,

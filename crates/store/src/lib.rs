@@ -18,6 +18,7 @@ mod config_store;
 pub mod conformance;
 mod error;
 pub mod fold;
+mod follow;
 mod log_store;
 mod record_store;
 mod reseal;
@@ -27,6 +28,7 @@ mod waiting_store;
 
 pub use config_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoredKey};
 pub use error::StoreError;
+pub use follow::Follower;
 pub use log_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
     MessageRow, TimeRange,

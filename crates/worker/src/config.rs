@@ -2,7 +2,8 @@
 //!
 //! A cached snapshot is used while its version is the one that the limits know. Another version means reload; no
 //! version (the limits were lost) means reload if the snapshot is older than [`MAX_AGE`]. Either way a snapshot older
-//! than that is renewed beside the traffic.
+//! than that is renewed beside the traffic. The age counts from when the snapshot was last known to be current: a
+//! [`Follower`] asks the store for what changed, for all of them at once, so that one that does not change is read once.
 //!
 //! With the store away the cached one goes on serving, and nobody waits for long: there is one look at the store at a
 //! time for each application, however many ask; each waits for it [`LOOK_MAX`] at most; and after one that failed
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 use postrider_egress::Policy;
 use postrider_limits::SharedLimits;
 use postrider_model::{AppId, AppSnapshot, Endpoint, EndpointId, UnixMillis};
-use postrider_store::StoreError;
+use postrider_store::{Follower, SharedStore, StoreError};
 use postrider_telemetry::Metrics;
 use postrider_telemetry::labels::{self, CacheResult};
 use tokio::time::Instant;
@@ -50,23 +51,6 @@ struct Cached {
     doubted: AtomicBool,
 }
 
-impl Cached {
-    fn serves(&self, version: Option<u64>) -> bool {
-        if self.doubted.load(Ordering::Acquire) {
-            return false;
-        }
-        match (version, &self.snapshot) {
-            (Some(version), Some(snapshot)) => snapshot.version >= version,
-            // No application comes back after it was deleted, so its absence need not be looked up for every frame.
-            (None, _) | (Some(_), None) => !self.is_old(),
-        }
-    }
-
-    fn is_old(&self) -> bool {
-        self.loaded_at.elapsed() > MAX_AGE
-    }
-}
-
 /// A look that failed.
 #[derive(Clone, Debug)]
 struct Failed {
@@ -92,6 +76,7 @@ pub(crate) struct ConfigCache {
     looks: Mutex<HashMap<AppId, Look>>,
     /// Applications whose last look failed.
     failed: Cache<AppId, Failed>,
+    follower: Follower,
 }
 
 impl ConfigCache {
@@ -115,6 +100,7 @@ impl ConfigCache {
             targets: Cache::new(CACHED_TARGETS_MAX),
             looks: Mutex::default(),
             failed: Cache::new(FAILED_MAX),
+            follower: Follower::default(),
         }
     }
 
@@ -132,6 +118,36 @@ impl ConfigCache {
         }
     }
 
+    /// Has what changed read again, whoever changed it, until it is dropped.
+    pub(crate) async fn follow(&self, store: &SharedStore) {
+        let changed = |app, version| {
+            if let Some(cached) = self.apps.get(&app)
+                && cached
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|snapshot| snapshot.version < version)
+            {
+                cached.doubted.store(true, Ordering::Release);
+            }
+        };
+        self.follower.run(store, changed).await;
+    }
+
+    fn serves(&self, cached: &Cached, version: Option<u64>) -> bool {
+        if cached.doubted.load(Ordering::Acquire) {
+            return false;
+        }
+        match (version, &cached.snapshot) {
+            (Some(version), Some(snapshot)) => snapshot.version >= version,
+            // No application comes back after it was deleted, so its absence need not be looked up for every frame.
+            (None, _) | (Some(_), None) => !self.is_old(cached),
+        }
+    }
+
+    fn is_old(&self, cached: &Cached) -> bool {
+        self.follower.age(cached.loaded_at) > MAX_AGE
+    }
+
     /// The application's snapshot at `version` or later; `None` when there is no such application. While the store is
     /// away, what is cached. Takes [`LOOK_MAX`] at most.
     ///
@@ -144,13 +160,13 @@ impl ConfigCache {
     ) -> Result<Option<Arc<AppSnapshot>>, StoreError> {
         let cached = self.apps.get(&app);
         let result = match &cached {
-            Some(cached) if cached.serves(version) => CacheResult::Hit,
+            Some(cached) if self.serves(cached, version) => CacheResult::Hit,
             _ => CacheResult::Miss,
         };
         self.metrics.cache(labels::Cache::Worker, result);
         match cached {
             Some(cached) if result == CacheResult::Hit => {
-                if cached.is_old() {
+                if self.is_old(&cached) {
                     drop(self.look(app, version));
                 }
                 Ok(cached.snapshot.clone())
@@ -175,7 +191,7 @@ impl ConfigCache {
         }
         let waited = tokio::time::timeout(LOOK_MAX, async {
             let found = self.look(app, version).await?;
-            if found.serves(version) {
+            if self.serves(&found, version) {
                 return Ok(found);
             }
             // That look had begun before the change.

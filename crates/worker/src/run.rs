@@ -97,10 +97,11 @@ fn start_helpers(
 ) -> TaskTracker {
     let helpers = TaskTracker::new();
     helpers.spawn(finish::batch::run(context.clone(), queue, ended.clone()));
-    let each: [(&str, Start); 4] = [
+    let each: [(&str, Start); 5] = [
         ("clock", |context| clock::keep(context).boxed()),
         ("broker", |context| watch_broker(context).boxed()),
         ("invalidations", |context| watch_invalidations(context).boxed()),
+        ("configuration", |context| follow_configuration(context).boxed()),
         ("sweep", |context| sweep(context).boxed()),
     ];
     for (name, start) in each {
@@ -160,6 +161,11 @@ async fn watch_invalidations(context: Arc<Context>) {
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }
+}
+
+/// For the changes that nobody announced.
+async fn follow_configuration(context: Arc<Context>) {
+    context.config.follow(&context.deps.store).await;
 }
 
 async fn sweep(context: Arc<Context>) {

@@ -1,6 +1,7 @@
 //! Applications, endpoints and event types.
 
 use http::StatusCode;
+use postrider_model::UnixMillis;
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, text};
@@ -332,4 +333,26 @@ async fn pages_lead_forth_and_back() {
     let back = format!("/api/v1/app?limit=3&iterator={}", text(&back, "prevIterator"));
     let back = harness.get(&back).await.is(StatusCode::OK);
     assert_eq!((uids(&back), &back["done"]), (order[..3].to_vec(), &json!(true)));
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_announced_is_found() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}});
+    harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
+    let job = harness.broker.jobs().remove(0);
+    // As by a gateway that ended right after the commit: the version that the limits know stays the old one.
+    let (app, now) = (job.message.app, UnixMillis::now());
+    let deleted = harness.store.delete_endpoint(app, job.endpoint, now).await;
+    assert_eq!(deleted.expect("the store answers"), Some(3));
+    for _ in 0..300 {
+        let before = harness.broker.jobs().len();
+        harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
+        if harness.broker.jobs().len() == before {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("messages still go to an endpoint that was deleted");
 }

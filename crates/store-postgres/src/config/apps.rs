@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider_model::{AppId, AppSnapshot, Application, UnixMillis};
 use postrider_store::{AppRef, Page, StoreError, TimeRange};
@@ -144,6 +145,23 @@ pub(super) async fn snapshot(store: &PostgresStore, app: &AppRef) -> Work<Option
         application,
         endpoints: endpoints.into_iter().map(Arc::new).collect(),
     }))
+}
+
+pub(super) async fn changed(store: &PostgresStore, within: Duration, limit: u32) -> Work<Vec<(AppId, u64)>> {
+    let rows = sqlx::query(
+        "SELECT id, version FROM applications WHERE changed_at > (SELECT now_ms()) - $1 ORDER BY changed_at DESC LIMIT $2",
+    )
+    .bind(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
+    .bind(i64::from(limit))
+    .fetch_all(&store.read)
+    .await?;
+    let read = |row: &PgRow| {
+        Ok((
+            AppId::from_uuid(row.try_get("id")?),
+            to_version(row.try_get("version")?)?,
+        ))
+    };
+    rows.iter().map(read).collect()
 }
 
 fn decode(row: &PgRow) -> Work<Application> {

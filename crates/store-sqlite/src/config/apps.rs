@@ -1,5 +1,7 @@
 //! Applications and their versions.
 
+use std::time::Duration;
+
 use postrider_model::{AppId, Application, UnixMillis};
 use postrider_store::{AppRef, Page, StoreError, TimeRange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -50,6 +52,25 @@ pub(super) fn find_app(connection: &Connection, app: &AppRef) -> Fallible<Option
             .query_row([uid], read_app),
     };
     Ok(found.optional()?)
+}
+
+/// The time is the one that the trigger takes.
+pub(crate) const CHANGED: &str = "SELECT id, version FROM applications
+    WHERE changed_at > CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1 ORDER BY changed_at DESC LIMIT ?2";
+
+pub(super) fn changed_apps(
+    connection: &Connection,
+    within: Duration,
+    limit: u32,
+) -> Fallible<Vec<(AppId, u64)>> {
+    let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+    let changed = connection
+        .prepare_cached(CHANGED)?
+        .query_map(params![within, limit], |row| {
+            Ok((codec::id(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(changed)
 }
 
 /// Which of `uid` and `id` was taken.

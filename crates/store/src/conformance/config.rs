@@ -119,6 +119,37 @@ pub async fn every_change_raises_the_version(store: SharedStore) {
     assert_eq!(must(store.create_endpoint(&lost).await), None);
 }
 
+/// Applications that changed within a time are listed with their versions, the latest first; new ones are not.
+pub async fn what_changed_of_late_is_told(store: SharedStore) {
+    const MOMENT: Duration = Duration::from_millis(20);
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut other = world.application(world.id(AppId::generate));
+    must(store.create_app(&other).await);
+    assert_eq!(must(store.changed_apps(HOUR, 10).await), []);
+
+    world.endpoint(|_| {}).await;
+    assert_eq!(must(store.changed_apps(HOUR, 10).await), [(world.app, 2)]);
+    tokio::time::sleep(MOMENT).await;
+    let was = other.updated_at;
+    other.updated_at = UnixMillis(was.0 + 1);
+    assert_eq!(must(store.update_app(&other, was).await), Some(2));
+    assert_eq!(
+        must(store.changed_apps(HOUR, 10).await),
+        [(other.id, 2), (world.app, 2)]
+    );
+    assert_eq!(must(store.changed_apps(HOUR, 1).await), [(other.id, 2)]);
+
+    tokio::time::sleep(MOMENT).await;
+    must(store.delete_app(world.app, UnixMillis::now()).await);
+    assert_eq!(
+        must(store.changed_apps(HOUR, 10).await),
+        [(world.app, 3), (other.id, 2)]
+    );
+    tokio::time::sleep(MOMENT).await;
+    assert_eq!(must(store.changed_apps(Duration::from_millis(1), 10).await), []);
+}
+
 /// While endpoints are being made, each snapshot's version is that of its endpoints.
 pub async fn a_snapshot_is_of_one_version(store: SharedStore) {
     const ENDPOINTS: usize = 60;

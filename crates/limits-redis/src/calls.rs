@@ -249,6 +249,7 @@ fn signal_args(signal: Signal) -> (&'static str, Duration) {
         Signal::PushBack(pause) => ("p", pause),
         Signal::FailureWithPushBack(pause) => ("f", pause),
         Signal::Backlogged => ("b", Duration::ZERO),
+        Signal::Stalled(pause) => ("b", pause),
         Signal::Neutral => ("n", Duration::ZERO),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider_limits::gcra::micros;
-use postrider_limits::{BACKLOG_TTL, BreakerSettings, DONE_MARK_TTL, breaker};
+use postrider_limits::{BACKLOG_TTL, BreakerSettings, DONE_MARK_TTL, RESTART, RESTART_REST, breaker};
 
 /// How long a version is kept after it was published or last told to a gateway.
 const VERSION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -50,6 +50,8 @@ fn constants(settings: &BreakerSettings) -> String {
         ("POLL", micros(breaker::PROBE_POLL)),
         ("WAIT_MIN", micros(breaker::WAIT_MIN)),
         ("BACKLOG", micros(BACKLOG_TTL)),
+        ("RESTART", u64::from(RESTART)),
+        ("RESTART_REST", micros(RESTART_REST)),
         ("DONE_MS", micros(DONE_MARK_TTL) / 1000),
         ("VERSION_MS", micros(VERSION_TTL) / 1000),
     ];

@@ -39,6 +39,8 @@ pub async fn run(limits: &dyn Limits) {
         endpoints::breaker_opens_probes_and_closes(limits),
         endpoints::a_success_resets_the_count(limits),
         endpoints::push_back(limits),
+        endpoints::a_stall(limits),
+        endpoints::after_a_pause_little_goes_until_a_success(limits),
         endpoints::backlog(limits),
         endpoints::release_takes_tokens(limits),
         endpoints::answers_are_in_order(limits),

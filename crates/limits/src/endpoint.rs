@@ -7,14 +7,15 @@ use std::time::Duration;
 use crate::breaker::{Ask, Breaker, MEMORY};
 use crate::gcra::{Gcra, micros};
 use crate::{
-    BACKLOG_TTL, BreakerChange, BreakerSettings, FinishReport, GateRequest, PUSH_BACK_MAX, Release,
-    ReleaseRequest, Signal, Verdict,
+    BACKLOG_TTL, BreakerChange, BreakerSettings, FinishReport, GateRequest, PUSH_BACK_MAX, RESTART,
+    RESTART_REST, Release, ReleaseRequest, Signal, Verdict,
 };
 
 /// The state of one endpoint; the default is that of one nothing is known of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     tat: u64,
+    /// Zero once it works again.
     pushed_until: u64,
     backlog_until: u64,
     breaker: Breaker,
@@ -73,15 +74,22 @@ impl Endpoint {
         settings: &BreakerSettings,
         now: u64,
     ) -> BreakerChange {
-        if let Signal::PushBack(pause) | Signal::FailureWithPushBack(pause) = report.signal {
+        if let Signal::PushBack(pause) | Signal::FailureWithPushBack(pause) | Signal::Stalled(pause) =
+            report.signal
+        {
             self.pushed_until = self.pushed_until.max(now + micros(pause.min(PUSH_BACK_MAX)));
         }
         match report.signal {
-            Signal::Success => return self.breaker.success(),
+            Signal::Success => {
+                if self.pushed_until <= now {
+                    self.pushed_until = 0;
+                }
+                return self.breaker.success();
+            }
             Signal::Failure | Signal::FailureWithPushBack(_) => {
                 return self.breaker.failure(now, report.probe, settings);
             }
-            Signal::Backlogged => self.backlog_until = now + micros(BACKLOG_TTL),
+            Signal::Backlogged | Signal::Stalled(_) => self.backlog_until = now + micros(BACKLOG_TTL),
             Signal::PushBack(_) | Signal::Neutral => {}
         }
         if report.probe {
@@ -113,14 +121,20 @@ impl Endpoint {
             Ask::Probe => return Release::Probe,
             Ask::Wait(wait) => return Release::Wait(Duration::from_micros(wait)),
         }
+        let restarts = self.pushed_until > 0 && wanted > RESTART;
+        let (wanted, rest) = if restarts {
+            (RESTART, RESTART_REST)
+        } else {
+            (wanted, Duration::ZERO)
+        };
         let Some(rate) = request.rate else {
             return Release::Granted {
                 count: wanted,
-                next: Duration::ZERO,
+                next: rest,
             };
         };
         let grant = Gcra::new(rate).take_up_to(self.tat, now, wanted);
-        let next = Duration::from_micros(grant.next);
+        let next = Duration::from_micros(grant.next).max(rest);
         if grant.count == 0 {
             return Release::Wait(next);
         }

@@ -25,8 +25,8 @@ pub use fallback::Fallback;
 pub use in_process::InProcess;
 pub use types::{
     Admission, AdmitRequest, BACKLOG_TTL, BreakerChange, BreakerSettings, ClaimAnswer, ClaimRequest,
-    DONE_MARK_TTL, FinishReport, Gate, GateRequest, Rate, Release, ReleaseRequest, Settlement, Signal,
-    Verdict,
+    DONE_MARK_TTL, FinishReport, Gate, GateRequest, RESTART, RESTART_REST, Rate, Release, ReleaseRequest,
+    Settlement, Signal, Verdict,
 };
 
 /// The shared state could not be reached in time. Callers go on without it.

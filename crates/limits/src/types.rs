@@ -190,9 +190,16 @@ pub enum Signal {
     FailureWithPushBack(Duration),
     /// Deferred for rate or queue: a backlog begins, which later deliveries join (flag of [`BACKLOG_TTL`]).
     Backlogged,
+    /// It has taken nothing for a while: nothing passes for this long, and a backlog begins. No failure.
+    Stalled(Duration),
     /// Nothing (a failure of ours, a 429 without Retry-After, a drained job).
     Neutral,
 }
+
+/// Most of a backlog that is released at once after a pause, until a success: what asked for the pause may still stand.
+pub const RESTART: u32 = 8;
+/// The rest before the next so many.
+pub const RESTART_REST: Duration = Duration::from_millis(250);
 
 /// How long a backlog flag stands unless the scheduler renews it.
 pub const BACKLOG_TTL: Duration = Duration::from_secs(10);

@@ -33,7 +33,9 @@ for r = 0, #KEYS / 2 - 1 do
     end
     if signal == 's' then
       if e.s > 0 then change = -1 end
-      dirty = dirty or e.s > 0 or e.n > 0
+      local restarted = e.p > 0 and e.p <= now
+      if restarted then e.p = 0 end
+      dirty = dirty or restarted or e.s > 0 or e.n > 0
       e.s, e.u, e.i, e.n = 0, 0, 0, 0
     elseif signal == 'f' then
       local moved

@@ -13,7 +13,9 @@ local function decide(e, wanted, interval, tolerance)
     if e.s == 2 then wait = math.min(wait, POLL) end
     return 2, 0, wait
   end
-  if interval == 0 then return 0, wanted, 0 end
+  local rest = 0
+  if e.p > 0 and wanted > RESTART then wanted, rest = RESTART, RESTART_REST end
+  if interval == 0 then return 0, wanted, rest end
   local base = math.max(e.t, now)
   local free = math.floor(math.max(tolerance - (base - now), 0) / interval)
   local count = math.min(free, wanted)
@@ -21,7 +23,7 @@ local function decide(e, wanted, interval, tolerance)
   local after = math.max(tat + interval - now - tolerance, 0)
   if count == 0 then return 2, 0, after end
   e.t = tat
-  return 0, count, after
+  return 0, count, math.max(after, rest)
 end
 
 for r = 0, #KEYS - 1 do

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::{Fixture, SETTINGS};
-use crate::{BACKLOG_TTL, BreakerChange, GateRequest, Limits, Rate, Release, Signal, Verdict};
+use crate::{
+    BACKLOG_TTL, BreakerChange, GateRequest, Limits, RESTART, RESTART_REST, Rate, Release, Signal, Verdict,
+};
 
 /// Added to a wait, since servers and this process do not tick together.
 const SLACK: Duration = Duration::from_millis(20);
@@ -181,6 +183,47 @@ pub(super) async fn push_back(limits: &dyn Limits) {
         fixture.finish(signal, false).await,
         BreakerChange::Opened(SETTINGS.open_for)
     );
+}
+
+pub(super) async fn a_stall(limits: &dyn Limits) {
+    let fixture = Fixture::new(limits);
+    let pause = Duration::from_secs(1);
+    for _ in 0..SETTINGS.failures {
+        let change = fixture.finish(Signal::Stalled(pause), false).await;
+        assert_eq!(change, BreakerChange::None, "no failure");
+    }
+    assert_eq!(
+        fixture.gate().await,
+        Verdict::Backlog,
+        "what comes joins what waits"
+    );
+    assert!(matches!(fixture.gate_released().await, Verdict::Rate(wait) if wait <= pause));
+    let Release::Wait(wait) = fixture.release(1, false).await else {
+        panic!("nothing passes")
+    };
+    sleep(wait + SLACK).await;
+    assert_eq!(fixture.gate_released().await, Verdict::Go);
+}
+
+pub(super) async fn after_a_pause_little_goes_until_a_success(limits: &dyn Limits) {
+    let fixture = Fixture::new(limits);
+    assert_eq!(fixture.release(100, false).await, granted(100));
+    let pause = Duration::from_millis(1);
+    fixture.finish(Signal::Stalled(pause), false).await;
+    sleep(pause + SLACK).await;
+    let little = Release::Granted {
+        count: RESTART,
+        next: RESTART_REST,
+    };
+    for signal in [Signal::Failure, Signal::Neutral, Signal::Backlogged] {
+        assert_eq!(fixture.release(100, false).await, little);
+        assert_eq!(fixture.gate().await, Verdict::Backlog, "the rest still waits");
+        fixture.finish(signal, false).await;
+    }
+    assert_eq!(fixture.release(RESTART, false).await, granted(RESTART));
+    fixture.finish(Signal::Backlogged, false).await;
+    fixture.finish(Signal::Success, false).await;
+    assert_eq!(fixture.release(100, false).await, granted(100));
 }
 
 pub(super) async fn backlog(limits: &dyn Limits) {

@@ -45,17 +45,26 @@ impl<U> Lane<U> {
         self.wait_for_endpoint(kept, now).max(turn)
     }
 
+    /// How long none of those in flight has ended.
+    fn stalled(&self, now: Instant) -> Duration {
+        if self.in_flight > 0 {
+            now.saturating_duration_since(self.progress_at)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// How long it has taken nothing: it has all in flight that its pace allows, and none has ended for this long.
+    pub(super) fn full_for(&self, now: Instant) -> Option<Duration> {
+        (self.in_flight >= self.pace.limit()).then(|| self.stalled(now))
+    }
+
     fn wait_for_endpoint(&self, kept: usize, now: Instant) -> Duration {
         let ahead = (self.units.len() + kept + 1 + self.in_flight).saturating_sub(self.pace.limit());
         if ahead == 0 {
             return Duration::ZERO;
         }
-        let stalled = if self.in_flight > 0 {
-            now.saturating_duration_since(self.progress_at)
-        } else {
-            Duration::ZERO
-        };
-        let latency = self.pace.latency().max(stalled);
+        let latency = self.pace.latency().max(self.stalled(now));
         let rounds = ahead.div_ceil(self.pace.limit());
         latency.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }

@@ -46,6 +46,13 @@ impl<U> Board<U> {
         stuck
     }
 
+    /// How long an endpoint has taken nothing, if that is longer than its attempts may take without being slow. It is the
+    /// endpoint that is stuck then, and not this worker.
+    pub(crate) fn stalled(&self, endpoint: EndpointId, now: Instant) -> Option<Duration> {
+        let stalled = self.lanes.get(&endpoint)?.full_for(now)?;
+        (stalled >= self.settings.slow_after).then_some(stalled)
+    }
+
     /// Takes back everything that has not started: the process drains.
     pub(crate) fn take_all(&mut self) -> Vec<U> {
         let lanes = self.lanes.values_mut();

@@ -107,6 +107,31 @@ fn a_hung_endpoint_is_refused_what_it_cannot_take_within_the_bound() {
 }
 
 #[test]
+fn an_endpoint_that_takes_nothing_is_stalled_and_one_with_room_is_not() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, full, roomy) = (world.app(), world.endpoint(), world.endpoint());
+    for n in 0..7 {
+        let (endpoint, host) = if n < 4 { (full, 1) } else { (roomy, 2) };
+        board.push(app, endpoint, host, n, world.now).unwrap();
+    }
+    let slots: Vec<Slot> =
+        std::iter::from_fn(|| board.start(world.now).map(|started| started.slot)).collect();
+    assert_eq!(slots.len(), 7);
+    let (soon, late) = (Duration::from_millis(900), Duration::from_secs(3));
+    assert_eq!(board.stalled(full, world.now + soon), None);
+    assert_eq!(board.stalled(full, world.now + late), Some(late));
+    assert_eq!(board.stalled(roomy, world.now + late), None, "its fourth is free");
+    let ended = slots.iter().find(|slot| slot.endpoint == full).unwrap();
+    board.done(ended, Verdict::Fine, world.now + late);
+    assert_eq!(
+        board.stalled(full, world.now + late + late),
+        None,
+        "it has room again"
+    );
+}
+
+#[test]
 fn slow_endpoints_share_a_quarter_of_a_host_and_leave_the_rest() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

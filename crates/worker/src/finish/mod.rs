@@ -7,7 +7,7 @@
 pub(crate) mod batch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_limits::{FinishReport, Signal};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
@@ -66,16 +66,20 @@ pub(crate) async fn tried(context: &Context, work: Work, tried: Tried, duty: Dut
 pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty) {
     let signal = match next {
         Next::Deferred {
-            reason: DeferReason::Rate | DeferReason::Queue,
+            reason: DeferReason::Rate,
             ..
         } => Signal::Backlogged,
+        Next::Deferred {
+            reason: DeferReason::Queue,
+            ..
+        } => queued(context, job),
         _ => Signal::Neutral,
     };
     if let Next::Deferred { reason, .. } = next {
         context.deps.metrics.deferred(reason.as_str());
     }
     // A probe that was not made gives its lease back.
-    let tells = job.probe || signal == Signal::Backlogged;
+    let tells = job.probe || signal != Signal::Neutral;
     let ended = Ended {
         record: Record::Outcome(Box::new(no_attempt(job, next))),
         report: tells.then(|| no_mark(job, signal)),
@@ -83,6 +87,15 @@ pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty
         trace: None,
     };
     hand_over(context, ended).await;
+}
+
+/// What a delivery says about its endpoint for which there was no room. One that takes nothing is left alone for half as
+/// long again: it is asked more and more rarely while it hangs, and what waits for it stays in the store meanwhile.
+fn queued(context: &Context, job: &Job) -> Signal {
+    match context.board.lock().stalled(job.endpoint, Instant::now()) {
+        Some(stalled) => Signal::Stalled(stalled / 2),
+        None => Signal::Backlogged,
+    }
 }
 
 /// Journals the outcome that a done mark held.

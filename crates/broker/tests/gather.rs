@@ -178,13 +178,26 @@ async fn a_lane_keeps_its_pace_once_it_is_busy() {
     assert_eq!(start.elapsed(), Duration::ZERO, "a lonely call does not wait");
     confirm.send(Ok(())).unwrap();
     assert_eq!(lonely.await.unwrap(), Ok(()));
-    let calls = [call(&publisher, small(1)).await, call(&publisher, small(2)).await];
-    let (jobs, confirm) = broker.next_jobs().await;
-    assert_eq!(jobs.len(), 2, "what comes within the pace goes together");
-    assert!(start.elapsed() >= pace);
-    confirm.send(Ok(())).unwrap();
-    for call in calls {
-        assert_eq!(call.await.unwrap(), Ok(()));
+    for (count, waits) in [(5, Duration::from_millis(1)), (2, pace)] {
+        let mut calls = Vec::new();
+        for number in 0..count {
+            calls.push(call(&publisher, small(number)).await);
+        }
+        let (jobs, confirm) = broker.next_jobs().await;
+        assert_eq!(
+            jobs.len(),
+            calls.len(),
+            "what comes within the pace goes together"
+        );
+        assert_eq!(
+            start.elapsed(),
+            waits,
+            "the more the last frame carried, the longer"
+        );
+        confirm.send(Ok(())).unwrap();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Ok(()));
+        }
     }
 }
 

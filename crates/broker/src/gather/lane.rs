@@ -197,7 +197,7 @@ impl<T: Send + 'static> Lane<T> {
         if is_full {
             state.pace.reset();
         } else {
-            state.pace.started();
+            state.pace.started_with(frame.done.len());
         }
         let begins = is_full && state.begin(settings.window);
         drop(state);

@@ -31,6 +31,7 @@ use pace::Speed;
 pub(crate) use pace::Verdict;
 pub(crate) use slot::Slot;
 use slot::{Held, Host};
+use stuck::Returns;
 use turns::{Blocked, WOKEN};
 
 /// Bounds of the board.
@@ -77,6 +78,7 @@ pub(crate) struct Board<U> {
     queued: usize,
     /// Places kept for units that are about to come.
     kept: HashMap<EndpointId, usize>,
+    returns: Returns,
 }
 
 /// Shortest and longest time that a unit is told to wait.
@@ -96,6 +98,7 @@ impl<U> Board<U> {
             held: Held::default(),
             queued: 0,
             kept: HashMap::new(),
+            returns: Returns::default(),
         }
     }
 
@@ -238,6 +241,7 @@ impl<U> Board<U> {
         self.held.add(speed);
         self.in_flight += 1;
         self.queued -= 1;
+        self.returns.started += 1;
         let slot = Slot {
             endpoint,
             host: lane.host,

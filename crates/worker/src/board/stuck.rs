@@ -6,14 +6,48 @@ use postrider_model::EndpointId;
 
 use super::{Board, WAIT_MAX};
 
+/// When what comes off the board because all slots are taken may come back: one after the other, as fast as units start.
+/// If all came back together, all but a few would be given back again, and the slots be idle meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Units that have started since `counted_at`.
+    pub(super) started: u32,
+    counted_at: Option<Instant>,
+    /// From one start to the next, of late.
+    interval: Duration,
+    /// The last turn that was given.
+    last: Option<Instant>,
+}
+
+impl Returns {
+    /// Looks at how fast units start.
+    fn count(&mut self, now: Instant) {
+        let since = self.counted_at.replace(now).unwrap_or(now);
+        self.interval = now.saturating_duration_since(since) / self.started.max(1);
+        self.started = 0;
+    }
+
+    /// The turn of one more, not before `earliest` from now.
+    fn wait(&mut self, earliest: Duration, now: Instant) -> Duration {
+        let next = self.last.map_or(now, |last| last + self.interval);
+        let turn = next.clamp(now + earliest, now + WAIT_MAX);
+        self.last = Some(turn);
+        turn - now
+    }
+}
+
 impl<U> Board<U> {
     /// Takes back units that have waited for longer than the bound: their endpoint, its host or the whole worker is
     /// busy, and what they came with keeps others in the broker.
     ///
-    /// Each comes with the time after which it may be tried, longer the longer its endpoint has taken nothing, so that
-    /// what waits for an endpoint that hangs does not come back each second.
+    /// Each comes with the time after which it may be tried: longer the longer its endpoint has taken nothing, so that
+    /// what waits for an endpoint that hangs does not come back each second; and while all slots are taken, its turn.
+    ///
+    /// Call it some times a second.
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
         let bound = self.settings.queue_max_wait;
+        let is_full = self.in_flight >= self.settings.slots;
+        self.returns.count(now);
         let mut stuck = Vec::new();
         let late: Vec<EndpointId> = self
             .lanes
@@ -36,7 +70,12 @@ impl<U> Board<U> {
                 .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
             {
                 if let Some((_, unit)) = lane.units.pop_front() {
-                    stuck.push((unit, wait));
+                    let turn = if is_full {
+                        wait.max(self.returns.wait(bound, now))
+                    } else {
+                        wait
+                    };
+                    stuck.push((unit, turn));
                     self.queued -= 1;
                 }
             }

@@ -198,6 +198,30 @@ fn what_waited_for_its_turn_for_too_long_is_given_back_however_fast_its_endpoint
 }
 
 #[test]
+fn what_waits_for_slots_comes_back_one_after_the_other_as_fast_as_units_start() {
+    let mut world = World::new();
+    let mut board = Board::new(BoardSettings { slots: 4, ..SETTINGS });
+    let (app, endpoint) = (world.app(), world.endpoint());
+    assert_eq!(board.take_stuck(world.now), []);
+    board.push(app, endpoint, 1, 0, world.now).unwrap();
+    let known = board.start(world.now).unwrap();
+    board.done(&known.slot, Verdict::Fine, world.now);
+    for n in 1..=14 {
+        board.push(app, endpoint, 1, n, world.now).unwrap();
+    }
+    for _ in 0..4 {
+        board.start(world.now).unwrap();
+    }
+    // Five have started in two seconds, and what is taken back has waited as long.
+    let apart = Duration::from_millis(400);
+    let stuck = board.take_stuck(world.now + 5 * apart);
+    assert_eq!(stuck.len(), 10);
+    for (turn, (_, wait)) in (0..).zip(stuck) {
+        assert_eq!(wait, (SETTINGS.queue_max_wait + apart * turn).max(5 * apart));
+    }
+}
+
+#[test]
 fn nothing_is_lost_or_started_twice_under_random_use() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

@@ -78,7 +78,10 @@ pub(crate) struct Board<U> {
     queued: usize,
     /// Places kept for units that are about to come.
     kept: HashMap<EndpointId, usize>,
+    /// Every unit that was queued of late, those that have started too, with its time.
+    arrivals: VecDeque<(Instant, EndpointId)>,
     returns: Returns,
+    forgot_at: Option<Instant>,
 }
 
 /// Shortest and longest time that a unit is told to wait.
@@ -98,7 +101,9 @@ impl<U> Board<U> {
             held: Held::default(),
             queued: 0,
             kept: HashMap::new(),
+            arrivals: VecDeque::new(),
             returns: Returns::default(),
+            forgot_at: None,
         }
     }
 
@@ -177,6 +182,7 @@ impl<U> Board<U> {
             lane.host = host;
         }
         lane.units.push_back((now, unit));
+        self.arrivals.push_back((now, endpoint));
         self.queued += 1;
         self.enter_ring(endpoint);
     }
@@ -232,6 +238,7 @@ impl<U> Board<U> {
         let (_, unit) = lane.units.pop_front()?;
         if lane.in_flight == 0 {
             lane.progress_at = now;
+            lane.pace.begin_again(self.settings.slow_after, now);
         }
         lane.in_flight += 1;
         let speed = lane.pace.speed(self.settings.slow_after);
@@ -300,6 +307,5 @@ impl<U> Board<U> {
             self.held_back = waiting;
         }
         self.enter_ring(slot.endpoint);
-        self.forget_if_idle(slot.endpoint, now);
     }
 }

@@ -6,8 +6,11 @@
 use std::time::{Duration, Instant};
 
 const START: f64 = 4.0;
-/// A pace that has learnt nothing for so long is forgotten.
+/// A pace that has learnt nothing for so long begins again: what an endpoint took then it need not take now.
 const STALE_AFTER: Duration = Duration::from_secs(60);
+/// For how long it is remembered that an endpoint answers fast. Most endpoints are tried now and then, and what nothing
+/// is known of shares a quarter of the slots.
+const FAST_FOR: Duration = Duration::from_secs(15 * 60);
 /// Weight of the newest latency in the moving average.
 const NEWEST: f64 = 0.2;
 
@@ -78,8 +81,33 @@ impl Pace {
     }
 
     pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.learnt_nothing_for(STALE_AFTER, now)
+    }
+
+    /// Whether it is as good as new; what is slower than `bound` is given another chance earlier.
+    pub(super) fn is_forgotten(&self, bound: Duration, now: Instant) -> bool {
+        let remembered = match self.speed(bound) {
+            Speed::Fast => FAST_FOR,
+            Speed::Slow | Speed::Unknown => STALE_AFTER,
+        };
+        self.learnt_nothing_for(remembered, now)
+    }
+
+    fn learnt_nothing_for(&self, time: Duration, now: Instant) -> bool {
         self.learnt_at
-            .is_none_or(|at| now.saturating_duration_since(at) > STALE_AFTER)
+            .is_none_or(|at| now.saturating_duration_since(at) > time)
+    }
+
+    /// Forgets what it may not go by any more: how many attempts it took at once, and how long they took.
+    pub(super) fn begin_again(&mut self, bound: Duration, now: Instant) {
+        if self.is_forgotten(bound, now) {
+            self.latency = None;
+        }
+        if self.is_stale(now) {
+            self.limit = START.min(self.max);
+            self.starting = true;
+            self.halved_at = None;
+        }
     }
 
     /// An attempt has run for at least `bound` and goes on.

@@ -6,6 +6,11 @@ use postrider_model::EndpointId;
 
 use super::{Board, WAIT_MAX};
 
+/// How often endpoints are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// Above so many endpoints none is remembered for long.
+const REMEMBERED_MAX: usize = 200_000;
+
 /// When what comes off the board because all slots are taken may come back: one after the other, as fast as units start.
 /// If all came back together, all but a few would be given back again, and the slots be idle meanwhile.
 #[derive(Debug, Default)]
@@ -48,41 +53,48 @@ impl<U> Board<U> {
         let bound = self.settings.queue_max_wait;
         let is_full = self.in_flight >= self.settings.slots;
         self.returns.count(now);
+        let is_late = |at: Instant| now.saturating_duration_since(at) > bound;
         let mut stuck = Vec::new();
-        let late: Vec<EndpointId> = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| {
-                lane.units
-                    .front()
-                    .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
-            })
-            .map(|(endpoint, _)| *endpoint)
-            .collect();
-        for endpoint in late {
+        while let Some((_, endpoint)) = self.arrivals.pop_front_if(|(at, _)| is_late(*at)) {
             let Some(lane) = self.lanes.get_mut(&endpoint) else {
                 continue;
             };
             let wait = lane.expected_wait(0, now).clamp(bound, WAIT_MAX);
-            while lane
-                .units
-                .front()
-                .is_some_and(|(at, _)| now.saturating_duration_since(*at) > bound)
-            {
-                if let Some((_, unit)) = lane.units.pop_front() {
-                    let turn = if is_full {
-                        wait.max(self.returns.wait(bound, now))
-                    } else {
-                        wait
-                    };
-                    stuck.push((unit, turn));
-                    self.queued -= 1;
-                }
+            // Parked: it waits for its host, or for slots of those that are not known to be fast.
+            let takes_turns = is_full || lane.parked;
+            while let Some((_, unit)) = lane.units.pop_front_if(|(at, _)| is_late(*at)) {
+                let turn = if takes_turns {
+                    wait.max(self.returns.wait(bound, now))
+                } else {
+                    wait
+                };
+                stuck.push((unit, turn));
+                self.queued -= 1;
             }
         }
-        self.lanes
-            .retain(|_, lane| lane.in_flight > 0 || !lane.units.is_empty() || !lane.pace.is_stale(now));
+        self.forget(now);
         stuck
+    }
+
+    /// Forgets endpoints that were not tried for long. This looks at all of them, so it is done now and then.
+    fn forget(&mut self, now: Instant) {
+        if self
+            .forgot_at
+            .is_some_and(|at| now.saturating_duration_since(at) < FORGET_EVERY)
+        {
+            return;
+        }
+        self.forgot_at = Some(now);
+        let slow_after = self.settings.slow_after;
+        let many = self.lanes.len() > REMEMBERED_MAX;
+        self.lanes.retain(|_, lane| {
+            let forgotten = if many {
+                lane.pace.is_stale(now)
+            } else {
+                lane.pace.is_forgotten(slow_after, now)
+            };
+            lane.in_flight > 0 || !lane.units.is_empty() || !forgotten
+        });
     }
 
     /// How long an endpoint has taken nothing, if that is longer than its attempts may take without being slow. It is the

@@ -91,6 +91,45 @@ fn overload_halves_once_a_window_and_never_below_one() {
 }
 
 #[test]
+fn fast_is_remembered_longer_than_how_much_and_than_slow() {
+    let (mut world, bound) = (World::new(), Duration::from_secs(1));
+    for (took, known, after_minutes) in [
+        (1, Speed::Fast, Speed::Fast),
+        (5_000, Speed::Slow, Speed::Unknown),
+    ] {
+        let mut pace = Pace::new(256);
+        for _ in 0..20 {
+            pace.learn(Verdict::Fine, Duration::from_millis(took), world.now);
+        }
+        pace.begin_again(bound, world.now + Duration::from_secs(59));
+        assert_eq!((pace.limit(), pace.speed(bound)), (24, known));
+        world.now += Duration::from_secs(10 * 60);
+        pace.begin_again(bound, world.now);
+        assert_eq!((pace.limit(), pace.speed(bound)), (4, after_minutes));
+        pace.begin_again(bound, world.now + Duration::from_secs(6 * 60));
+        assert_eq!(pace.speed(bound), Speed::Unknown);
+    }
+}
+
+#[test]
+fn endpoints_that_are_not_tried_are_forgotten() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let (app, fast, waiting) = (world.app(), world.endpoint(), world.endpoint());
+    board.push(app, fast, 1, 0, world.now).unwrap();
+    let started = board.start(world.now).unwrap();
+    board.done(&started.slot, Verdict::Fine, world.now);
+    for (minutes, left) in [(10, 1), (10, 0)] {
+        world.now += Duration::from_secs(60 * minutes);
+        board.take_stuck(world.now);
+        assert_eq!(board.lanes.len(), left);
+    }
+    board.push(app, waiting, 1, 1, world.now).unwrap();
+    board.take_stuck(world.now);
+    assert_eq!(board.lanes.len(), 1, "it has something to do");
+}
+
+#[test]
 fn a_hung_endpoint_is_refused_what_it_cannot_take_within_the_bound() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

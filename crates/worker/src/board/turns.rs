@@ -2,7 +2,6 @@
 //! their host or among the slow.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use postrider_model::{AppId, EndpointId};
 
@@ -68,16 +67,6 @@ impl<U> Board<U> {
         {
             lanes.in_ring = true;
             self.ring.push_back(app);
-        }
-    }
-
-    pub(super) fn forget_if_idle(&mut self, endpoint: EndpointId, now: Instant) {
-        let idle = self
-            .lanes
-            .get(&endpoint)
-            .is_some_and(|lane| lane.in_flight == 0 && lane.units.is_empty() && lane.pace.is_stale(now));
-        if idle {
-            self.lanes.remove(&endpoint);
         }
     }
 }

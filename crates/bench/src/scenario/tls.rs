@@ -55,8 +55,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
                 messages: Some(messages),
                 ..Load::saturating(60.0)
             };
-            // One to each host, so that connections stand.
-            once(lab, &target, &load(u64::from(HOSTS))).await?;
+            // One to each host for each worker, so that most connections stand.
+            let first = u64::from(HOSTS) * u64::try_from(workers)?;
+            once(lab, &target, &load(first)).await?;
             lab.rest().await?;
             let messages = EACH * u64::try_from(workers)?;
             outcome.rows[row]

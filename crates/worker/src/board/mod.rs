@@ -6,8 +6,8 @@
 //!
 //! - its endpoint has fewer in flight than its adaptive limit ([`pace`]);
 //! - its host has fewer than the cap in flight; a slow endpoint also needs room in the quarter of the cap, and of all
-//!   slots, that slow endpoints share; and so does one of which nothing is known yet, in a quarter of its own, so that
-//!   endpoints that hang leave half to the others even when all of them are new.
+//!   slots, that slow endpoints share; and both a slow one and one of which nothing is known yet need room in the half
+//!   that they share, so that endpoints that hang leave half to the others even when all of them are new.
 //!
 //! Nothing waits long: [`Board::push`] refuses what would take over the bound, and [`Board::take_stuck`] gives back
 //! what has waited for it. Both are deferred to the store by the caller.
@@ -70,7 +70,7 @@ pub(crate) struct Board<U> {
     hosts: HashMap<u64, Host>,
     apps: HashMap<AppId, AppLanes>,
     ring: VecDeque<AppId>,
-    /// Slow and unknown lanes with units that wait for room in their quarter of all slots.
+    /// Slow and unknown lanes with units that wait for room in their part of all slots.
     held_back: VecDeque<EndpointId>,
     in_flight: usize,
     held: Held,
@@ -284,7 +284,7 @@ impl<U> Board<U> {
             lane.progress_at = now;
             lane.pace
                 .learn(verdict, now.saturating_duration_since(slot.started), now);
-            // The first attempt to end tells whether it has to keep to a quarter at all.
+            // The first attempt to end tells whether it has to keep to a part at all.
             lane.parked &= slot.counted != Speed::Unknown;
         }
         if let Some(host) = self.hosts.get_mut(&slot.host) {

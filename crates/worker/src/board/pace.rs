@@ -9,7 +9,7 @@ const START: f64 = 4.0;
 /// A pace that has learnt nothing for so long begins again: what an endpoint took then it need not take now.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 /// For how long it is remembered that an endpoint answers fast. Most endpoints are tried now and then, and what nothing
-/// is known of shares a quarter of the slots.
+/// is known of shares a half of the slots.
 const FAST_FOR: Duration = Duration::from_secs(15 * 60);
 /// Weight of the newest latency in the moving average.
 const NEWEST: f64 = 0.2;

@@ -55,14 +55,14 @@ impl Held {
         }
     }
 
-    /// Whether one more may start, of `slots` in all. What was unknown when it began may turn out to be slow, so both
-    /// together are bounded too.
+    /// Whether one more may start, of `slots` in all. What was unknown when it began may turn out to be slow, so it is both
+    /// together that leave half to the fast.
     pub(super) fn has_room(&self, speed: Speed, slots: usize) -> bool {
-        let quarter = (slots / 4).max(1);
+        let (quarter, half) = ((slots / 4).max(1), (slots / 2).max(1));
         match speed {
             Speed::Fast => true,
-            Speed::Slow => self.slow < quarter,
-            Speed::Unknown => self.unknown < quarter && self.slow + self.unknown < (slots / 2).max(1),
+            Speed::Slow => self.slow < quarter && self.slow + self.unknown < half,
+            Speed::Unknown => self.slow + self.unknown < half,
         }
     }
 }

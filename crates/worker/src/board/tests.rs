@@ -209,11 +209,11 @@ fn unknown_endpoints_that_hang_leave_half_of_the_slots_and_of_their_host() {
         for started in &mut started {
             board.mark_slow(&mut started.slot);
         }
-        let expected = [16, 16, 0, 0][usize::try_from(round).unwrap()];
+        let expected = [32, 0, 0, 0][usize::try_from(round).unwrap()];
         assert_eq!(
             started.len(),
             expected,
-            "a quarter of 64 a round, and half in all"
+            "half of 64, and nothing more once they hang"
         );
     }
     board.push(app, known, 1, 7, world.now).unwrap();

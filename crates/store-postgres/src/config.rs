@@ -7,13 +7,13 @@ pub(crate) mod endpoints;
 mod event_types;
 mod keys;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
 };
-use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError, StoredKey};
+use postrider_store::{
+    AppRef, ChangedApps, ConfigStore, EndpointRef, NewKey, Page, Since, StoreError, StoredKey,
+};
 
 use crate::PostgresStore;
 
@@ -47,8 +47,8 @@ impl ConfigStore for PostgresStore {
         self.reading(apps::snapshot(self, app)).await
     }
 
-    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError> {
-        self.reading(apps::changed(self, within, limit)).await
+    async fn changed_apps(&self, since: Option<Since>, limit: u32) -> Result<ChangedApps, StoreError> {
+        self.reading(apps::changed(self, since, limit)).await
     }
 
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {

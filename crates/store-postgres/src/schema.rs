@@ -23,7 +23,7 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     include_str!("../migrations/0003_upkeep.sql"),
     include_str!("../migrations/0004_traceparent.sql"),
     include_str!("../migrations/0005_attempts_key.sql"),
-    include_str!("../migrations/0006_changed_at.sql"),
+    include_str!("../migrations/0006_changed.sql"),
 ];
 
 /// The version that this program needs.

@@ -6,13 +6,14 @@ pub(crate) mod event_types;
 pub(crate) mod keys;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
 };
-use postrider_store::{AppRef, ConfigStore, EndpointRef, NewKey, Page, StoreError, StoredKey};
+use postrider_store::{
+    AppRef, ChangedApps, ConfigStore, EndpointRef, NewKey, Page, Since, StoreError, StoredKey,
+};
 use rusqlite::{OptionalExtension, params};
 
 pub(crate) use self::apps::bump;
@@ -73,8 +74,8 @@ impl ConfigStore for SqliteStore {
         .await
     }
 
-    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError> {
-        self.read(move |connection| changed_apps(connection, within, limit))
+    async fn changed_apps(&self, since: Option<Since>, limit: u32) -> Result<ChangedApps, StoreError> {
+        self.read(move |connection| changed_apps(connection, since, limit))
             .await
     }
 

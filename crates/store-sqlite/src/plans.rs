@@ -74,10 +74,10 @@ fn every_list_walks_an_index() {
 }
 
 #[test]
-fn what_changed_of_late_is_found_by_its_time() {
+fn what_changed_is_found_by_its_number() {
     let mut connection = Connection::open_in_memory().expect("a database");
     schema::migrate(&mut connection).expect("a schema");
-    seeks(&connection, apps::CHANGED, "applications_changed (changed_at>?)");
+    seeks(&connection, apps::CHANGED, "applications_changed (changed>?)");
 }
 
 #[test]

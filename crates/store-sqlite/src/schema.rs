@@ -11,7 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_suspects.sql"),
     include_str!("../migrations/0003_upkeep.sql"),
     include_str!("../migrations/0004_traceparent.sql"),
-    include_str!("../migrations/0005_changed_at.sql"),
+    include_str!("../migrations/0005_changed.sql"),
 ];
 
 /// This program's version.

@@ -1,7 +1,5 @@
 //! Configuration: every write bumps the version of its application in the same transaction.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
@@ -77,6 +75,20 @@ pub struct StoredKey {
     pub revoked_at: Option<UnixMillis>,
 }
 
+/// Where an answer of [`ConfigStore::changed_apps`] ended. Of one store only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Since(pub i64);
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedApps {
+    /// Applications with their versions, deleted ones too, new ones not. What an earlier answer told may come again.
+    pub apps: Vec<(AppId, u64)>,
+    /// What is committed after this answer is told by those that are asked for with this, or with an earlier one. Less than
+    /// what was asked with: the store was put back to an earlier state, and this answer tells nothing.
+    pub next: Since,
+}
+
 /// Reads and writes configuration.
 ///
 /// An update replaces a whole row, so it names the row that it was made from: `was` is the row's `updated_at` as it was
@@ -98,9 +110,8 @@ pub trait ConfigStore: Send + Sync + 'static {
     async fn apps(&self, page: &Page<AppId>) -> Result<Vec<Application>, StoreError>;
     /// An application's configuration with its version, in one snapshot. Endpoints by id, deleted ones left out.
     async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError>;
-    /// Applications whose configuration changed in this time before now, with their versions; deleted ones too, new
-    /// ones not. The latest first, `limit` at most. A change counts from the moment that it was made, not from its commit.
-    async fn changed_apps(&self, within: Duration, limit: u32) -> Result<Vec<(AppId, u64)>, StoreError>;
+    /// Applications whose configuration changed since an earlier answer, `limit` at most; without one, none.
+    async fn changed_apps(&self, since: Option<Since>, limit: u32) -> Result<ChangedApps, StoreError>;
 
     /// Creates an endpoint; the application's new version, `None` when the application is gone.
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;

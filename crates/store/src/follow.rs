@@ -1,36 +1,32 @@
 //! Follows the changes of configuration, so that who caches it knows that it is current without asking for each
 //! application.
 //!
-//! Twice a second the store is asked once for all applications that changed of late. Guarantees: of what was read at some
-//! time, [`Follower::age`] is the time since the store was last known to have nothing newer, or for which no report came;
-//! each change is reported within [`EVERY`] of its commit while the store answers, whatever became of the announcement
-//! that its author made. A report repeats itself for [`WINDOW`], so one that met a read under way finds its result, too.
-//!
-//! Leans on `changed_at`, which the store's clock sets while a change is being made, and on its commit within
-//! [`CHANGE_MAX`].
+//! Twice a second the store is asked once for all that changed. Guarantees: [`Follower::age`] of what was read at some
+//! time is the time since it was last known to be current, or to have been reported; each change is reported within
+//! [`EVERY`] of its commit while the store answers, whatever became of the announcement that its author made, and
+//! again for [`REPEAT`], so that a report that met a read under way finds its result.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_model::AppId;
 use tokio::time::Instant;
 
-use crate::SharedStore;
+use crate::{ChangedApps, SharedStore, Since};
 
 /// How often the store is asked.
 const EVERY: Duration = Duration::from_millis(500);
-/// How far back each question reaches.
-const WINDOW: Duration = Duration::from_secs(120);
-/// Longest from a change's time to its commit: above every time limit of a write.
-const CHANGE_MAX: Duration = Duration::from_secs(60);
-/// Applications that one answer takes; when more changed, ages count from the reads, as without a follower.
-const CHANGED_MAX: u32 = 10_000;
+/// For how long a change is reported: longer than a read takes.
+const REPEAT: Duration = Duration::from_secs(20);
+/// Applications that one answer takes. When more changed, ages count from the reads, as without a follower.
+const CHANGED_MAX: u32 = 20_000;
 
 /// Knows until when every change was reported. One for each cache.
 #[derive(Debug, Default)]
 pub struct Follower(Mutex<Option<Span>>);
 
-/// Every change between these was reported.
+/// Every change that was committed between these was reported.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     since: Instant,
@@ -48,21 +44,25 @@ impl Follower {
     }
 
     /// Asks the store until it is dropped, and gives `changed` each application that changed with its version: again and
-    /// again for [`WINDOW`], deleted ones too.
+    /// again for [`REPEAT`], deleted ones too.
     pub async fn run(&self, store: &SharedStore, changed: impl Fn(AppId, u64)) {
-        let mut answers = true;
+        let mut answers = Answers::default();
+        let mut is_away = false;
         loop {
             let asked_at = Instant::now();
-            match store.changed_apps(WINDOW, CHANGED_MAX).await {
-                Ok(apps) => {
-                    let all = apps.len() < CHANGED_MAX as usize;
-                    apps.into_iter().for_each(|(app, version)| changed(app, version));
-                    self.reported(asked_at, all);
-                    answers = true;
+            let since = answers.since(asked_at);
+            match store.changed_apps(since, CHANGED_MAX).await {
+                Ok(answer) => {
+                    for (app, version) in &answer.apps {
+                        changed(*app, *version);
+                    }
+                    self.answered(asked_at, tells_all(&answer, since));
+                    answers.keep(asked_at, &answer, since);
+                    is_away = false;
                 }
-                Err(error) if answers => {
+                Err(error) if !is_away => {
                     tracing::warn!(%error, "the store does not tell what changed; configuration is read again by its age");
-                    answers = false;
+                    is_away = true;
                 }
                 Err(_) => {}
             }
@@ -70,68 +70,121 @@ impl Follower {
         }
     }
 
-    /// All changes up to `asked_at` were reported, unless there were more than one answer takes.
-    fn reported(&self, asked_at: Instant, all: bool) {
+    /// An answer came: when it tells all changes since an earlier one, those until `asked_at` were reported; otherwise
+    /// reports begin with it.
+    fn answered(&self, asked_at: Instant, tells_all: bool) {
         let mut span = self.0.lock();
-        let since = span
-            .filter(|span| asked_at - span.until < WINDOW - CHANGE_MAX)
-            .map_or(asked_at, |span| span.since);
-        *span = all.then_some(Span {
-            since,
-            until: asked_at,
+        *span = Some(match *span {
+            Some(before) if tells_all => Span {
+                until: asked_at,
+                ..before
+            },
+            _ => {
+                let now = Instant::now();
+                Span {
+                    since: now,
+                    until: now,
+                }
+            }
         });
+    }
+}
+
+/// Whether an answer to `since` leaves nothing out.
+fn tells_all(answer: &ChangedApps, since: Option<Since>) -> bool {
+    let is_whole = answer.apps.len() < CHANGED_MAX as usize;
+    is_whole && since.is_some_and(|since| answer.next >= since)
+}
+
+/// Where the last answers ended.
+#[derive(Debug, Default)]
+struct Answers(VecDeque<(Instant, Since)>);
+
+impl Answers {
+    /// Where the last one ended that is as old as a report repeats itself, or else the first one.
+    fn since(&mut self, now: Instant) -> Option<Since> {
+        while let Some((at, _)) = self.0.get(1)
+            && now.saturating_duration_since(*at) >= REPEAT
+        {
+            self.0.pop_front();
+        }
+        self.0.front().map(|(_, since)| *since)
+    }
+
+    fn keep(&mut self, asked_at: Instant, answer: &ChangedApps, since: Option<Since>) {
+        if !tells_all(answer, since) {
+            self.0.clear();
+        }
+        self.0.push_back((asked_at, answer.next));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use postrider_model::UnixMillis;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn answer(changed: u32, next: i64) -> ChangedApps {
+        let app = AppId::generate(UnixMillis(1), &mut rand::rng());
+        ChangedApps {
+            apps: vec![(app, 1); changed as usize],
+            next: Since(next),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_before_the_first_report_ages() {
+    async fn what_was_read_before_the_first_answer_ages() {
         let (follower, read_at) = (Follower::default(), Instant::now());
         tokio::time::advance(SECOND).await;
-        follower.reported(Instant::now(), true);
+        follower.answered(Instant::now(), false);
         assert_eq!(follower.age(read_at), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reports_keep_young_what_was_read_since_the_first() {
+    async fn answers_keep_young_what_was_read_since_the_first() {
         let follower = Follower::default();
-        follower.reported(Instant::now(), true);
+        follower.answered(Instant::now(), false);
         let read_at = Instant::now();
         for _ in 0..100 {
             tokio::time::advance(SECOND).await;
-            follower.reported(Instant::now(), true);
+            follower.answered(Instant::now(), true);
         }
         assert_eq!(follower.age(read_at), Duration::ZERO);
         tokio::time::advance(SECOND).await;
         assert_eq!(follower.age(read_at), SECOND);
         assert_eq!(follower.age(Instant::now()), Duration::ZERO);
+        follower.answered(Instant::now(), false);
+        assert_eq!(follower.age(read_at), 101 * SECOND, "something was left out");
+    }
+
+    #[test]
+    fn an_answer_tells_all_unless_it_is_the_first_too_long_or_of_an_earlier_state() {
+        assert!(tells_all(&answer(0, 5), Some(Since(5))));
+        assert!(tells_all(&answer(CHANGED_MAX - 1, 6), Some(Since(5))));
+        assert!(!tells_all(&answer(0, 5), None));
+        assert!(!tells_all(&answer(CHANGED_MAX, 6), Some(Since(5))));
+        assert!(!tells_all(&answer(0, 4), Some(Since(5))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_gap_that_a_report_does_not_cover_begins_anew() {
-        for (gap, covered) in [(59 * SECOND, true), (60 * SECOND, false)] {
-            let follower = Follower::default();
-            follower.reported(Instant::now(), true);
-            let read_at = Instant::now();
-            tokio::time::advance(gap).await;
-            follower.reported(Instant::now(), true);
-            let age = if covered { Duration::ZERO } else { gap };
-            assert_eq!(follower.age(read_at), age);
+    async fn a_change_is_asked_for_again_for_a_time() {
+        let mut answers = Answers::default();
+        for second in 0..60 {
+            let now = Instant::now();
+            let since = answers.since(now);
+            assert_eq!(since, (second > 0).then(|| Since((second - 20).max(0))));
+            answers.keep(now, &answer(0, second), since);
+            tokio::time::advance(SECOND).await;
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn more_changes_than_one_answer_takes_are_no_report() {
-        let follower = Follower::default();
-        follower.reported(Instant::now(), true);
-        let read_at = Instant::now();
-        tokio::time::advance(SECOND).await;
-        follower.reported(Instant::now(), false);
-        assert_eq!(follower.age(read_at), SECOND);
+        let since = answers.since(Instant::now());
+        answers.keep(Instant::now(), &answer(0, 7), since);
+        assert_eq!(
+            answers.since(Instant::now()),
+            Some(Since(7)),
+            "the store was put back"
+        );
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postrider_model::{AppId, AppSnapshot, Application, UnixMillis};
-use postrider_store::{AppRef, Page, StoreError, TimeRange};
+use postrider_store::{AppRef, ChangedApps, Page, Since, StoreError, TimeRange};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -147,21 +146,32 @@ pub(super) async fn snapshot(store: &PostgresStore, app: &AppRef) -> Work<Option
     }))
 }
 
-pub(super) async fn changed(store: &PostgresStore, within: Duration, limit: u32) -> Work<Vec<(AppId, u64)>> {
-    let rows = sqlx::query(
-        "SELECT id, version FROM applications WHERE changed_at > (SELECT now_ms()) - $1 ORDER BY changed_at DESC LIMIT $2",
-    )
-    .bind(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
-    .bind(i64::from(limit))
-    .fetch_all(&store.read)
-    .await?;
-    let read = |row: &PgRow| {
-        Ok((
-            AppId::from_uuid(row.try_get("id")?),
-            to_version(row.try_get("version")?)?,
-        ))
+/// Goes by the numbers of transactions. A snapshot has seen all below its `xmin`; what may have been under way is asked for
+/// again. None is above its `xmax`: such a number came with a dump from another server.
+pub(super) async fn changed(store: &PostgresStore, since: Option<Since>, limit: u32) -> Work<ChangedApps> {
+    let mut connection = store.read.acquire().await?;
+    let next = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut changed = ChangedApps {
+        apps: Vec::new(),
+        next: Since(next),
     };
-    rows.iter().map(read).collect()
+    if let Some(since) = since {
+        let rows = sqlx::query(
+            "SELECT id, version FROM applications WHERE changed >= $1 \
+             AND changed < (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) LIMIT $2",
+        )
+        .bind(since.0)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in &rows {
+            let app = AppId::from_uuid(row.try_get("id")?);
+            changed.apps.push((app, to_version(row.try_get("version")?)?));
+        }
+    }
+    Ok(changed)
 }
 
 fn decode(row: &PgRow) -> Work<Application> {

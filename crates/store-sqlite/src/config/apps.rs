@@ -1,9 +1,7 @@
 //! Applications and their versions.
 
-use std::time::Duration;
-
 use postrider_model::{AppId, Application, UnixMillis};
-use postrider_store::{AppRef, Page, StoreError, TimeRange};
+use postrider_store::{AppRef, ChangedApps, Page, Since, StoreError, TimeRange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::codec::{self, Walk};
@@ -54,23 +52,30 @@ pub(super) fn find_app(connection: &Connection, app: &AppRef) -> Fallible<Option
     Ok(found.optional()?)
 }
 
-/// The time is the one that the trigger takes.
-pub(crate) const CHANGED: &str = "SELECT id, version FROM applications
-    WHERE changed_at > CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1 ORDER BY changed_at DESC LIMIT ?2";
+pub(crate) const CHANGED: &str = "SELECT id, version FROM applications WHERE changed >= ?1 LIMIT ?2";
 
 pub(super) fn changed_apps(
     connection: &Connection,
-    within: Duration,
+    since: Option<Since>,
     limit: u32,
-) -> Fallible<Vec<(AppId, u64)>> {
-    let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
-    let changed = connection
-        .prepare_cached(CHANGED)?
-        .query_map(params![within, limit], |row| {
-            Ok((codec::id(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs()))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(changed)
+) -> Fallible<ChangedApps> {
+    // There is one writer, so what comes later has a greater number.
+    let next = connection
+        .prepare_cached("SELECT coalesce(max(changed), 0) + 1 FROM applications")?
+        .query_row([], |row| row.get(0))?;
+    let apps = match since {
+        None => Vec::new(),
+        Some(Since(since)) => connection
+            .prepare_cached(CHANGED)?
+            .query_map(params![since, limit], |row| {
+                Ok((codec::id(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+            })?
+            .collect::<rusqlite::Result<_>>()?,
+    };
+    Ok(ChangedApps {
+        apps,
+        next: Since(next),
+    })
 }
 
 /// Which of `uid` and `id` was taken.

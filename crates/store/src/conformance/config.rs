@@ -9,7 +9,7 @@ use postrider_model::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::fixture::{HOUR, World, first, must};
+use super::fixture::{HOUR, World, first, must, until};
 use crate::{AppRef, EndpointRef, NewKey, Page, SharedStore, StoreError};
 
 /// What was written is read, by id and by uid, until it is deleted.
@@ -119,35 +119,80 @@ pub async fn every_change_raises_the_version(store: SharedStore) {
     assert_eq!(must(store.create_endpoint(&lost).await), None);
 }
 
-/// Applications that changed within a time are listed with their versions, the latest first; new ones are not.
-pub async fn what_changed_of_late_is_told(store: SharedStore) {
-    const MOMENT: Duration = Duration::from_millis(20);
+/// Applications that changed since an answer are told with their versions; new ones are not.
+pub async fn what_changed_since_is_told(store: SharedStore) {
     let world = World::new(store).await;
     let store = &world.store;
     let mut other = world.application(world.id(AppId::generate));
     must(store.create_app(&other).await);
-    assert_eq!(must(store.changed_apps(HOUR, 10).await), []);
+    let begin = must(store.changed_apps(None, 10).await);
+    assert_eq!(begin.apps, []);
+    let nothing = must(store.changed_apps(Some(begin.next), 10).await);
+    assert_eq!((nothing.apps, nothing.next >= begin.next), (Vec::new(), true));
 
     world.endpoint(|_| {}).await;
-    assert_eq!(must(store.changed_apps(HOUR, 10).await), [(world.app, 2)]);
-    tokio::time::sleep(MOMENT).await;
+    let first = must(store.changed_apps(Some(begin.next), 10).await);
+    assert_eq!(first.apps, [(world.app, 2)]);
+    assert!(first.next >= begin.next);
     let was = other.updated_at;
     other.updated_at = UnixMillis(was.0 + 1);
     assert_eq!(must(store.update_app(&other, was).await), Some(2));
-    assert_eq!(
-        must(store.changed_apps(HOUR, 10).await),
-        [(other.id, 2), (world.app, 2)]
-    );
-    assert_eq!(must(store.changed_apps(HOUR, 1).await), [(other.id, 2)]);
-
-    tokio::time::sleep(MOMENT).await;
     must(store.delete_app(world.app, UnixMillis::now()).await);
-    assert_eq!(
-        must(store.changed_apps(HOUR, 10).await),
-        [(world.app, 3), (other.id, 2)]
-    );
-    tokio::time::sleep(MOMENT).await;
-    assert_eq!(must(store.changed_apps(Duration::from_millis(1), 10).await), []);
+    // Each is told to whoever asks with what he has, in any order.
+    for since in [begin.next, first.next] {
+        let mut both = must(store.changed_apps(Some(since), 10).await).apps;
+        both.sort_unstable();
+        let mut expected = [(world.app, 3), (other.id, 2)];
+        expected.sort_unstable();
+        assert_eq!(both, expected);
+    }
+    assert_eq!(must(store.changed_apps(Some(begin.next), 1).await).apps.len(), 1);
+    until("what was told is told no more", async || {
+        let end = must(store.changed_apps(None, 10).await).next;
+        let again = must(store.changed_apps(Some(end), 10).await).apps;
+        again.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// A change counts from its commit, however long that takes: none falls between two answers.
+pub async fn no_change_falls_between_two_answers(store: SharedStore) {
+    const CHANGES: usize = 40;
+    let world = World::new(store).await;
+    let store = &world.store;
+    let mut apps = vec![world.app];
+    for _ in 0..3 {
+        let app = world.application(world.id(AppId::generate));
+        must(store.create_app(&app).await);
+        apps.push(app.id);
+    }
+    let mut since = must(store.changed_apps(None, 100).await).next;
+    let writer = async |app| {
+        for _ in 0..CHANGES {
+            let mut draft = world.draft();
+            draft.app = app;
+            must(store.create_endpoint(&draft).await);
+        }
+    };
+    let mut versions: BTreeMap<AppId, u64> = BTreeMap::new();
+    let reader = async {
+        while apps
+            .iter()
+            .any(|app| versions.get(app) != Some(&(CHANGES as u64 + 1)))
+        {
+            let changed = must(store.changed_apps(Some(since), 100).await);
+            since = changed.next;
+            for (app, version) in changed.apps {
+                let known = versions.insert(app, version);
+                assert!(known.is_none_or(|known| known <= version));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let [one, two, three, four] = [apps[0], apps[1], apps[2], apps[3]].map(writer);
+    let all = async { tokio::join!(one, two, three, four, reader) };
+    let done = tokio::time::timeout(super::PATIENCE, all).await;
+    assert!(done.is_ok(), "the last versions were never told: {versions:?}");
 }
 
 /// While endpoints are being made, each snapshot's version is that of its endpoints.

@@ -55,9 +55,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         };
         let target = postrider.target(&tenants, url).await?;
         configured = wanted;
-        // One to each application, so that its configuration is cached.
+        // One to each endpoint, so that its configuration is cached and its target is made.
         let first = Load {
-            messages: Some(u64::try_from(tenants.apps)?),
+            messages: Some(u64::try_from(tenants.apps * tenants.endpoints)?),
             ..Load::saturating(FILL_S)
         };
         once(lab, &target, &first).await?;

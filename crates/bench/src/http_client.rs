@@ -9,11 +9,13 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Servers close what is idle for longer, perhaps while it is taken again.
+const IDLE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub(crate) struct Http {
@@ -26,7 +28,12 @@ impl Http {
     /// Asks at `base` (`http://host:port`), with an API key if there is one.
     pub(crate) fn new(base: String, key: Option<String>) -> Self {
         Self {
-            client: Arc::new(Client::builder(TokioExecutor::new()).build_http()),
+            client: Arc::new(
+                Client::builder(TokioExecutor::new())
+                    .pool_idle_timeout(IDLE)
+                    .pool_timer(TokioTimer::new())
+                    .build_http(),
+            ),
             base,
             key,
         }

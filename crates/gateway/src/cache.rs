@@ -122,7 +122,12 @@ impl AppCache {
             None => age >= AGE_UNKNOWN,
         };
         if !outdated && !entry.expired.load(Ordering::Acquire) {
-            if age >= AGE_REFRESH {
+            if age >= AGE_REFRESH
+                || self
+                    .0
+                    .follower
+                    .is_due(entry.snapshot.application.id, entry.read_at)
+            {
                 self.refresh(app, &entry);
             }
             return Ok(Some(entry));
@@ -228,7 +233,8 @@ impl AppCache {
             refreshing: AtomicBool::new(false),
         });
         self.0.entries.insert(id, Arc::clone(&entry));
-        // Who reads a version tells the others: after a flush of the shared state it is unknown there.
+        // Who reads a version tells the others: after a flush of the shared state it is unknown there, and until somebody
+        // reads it or changes it, followers tell.
         let limits = Arc::clone(&self.0.limits);
         tokio::spawn(async move { limits.publish_version(id, version).await });
         Ok(Some(entry))

@@ -31,10 +31,11 @@ impl Endpoint {
                 at + micros(MEMORY)
             }
         };
-        self.tat
-            .max(self.pushed_until)
-            .max(self.backlog_until)
-            .max(breaker)
+        let pushed = match self.pushed_until {
+            0 => 0,
+            until => until + micros(MEMORY),
+        };
+        self.tat.max(pushed).max(self.backlog_until).max(breaker)
     }
 
     /// Whether its breaker is open or half-open.
@@ -121,20 +122,16 @@ impl Endpoint {
             Ask::Probe => return Release::Probe,
             Ask::Wait(wait) => return Release::Wait(Duration::from_micros(wait)),
         }
-        let restarts = self.pushed_until > 0 && wanted > RESTART;
-        let (wanted, rest) = if restarts {
-            (RESTART, RESTART_REST)
-        } else {
-            (wanted, Duration::ZERO)
-        };
+        let restarts = self.pushed_until > 0 && (wanted > RESTART || request.more);
+        let wanted = if restarts { wanted.min(RESTART) } else { wanted };
         let Some(rate) = request.rate else {
             return Release::Granted {
                 count: wanted,
-                next: rest,
+                next: if restarts { RESTART_REST } else { Duration::ZERO },
             };
         };
         let grant = Gcra::new(rate).take_up_to(self.tat, now, wanted);
-        let next = Duration::from_micros(grant.next).max(rest);
+        let next = Duration::from_micros(grant.next);
         if grant.count == 0 {
             return Release::Wait(next);
         }

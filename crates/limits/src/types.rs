@@ -198,7 +198,7 @@ pub enum Signal {
 
 /// Most of a backlog that is released at once after a pause, until a success: what asked for the pause may still stand.
 pub const RESTART: u32 = 8;
-/// The rest before the next so many.
+/// The rest before the next so many, where no rate paces them.
 pub const RESTART_REST: Duration = Duration::from_millis(250);
 
 /// How long a backlog flag stands unless the scheduler renews it.

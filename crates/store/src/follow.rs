@@ -5,6 +5,9 @@
 //! time is the time since it was last known to be current, or to have been reported; each change is reported within
 //! [`EVERY`] of its commit while the store answers, whatever became of the announcement that its author made, and
 //! again for [`REPEAT`], so that a report that met a read under way finds its result.
+//!
+//! After an interruption reports begin anew, and what was read before ages: the store may have failed over to a state
+//! from before the last changes. For the same reason [`Follower::is_due`] has everything read again now and then.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,6 +22,10 @@ use crate::{ChangedApps, SharedStore, Since};
 const EVERY: Duration = Duration::from_millis(500);
 /// For how long a change is reported: longer than a read takes.
 const REPEAT: Duration = Duration::from_secs(20);
+/// Longest time between two answers that belong together.
+const GAP_MAX: Duration = Duration::from_secs(5);
+/// After this time, and up to as much again, what is used is read again all the same.
+const RENEW_AFTER: Duration = Duration::from_secs(300);
 /// Applications that one answer takes. When more changed, ages count from the reads, as without a follower.
 const CHANGED_MAX: u32 = 20_000;
 
@@ -43,6 +50,12 @@ impl Follower {
         current_at.elapsed()
     }
 
+    /// Whether what was read at `read_at` should be read again beside the traffic, current or not. Applications take turns.
+    pub fn is_due(&self, app: AppId, read_at: Instant) -> bool {
+        let part = f64::from(app.as_bytes()[15]) / 256.0;
+        read_at.elapsed() > RENEW_AFTER + RENEW_AFTER.mul_f64(part)
+    }
+
     /// Asks the store until it is dropped, and gives `changed` each application that changed with its version: again and
     /// again for [`REPEAT`], deleted ones too.
     pub async fn run(&self, store: &SharedStore, changed: impl Fn(AppId, u64)) {
@@ -50,6 +63,9 @@ impl Follower {
         let mut is_away = false;
         loop {
             let asked_at = Instant::now();
+            if answers.are_interrupted(asked_at) {
+                answers = Answers::default();
+            }
             let since = answers.since(asked_at);
             match store.changed_apps(since, CHANGED_MAX).await {
                 Ok(answer) => {
@@ -60,11 +76,13 @@ impl Follower {
                     answers.keep(asked_at, &answer, since);
                     is_away = false;
                 }
-                Err(error) if !is_away => {
-                    tracing::warn!(%error, "the store does not tell what changed; configuration is read again by its age");
+                Err(error) => {
+                    answers = Answers::default();
+                    if !is_away {
+                        tracing::warn!(%error, "the store does not tell what changed; configuration is read again by its age");
+                    }
                     is_away = true;
                 }
-                Err(_) => {}
             }
             tokio::time::sleep(EVERY).await;
         }
@@ -109,6 +127,12 @@ impl Answers {
             self.0.pop_front();
         }
         self.0.front().map(|(_, since)| *since)
+    }
+
+    /// Whether too much time has passed since the last one.
+    fn are_interrupted(&self, now: Instant) -> bool {
+        let last = self.0.back();
+        last.is_some_and(|(at, _)| now.saturating_duration_since(*at) > GAP_MAX)
     }
 
     fn keep(&mut self, asked_at: Instant, answer: &ChangedApps, since: Option<Since>) {
@@ -160,6 +184,21 @@ mod tests {
         assert_eq!(follower.age(read_at), 101 * SECOND, "something was left out");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn all_is_read_again_in_time_and_not_at_one_time() {
+        let (follower, read_at) = (Follower::default(), Instant::now());
+        let apps: Vec<AppId> = (0..100)
+            .map(|_| AppId::generate(UnixMillis(1), &mut rand::rng()))
+            .collect();
+        let due = || apps.iter().filter(|app| follower.is_due(**app, read_at)).count();
+        tokio::time::advance(RENEW_AFTER).await;
+        assert_eq!(due(), 0);
+        tokio::time::advance(RENEW_AFTER / 2).await;
+        assert!((20..80).contains(&due()), "{}", due());
+        tokio::time::advance(RENEW_AFTER / 2).await;
+        assert_eq!(due(), 100);
+    }
+
     #[test]
     fn an_answer_tells_all_unless_it_is_the_first_too_long_or_of_an_earlier_state() {
         assert!(tells_all(&answer(0, 5), Some(Since(5))));
@@ -179,6 +218,8 @@ mod tests {
             answers.keep(now, &answer(0, second), since);
             tokio::time::advance(SECOND).await;
         }
+        assert!(!answers.are_interrupted(Instant::now()));
+        assert!(answers.are_interrupted(Instant::now() + GAP_MAX));
         let since = answers.since(Instant::now());
         answers.keep(Instant::now(), &answer(0, 7), since);
         assert_eq!(

@@ -125,7 +125,7 @@ impl ConfigCache {
                 && cached
                     .snapshot
                     .as_ref()
-                    .is_some_and(|snapshot| snapshot.version < version)
+                    .is_none_or(|snapshot| snapshot.version < version)
             {
                 cached.doubted.store(true, Ordering::Release);
             }
@@ -144,8 +144,13 @@ impl ConfigCache {
         }
     }
 
+    /// The absence of an application is not followed.
     fn is_old(&self, cached: &Cached) -> bool {
-        self.follower.age(cached.loaded_at) > MAX_AGE
+        let age = match cached.snapshot {
+            Some(_) => self.follower.age(cached.loaded_at),
+            None => cached.loaded_at.elapsed(),
+        };
+        age > MAX_AGE
     }
 
     /// The application's snapshot at `version` or later; `None` when there is no such application. While the store is
@@ -166,7 +171,7 @@ impl ConfigCache {
         self.metrics.cache(labels::Cache::Worker, result);
         match cached {
             Some(cached) if result == CacheResult::Hit => {
-                if self.is_old(&cached) {
+                if self.is_old(&cached) || self.follower.is_due(app, cached.loaded_at) {
                     drop(self.look(app, version));
                 }
                 Ok(cached.snapshot.clone())
@@ -273,7 +278,7 @@ impl ConfigCache {
                 if version.is_none()
                     && let Some(snapshot) = &snapshot
                 {
-                    // The limits forgot the version: tell them, or everybody would reload for ever.
+                    // The limits forgot the version: tell them, or everybody would go by age alone.
                     let _ = self.limits.publish_version(app, snapshot.version).await;
                 }
                 let cached = Arc::new(Cached {

@@ -1,27 +1,18 @@
 //! How often something may start, so that what it carries gathers.
 //!
 //! The first start after a quiet time is free; the next one waits for the *beat*. So a lonely item pays nothing, and under
-//! load each start carries what came since the beat before. Beats are the same for all processes, as far as their clocks
-//! agree: what starts together shares the broker's wake-ups and its writes to disk, which cost it more than what is written.
+//! load each start carries what came since the beat before. Beats are the same for everything in the process: what starts
+//! together shares the broker's wake-ups and its writes to disk, which cost it more than what is written.
 //!
 //! A start that carried little is followed sooner ([`Pace::started_with`]): where little comes, waiting gathers little.
 
 use std::sync::LazyLock;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The beats of every interval that this is a multiple of meet when the clock shows a multiple of it.
-const ALL_MEET: u128 = Duration::from_millis(600).as_nanos();
-
 /// The beat that others are counted from.
-static FIRST_BEAT: LazyLock<Instant> = LazyLock::new(|| {
-    let clock = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-    let ahead = u64::try_from(ALL_MEET - clock % ALL_MEET).unwrap_or_default();
-    // In the past, so that all starts are counted from it. On a machine that has just started there may be none.
-    let next = Instant::now() + Duration::from_nanos(ahead);
-    next.checked_sub(Duration::from_secs(3)).unwrap_or(next)
-});
+static FIRST_BEAT: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What a start waits for each of the calls that the one before carried. Tokio's timers tick as often.
 const FOR_EACH: Duration = Duration::from_millis(1);

@@ -1,5 +1,7 @@
 //! Applications, endpoints and event types.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use postrider_model::UnixMillis;
 use serde_json::{Value, json};
@@ -335,13 +337,32 @@ async fn pages_lead_forth_and_back() {
     assert_eq!((uids(&back), &back["done"]), (order[..3].to_vec(), &json!(true)));
 }
 
+/// How often an application's configuration was read.
+fn reads(harness: &Harness) -> String {
+    let metrics = harness.telemetry.render();
+    let reads = metrics
+        .lines()
+        .find(|line| line.starts_with("postrider_config_reloads_total"));
+    reads.expect("a metric").to_owned()
+}
+
 #[tokio::test]
-async fn a_change_that_nobody_announced_is_found() {
+async fn configuration_is_read_once_and_a_change_that_nobody_announced_is_found() {
     let harness = Harness::new().await;
     harness.acme().await;
+    // The first answer of who follows the changes.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let body = json!({"eventType": "a", "payload": {}});
     harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
     let job = harness.broker.jobs().remove(0);
+    // For longer than what nobody vouches for may be used.
+    let before = reads(&harness);
+    for _ in 0..24 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
+    }
+    assert_eq!(reads(&harness), before);
+
     // As by a gateway that ended right after the commit: the version that the limits know stays the old one.
     let (app, now) = (job.message.app, UnixMillis::now());
     let deleted = harness.store.delete_endpoint(app, job.endpoint, now).await;
@@ -352,7 +373,7 @@ async fn a_change_that_nobody_announced_is_found() {
         if harness.broker.jobs().len() == before {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("messages still go to an endpoint that was deleted");
 }

@@ -133,6 +133,7 @@ pub(crate) struct Harness {
     pub(crate) store: SharedStore,
     pub(crate) broker: Arc<TestBroker>,
     pub(crate) limits: SharedLimits,
+    pub(crate) telemetry: Arc<postrider_telemetry::Metrics>,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -176,6 +177,7 @@ impl Harness {
         });
         let shared: Arc<dyn Broker> = broker.clone();
         let limits: SharedLimits = Arc::new(InProcess::new(BreakerSettings::default()));
+        let telemetry = postrider_telemetry::Metrics::new();
         let deps = Deps {
             store: Arc::clone(&store),
             limits: Arc::clone(&limits),
@@ -184,7 +186,7 @@ impl Harness {
             broker: shared,
             policy: Policy::default(),
             metrics: Arc::new(Metrics::default()),
-            telemetry: postrider_telemetry::Metrics::new(),
+            telemetry: Arc::clone(&telemetry),
             tracer: None,
         };
         let gateway = Gateway::new(settings, deps);
@@ -194,6 +196,7 @@ impl Harness {
             store,
             broker,
             limits,
+            telemetry,
             _dir: None,
         }
     }

@@ -22,7 +22,8 @@ local function load(key)
 end
 
 local function save(key, e)
-  local last = math.max(e.t, e.p, e.w)
+  local last = math.max(e.t, e.w)
+  if e.p > 0 then last = math.max(last, e.p + MEMORY) end
   if e.s > 0 then
     last = math.max(last, e.u + MEMORY)
   elseif e.n > 0 then

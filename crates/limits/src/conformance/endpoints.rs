@@ -206,24 +206,26 @@ pub(super) async fn a_stall(limits: &dyn Limits) {
 }
 
 pub(super) async fn after_a_pause_little_goes_until_a_success(limits: &dyn Limits) {
-    let fixture = Fixture::new(limits);
-    assert_eq!(fixture.release(100, false).await, granted(100));
     let pause = Duration::from_millis(1);
-    fixture.finish(Signal::Stalled(pause), false).await;
-    sleep(pause + SLACK).await;
-    let little = Release::Granted {
-        count: RESTART,
+    let little = |count| Release::Granted {
+        count,
         next: RESTART_REST,
     };
-    for signal in [Signal::Failure, Signal::Neutral, Signal::Backlogged] {
-        assert_eq!(fixture.release(100, false).await, little);
-        assert_eq!(fixture.gate().await, Verdict::Backlog, "the rest still waits");
-        fixture.finish(signal, false).await;
+    for paused in [Signal::Stalled(pause), Signal::PushBack(pause)] {
+        let fixture = Fixture::new(limits);
+        assert_eq!(fixture.release(100, false).await, granted(100));
+        fixture.finish(paused, false).await;
+        sleep(pause + SLACK).await;
+        for signal in [Signal::Failure, Signal::Neutral, Signal::Backlogged] {
+            assert_eq!(fixture.release(100, false).await, little(RESTART));
+            assert_eq!(fixture.gate().await, Verdict::Backlog, "the rest still waits");
+            fixture.finish(signal, false).await;
+        }
+        assert_eq!(fixture.release(3, true).await, little(3));
+        assert_eq!(fixture.release(RESTART, false).await, granted(RESTART));
+        fixture.finish(Signal::Success, false).await;
+        assert_eq!(fixture.release(100, false).await, granted(100));
     }
-    assert_eq!(fixture.release(RESTART, false).await, granted(RESTART));
-    fixture.finish(Signal::Backlogged, false).await;
-    fixture.finish(Signal::Success, false).await;
-    assert_eq!(fixture.release(100, false).await, granted(100));
 }
 
 pub(super) async fn backlog(limits: &dyn Limits) {

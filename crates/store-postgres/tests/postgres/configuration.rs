@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postrider_model::{
-    Claim, Disposition, EventType, EventTypeId, ExhaustedPolicy, KeyId, Next, Record, RetrySchedule,
-    UnixMillis,
+    AppId, Application, Claim, Disposition, EventType, EventTypeId, ExhaustedPolicy, KeyId, Next, Record,
+    RetrySchedule, UnixMillis,
 };
 use postrider_store::{
     AppRef, ConfigStore, EndpointRef, LogStore, NewKey, Page, RecordStore, StoreError, UpkeepStore,
@@ -219,4 +219,42 @@ async fn gone_disables_and_an_exhausted_head_pauses() {
         .unwrap();
     assert!(paused.paused && !paused.disabled);
     assert!(world.store.claim_due(5, 5, DAY).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_takes_long_to_commit_is_told_after_it() {
+    let world = World::new().await;
+    let other = AppId::generate(UnixMillis::now(), &mut rand::rng());
+    let application = Application {
+        id: other,
+        uid: None,
+        ..world.store.app(&AppRef::Id(world.app)).await.unwrap().unwrap()
+    };
+    world.store.create_app(&application).await.unwrap();
+    let begin = world.store.changed_apps(None, 10).await.unwrap().next;
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    let mut slow = pool.begin().await.unwrap();
+    let change = "UPDATE applications SET version = version + 1 WHERE id = $1";
+    sqlx::query(change)
+        .bind(world.app.as_uuid())
+        .execute(&mut *slow)
+        .await
+        .unwrap();
+    sqlx::query(change)
+        .bind(other.as_uuid())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let told = world.store.changed_apps(Some(begin), 10).await.unwrap();
+    assert!(
+        told.apps.iter().all(|(app, _)| *app != world.app),
+        "it is not committed"
+    );
+    assert!(told.apps.iter().any(|(app, _)| *app == other));
+    slow.commit().await.unwrap();
+    let told = world.store.changed_apps(Some(told.next), 10).await.unwrap();
+    assert!(
+        told.apps.iter().any(|(app, _)| *app == world.app),
+        "begun before, committed since"
+    );
 }

@@ -218,6 +218,9 @@ impl<U> Board<U> {
     }
 
     fn start_lane(&mut self, endpoint: EndpointId, now: Instant) -> Option<Started<U>> {
+        if let Some(lane) = self.lanes.get_mut(&endpoint).filter(|lane| lane.in_flight == 0) {
+            lane.pace.begin_again(self.settings.slow_after, now);
+        }
         match self.blocked(endpoint) {
             None => {}
             Some(Blocked::Endpoint) => return None,
@@ -238,7 +241,6 @@ impl<U> Board<U> {
         let (_, unit) = lane.units.pop_front()?;
         if lane.in_flight == 0 {
             lane.progress_at = now;
-            lane.pace.begin_again(self.settings.slow_after, now);
         }
         lane.in_flight += 1;
         let speed = lane.pace.speed(self.settings.slow_after);

@@ -25,11 +25,22 @@ pub(super) struct Returns {
 }
 
 impl Returns {
-    /// Looks at how fast units start.
-    fn count(&mut self, now: Instant) {
-        let since = self.counted_at.replace(now).unwrap_or(now);
-        self.interval = now.saturating_duration_since(since) / self.started.max(1);
-        self.started = 0;
+    /// Looks at how fast units start: a moving average, since attempts may end in step. Where slots are free nobody
+    /// needs a turn.
+    fn count(&mut self, is_full: bool, now: Instant) {
+        if !is_full {
+            self.last = None;
+        }
+        let since = *self.counted_at.get_or_insert(now);
+        if self.started == 0 {
+            return;
+        }
+        let newest = now.saturating_duration_since(since) / self.started;
+        self.interval = match self.interval {
+            Duration::ZERO => newest,
+            before => (before * 3 + newest) / 4,
+        };
+        (self.started, self.counted_at) = (0, Some(now));
     }
 
     /// The turn of one more, not before `earliest` from now.
@@ -52,7 +63,7 @@ impl<U> Board<U> {
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
         let bound = self.settings.queue_max_wait;
         let is_full = self.in_flight >= self.settings.slots;
-        self.returns.count(now);
+        self.returns.count(is_full, now);
         let is_late = |at: Instant| now.saturating_duration_since(at) > bound;
         let mut stuck = Vec::new();
         while let Some((_, endpoint)) = self.arrivals.pop_front_if(|(at, _)| is_late(*at)) {
@@ -60,10 +71,8 @@ impl<U> Board<U> {
                 continue;
             };
             let wait = lane.expected_wait(0, now).clamp(bound, WAIT_MAX);
-            // Parked: it waits for its host, or for slots of those that are not known to be fast.
-            let takes_turns = is_full || lane.parked;
             while let Some((_, unit)) = lane.units.pop_front_if(|(at, _)| is_late(*at)) {
-                let turn = if takes_turns {
+                let turn = if is_full {
                     wait.max(self.returns.wait(bound, now))
                 } else {
                     wait
@@ -97,11 +106,13 @@ impl<U> Board<U> {
         });
     }
 
-    /// How long an endpoint has taken nothing, if that is longer than its attempts may take without being slow. It is the
-    /// endpoint that is stuck then, and not this worker.
+    /// How long an endpoint has taken nothing, if that is longer than its attempts may take without being slow, and twice as
+    /// long as they usually take. It is the endpoint that is stuck then, and not this worker.
     pub(crate) fn stalled(&self, endpoint: EndpointId, now: Instant) -> Option<Duration> {
-        let stalled = self.lanes.get(&endpoint)?.full_for(now)?;
-        (stalled >= self.settings.slow_after).then_some(stalled)
+        let lane = self.lanes.get(&endpoint)?;
+        let stalled = lane.full_for(now)?;
+        // One that is slow, but answers, is no slower than usual.
+        (stalled >= self.settings.slow_after.max(lane.pace.latency() * 2)).then_some(stalled)
     }
 
     /// Takes back everything that has not started: the process drains.

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use postrider_limits::{GateRequest, Limits as _, Rate, Verdict};
+use postrider_limits::{GateRequest, Limits as _, Rate, Signal, Verdict};
 use postrider_model::{DeferReason, Job, Next, Outcome, UnixMillis};
-
+use postrider_testkit::receiver::{Reply, Script};
 use tokio_util::sync::CancellationToken;
 
-use super::World;
+use super::{PATIENCE, World};
 use crate::Settings;
 use crate::classify::LEASE_OVER_DELAY;
 use crate::run::Context;
@@ -90,6 +90,36 @@ async fn an_ordered_run_whose_lease_is_too_short_rests() {
         "{outcomes:?}"
     );
     assert_eq!(world.receiver.count("/ordered"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_takes_nothing_rests_for_half_as_long() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hang", |_| {}).await;
+    world.receiver.on("/hang", Script::always(Reply::Hang));
+    let slow_after = Duration::from_millis(100);
+    let context = world.context(Settings {
+        slow_after,
+        queue_max_wait: slow_after,
+        ..World::settings()
+    });
+    // As many as it gets at once; then one more, for which there is no room.
+    let first = (0..4).map(|_| world.job(endpoint)).collect();
+    world.dispatch(&context, first).await;
+    let began = Instant::now();
+    while context.board.lock().stalled(endpoint, Instant::now()).is_none() {
+        assert!(began.elapsed() < PATIENCE, "it is not stalled");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.dispatch(&context, vec![world.job(endpoint)]).await;
+    loop {
+        if let Some(Signal::Stalled(pause)) = world.limits.signals.lock().first() {
+            assert!((slow_after / 2..began.elapsed()).contains(pause), "{pause:?}");
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody heard of it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use postrider_limits::{
     Admission, AdmitRequest, BreakerChange, BreakerSettings, FinishReport, Gate, GateRequest, InProcess,
-    Limits, LimitsError, Release, ReleaseRequest, Settlement,
+    Limits, LimitsError, Release, ReleaseRequest, Settlement, Signal,
 };
 use postrider_model::AppId;
 use tokio::sync::broadcast;
@@ -15,6 +16,8 @@ pub(super) struct TestLimits {
     /// Calls of `gate`, and of `finish`, that panic from now on.
     pub(super) gates_that_panic: AtomicUsize,
     pub(super) finishes_that_panic: AtomicUsize,
+    /// What was reported.
+    pub(super) signals: Mutex<Vec<Signal>>,
 }
 
 impl TestLimits {
@@ -23,6 +26,7 @@ impl TestLimits {
             inner: InProcess::new(BreakerSettings::default()),
             gates_that_panic: AtomicUsize::new(0),
             finishes_that_panic: AtomicUsize::new(0),
+            signals: Mutex::default(),
         }
     }
 }
@@ -57,6 +61,9 @@ impl Limits for TestLimits {
 
     async fn finish(&self, batch: &[FinishReport]) -> Result<Vec<BreakerChange>, LimitsError> {
         panic_if_left(&self.finishes_that_panic, "a finish");
+        self.signals
+            .lock()
+            .extend(batch.iter().map(|report| report.signal));
         self.inner.finish(batch).await
     }
 

@@ -20,15 +20,16 @@ pub(super) struct Returns {
     counted_at: Option<Instant>,
     /// From one start to the next, of late.
     interval: Duration,
-    /// The last turn that was given.
+    /// The last turn that was given, and whether it was since the last look.
     last: Option<Instant>,
+    is_used: bool,
 }
 
 impl Returns {
-    /// Looks at how fast units start: a moving average, since attempts may end in step. Where slots are free nobody
-    /// needs a turn.
-    fn count(&mut self, is_full: bool, now: Instant) {
-        if !is_full {
+    /// Looks at how fast units start: a moving average, since attempts may end in step. When nobody has needed a turn since
+    /// the last look, turns begin anew.
+    fn count(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.is_used) {
             self.last = None;
         }
         let since = *self.counted_at.get_or_insert(now);
@@ -48,6 +49,7 @@ impl Returns {
         let next = self.last.map_or(now, |last| last + self.interval);
         let turn = next.clamp(now + earliest, now + WAIT_MAX);
         self.last = Some(turn);
+        self.is_used = true;
         turn - now
     }
 }
@@ -63,7 +65,7 @@ impl<U> Board<U> {
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
         let bound = self.settings.queue_max_wait;
         let is_full = self.in_flight >= self.settings.slots;
-        self.returns.count(is_full, now);
+        self.returns.count(now);
         let is_late = |at: Instant| now.saturating_duration_since(at) > bound;
         let mut stuck = Vec::new();
         while let Some((_, endpoint)) = self.arrivals.pop_front_if(|(at, _)| is_late(*at)) {
@@ -71,8 +73,10 @@ impl<U> Board<U> {
                 continue;
             };
             let wait = lane.expected_wait(0, now).clamp(bound, WAIT_MAX);
+            // Parked: it waits for its host, or for slots of those that are not known to be fast.
+            let takes_turns = is_full || lane.parked;
             while let Some((_, unit)) = lane.units.pop_front_if(|(at, _)| is_late(*at)) {
-                let turn = if is_full {
+                let turn = if takes_turns {
                     wait.max(self.returns.wait(bound, now))
                 } else {
                     wait

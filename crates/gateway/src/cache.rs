@@ -2,7 +2,7 @@
 //!
 //! Guarantees: an entry is at most [`AGE_MAX`] old unless the store is away, and is read again at once when a newer
 //! version is known. The age counts from when the entry was last known to be current: a [`Follower`] asks the store for
-//! what changed, for all entries at once, so that an application that does not change is read once. Reads of one
+//! what changed, for all entries at once, so that one that does not change is read every few minutes only. Reads of one
 //! application are single-flight. With the store away a cached application goes on with what is cached, and no request
 //! waits for the store once its absence was noticed; one that is not cached cannot be served. Memory is bounded by an
 //! estimate of each snapshot's size.
@@ -122,12 +122,7 @@ impl AppCache {
             None => age >= AGE_UNKNOWN,
         };
         if !outdated && !entry.expired.load(Ordering::Acquire) {
-            if age >= AGE_REFRESH
-                || self
-                    .0
-                    .follower
-                    .is_due(entry.snapshot.application.id, entry.read_at)
-            {
+            if age >= AGE_REFRESH || Follower::is_due(entry.snapshot.application.id, entry.read_at) {
                 self.refresh(app, &entry);
             }
             return Ok(Some(entry));

@@ -16,6 +16,7 @@ pub mod record;
 pub mod reseal;
 pub mod retention;
 pub mod sweeps;
+pub mod versions;
 pub mod waiting;
 
 /// How long a check waits for what must happen.
@@ -30,17 +31,19 @@ macro_rules! store_conformance {
             config {
                 applications_are_created_changed_and_deleted,
                 uids_are_unique_among_the_living,
-                every_change_raises_the_version,
-                a_snapshot_is_of_one_version,
-                what_changed_since_is_told,
-                no_change_falls_between_two_answers,
                 endpoints_round_trip,
                 lists_page_both_ways,
                 event_types_live_by_name,
                 keys_are_found_by_hash_until_revoked,
+                a_claim_is_kept_until_it_is_dropped_or_ends,
+            }
+            versions {
+                every_change_raises_the_version,
+                a_snapshot_is_of_one_version,
+                what_changed_since_is_told,
+                no_change_falls_between_two_answers,
                 a_stale_update_changes_nothing,
                 no_concurrent_update_is_lost,
-                a_claim_is_kept_until_it_is_dropped_or_ends,
             }
             record {
                 a_batch_recorded_twice_is_recorded_once,

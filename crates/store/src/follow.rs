@@ -51,7 +51,7 @@ impl Follower {
     }
 
     /// Whether what was read at `read_at` should be read again beside the traffic, current or not. Applications take turns.
-    pub fn is_due(&self, app: AppId, read_at: Instant) -> bool {
+    pub fn is_due(app: AppId, read_at: Instant) -> bool {
         let part = f64::from(app.as_bytes()[15]) / 256.0;
         read_at.elapsed() > RENEW_AFTER + RENEW_AFTER.mul_f64(part)
     }
@@ -186,11 +186,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_is_read_again_in_time_and_not_at_one_time() {
-        let (follower, read_at) = (Follower::default(), Instant::now());
+        let read_at = Instant::now();
         let apps: Vec<AppId> = (0..100)
             .map(|_| AppId::generate(UnixMillis(1), &mut rand::rng()))
             .collect();
-        let due = || apps.iter().filter(|app| follower.is_due(**app, read_at)).count();
+        let due = || apps.iter().filter(|app| Follower::is_due(**app, read_at)).count();
         tokio::time::advance(RENEW_AFTER).await;
         assert_eq!(due(), 0);
         tokio::time::advance(RENEW_AFTER / 2).await;

@@ -3,7 +3,8 @@
 //! A cached snapshot is used while its version is the one that the limits know. Another version means reload; no
 //! version (the limits were lost) means reload if the snapshot is older than [`MAX_AGE`]. Either way a snapshot older
 //! than that is renewed beside the traffic. The age counts from when the snapshot was last known to be current: a
-//! [`Follower`] asks the store for what changed, for all of them at once, so that one that does not change is read once.
+//! [`Follower`] asks the store for what changed, for all of them at once, so that one that does not change is read every
+//! few minutes only.
 //!
 //! With the store away the cached one goes on serving, and nobody waits for long: there is one look at the store at a
 //! time for each application, however many ask; each waits for it [`LOOK_MAX`] at most; and after one that failed
@@ -171,7 +172,7 @@ impl ConfigCache {
         self.metrics.cache(labels::Cache::Worker, result);
         match cached {
             Some(cached) if result == CacheResult::Hit => {
-                if self.is_old(&cached) || self.follower.is_due(app, cached.loaded_at) {
+                if self.is_old(&cached) || Follower::is_due(app, cached.loaded_at) {
                     drop(self.look(app, version));
                 }
                 Ok(cached.snapshot.clone())

@@ -1,6 +1,6 @@
--- The state of an endpoint: a hash of t (TAT), p (pushed until, 0 once it works again), w (backlog until), and the breaker: s (0 closed,
--- 1 open, 2 half-open), u (open or leased until), i (interval), n (failures). The rules are those of the Rust
--- modules gcra, breaker and endpoint; times are microseconds, written with %.0f since %.14g would round them.
+-- The state of an endpoint: a hash of t (TAT), p (pushed until, 0 once it works again), w (backlog until), and the
+-- breaker: s (0 closed, 1 open, 2 half-open), u (open or leased until), i (interval), n (failures). The rules are those
+-- of the Rust modules gcra, breaker and endpoint; times are microseconds, written with %.0f since %.14g would round them.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 

@@ -49,12 +49,7 @@ async fn configuration_round_trips_and_versions_grow() {
         Some(4)
     );
     assert_eq!(world.store.create_endpoint(&twin).await.unwrap(), Some(5));
-    let snapshot = world
-        .store
-        .snapshot(&AppRef::Id(world.app))
-        .await
-        .unwrap()
-        .unwrap();
+    let snapshot = world.snapshot().await;
     assert_eq!((snapshot.version, snapshot.endpoints.len()), (5, 2));
     assert!(snapshot.endpoint(twin.id).is_some());
     let listed = world

@@ -133,12 +133,7 @@ async fn secrets_and_payloads_are_sealed_at_rest() {
         )
         .await;
     assert_eq!(plain, 0);
-    let snapshot = world
-        .store
-        .snapshot(&AppRef::Id(world.app))
-        .await
-        .unwrap()
-        .unwrap();
+    let snapshot = world.snapshot().await;
     assert_eq!(snapshot.endpoints[0].secrets.len(), 1);
     let other = open(world.database.url(), &keyring());
     let unreadable = other.message(world.app, message.id, true).await;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_model::{
-    Accepted, AppId, Application, Attempt, AttemptClass, AttemptId, DeliveryId, Disposition, Endpoint,
-    EndpointId, EndpointSecret, ExhaustedPolicy, HeaderNames, Message, MessageId, NewDelivery, Next, Outcome,
-    Record, Trigger, UnixMillis,
+    Accepted, AppId, AppSnapshot, Application, Attempt, AttemptClass, AttemptId, DeliveryId, Disposition,
+    Endpoint, EndpointId, EndpointSecret, ExhaustedPolicy, HeaderNames, Message, MessageId, NewDelivery,
+    Next, Outcome, Record, Trigger, UnixMillis,
 };
 use postrider_secrets::Keyring;
-use postrider_store::{ConfigStore, Page, UpkeepStore};
+use postrider_store::{AppRef, ConfigStore, Page, UpkeepStore};
 use postrider_store_postgres::{PostgresStore, Settings};
 use postrider_testkit::services::PostgresDatabase;
 
@@ -61,6 +61,12 @@ impl World {
     /// Another process' view of the same store.
     pub(crate) fn again(&self) -> Arc<PostgresStore> {
         open(self.database.url(), &self.keyring)
+    }
+
+    /// The application's configuration.
+    pub(crate) async fn snapshot(&self) -> AppSnapshot {
+        let found = self.store.snapshot(&AppRef::Id(self.app)).await;
+        found.unwrap().unwrap()
     }
 
     /// How many rows a query of one number finds.

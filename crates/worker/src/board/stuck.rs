@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use postrider_model::EndpointId;
 
+use super::turns::Blocked;
 use super::{Board, WAIT_MAX};
 
 /// How often endpoints are forgotten.
@@ -11,7 +12,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// Above so many endpoints none is remembered for long.
 const REMEMBERED_MAX: usize = 200_000;
 
-/// When what comes off the board because all slots are taken may come back: one after the other, as fast as units start.
+/// When what comes off the board because its slots are taken may come back: one after the other, as fast as units start.
 /// If all came back together, all but a few would be given back again, and the slots be idle meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Returns {
@@ -59,7 +60,7 @@ impl<U> Board<U> {
     /// busy, and what they came with keeps others in the broker.
     ///
     /// Each comes with the time after which it may be tried: longer the longer its endpoint has taken nothing, so that
-    /// what waits for an endpoint that hangs does not come back each second; and while all slots are taken, its turn.
+    /// what waits for an endpoint that hangs does not come back each second; and its turn, when the slots are taken.
     ///
     /// Call it some times a second.
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
@@ -69,12 +70,13 @@ impl<U> Board<U> {
         let is_late = |at: Instant| now.saturating_duration_since(at) > bound;
         let mut stuck = Vec::new();
         while let Some((_, endpoint)) = self.arrivals.pop_front_if(|(at, _)| is_late(*at)) {
+            // A host's slots are its own: who waits for them does not hold up those who wait for the worker's.
+            let waits_for_host = matches!(self.blocked(endpoint), Some(Blocked::Host));
             let Some(lane) = self.lanes.get_mut(&endpoint) else {
                 continue;
             };
             let wait = lane.expected_wait(0, now).clamp(bound, WAIT_MAX);
-            // Parked: it waits for its host, or for slots of those that are not known to be fast.
-            let takes_turns = is_full || lane.parked;
+            let takes_turns = is_full || (lane.parked && !waits_for_host);
             while let Some((_, unit)) = lane.units.pop_front_if(|(at, _)| is_late(*at)) {
                 let turn = if takes_turns {
                     wait.max(self.returns.wait(bound, now))

@@ -260,6 +260,43 @@ fn what_waits_for_slots_comes_back_one_after_the_other_as_fast_as_units_start() 
     }
 }
 
+/// Starts what may start of a unit each for many new endpoints on `hosts` hosts; how long the rest is told to wait after two
+/// seconds, and again after two more without a start.
+fn waits_of_new_endpoints(slots: usize, hosts: u64) -> [Vec<Duration>; 2] {
+    let mut world = World::new();
+    let mut board = Board::new(BoardSettings { slots, ..SETTINGS });
+    let app = world.app();
+    board.take_stuck(world.now);
+    [0, 1].map(|_| {
+        for n in 0..20 {
+            let endpoint = world.endpoint();
+            board.push(app, endpoint, n % hosts, n, world.now).unwrap();
+        }
+        while board.start(world.now).is_some() {}
+        world.now += Duration::from_secs(2);
+        let stuck = board.take_stuck(world.now);
+        // Nobody needs a turn now.
+        board.take_stuck(world.now);
+        stuck.into_iter().map(|(_, wait)| wait).collect()
+    })
+}
+
+#[test]
+fn what_waits_for_the_part_of_the_unknown_comes_back_in_turn_and_turns_begin_anew() {
+    // Two of four slots, so the others come back a second apart, but not before they have waited as long again.
+    let in_turn = |count: u64| -> Vec<Duration> {
+        let seconds = (1..=count).map(|turn| turn.max(2));
+        seconds.map(Duration::from_secs).collect()
+    };
+    assert_eq!(waits_of_new_endpoints(4, 20), [in_turn(18), in_turn(20)]);
+}
+
+#[test]
+fn what_waits_for_its_host_takes_no_turns() {
+    let [first, _] = waits_of_new_endpoints(SETTINGS.slots, 1);
+    assert_eq!(first, [Duration::from_secs(2); 12], "half of the host's 16 slots");
+}
+
 #[test]
 fn nothing_is_lost_or_started_twice_under_random_use() {
     let mut world = World::new();

@@ -79,6 +79,8 @@ pub(super) struct Claimer<'a> {
     pub(super) fates: Vec<Fate>,
     /// The quota was taken in an earlier round.
     pub(super) paid: bool,
+    /// Keys that were taken over, in this round or one before.
+    inherited: Vec<[u8; 32]>,
 }
 
 impl<'a> Claimer<'a> {
@@ -90,6 +92,7 @@ impl<'a> Claimer<'a> {
             base,
             fates: Vec::new(),
             paid: false,
+            inherited: Vec::new(),
         };
         claimer.rebase(base);
         claimer
@@ -118,6 +121,7 @@ impl<'a> Claimer<'a> {
                 pending_ttl: PENDING_TTL,
             },
             draft: None,
+            inherited: false,
         });
         let drafts = self.request.drafts.iter().zip(&self.fates).enumerate();
         let event_ids = drafts.filter_map(|(index, (draft, fate))| match (fate, &draft.event_id) {
@@ -130,6 +134,7 @@ impl<'a> Claimer<'a> {
                     pending_ttl: PENDING_TTL,
                 },
                 draft: Some(index),
+                inherited: false,
             }),
             _ => None,
         });
@@ -183,6 +188,9 @@ impl<'a> Claimer<'a> {
             return Ok(if wait && !changed { Step::Wait } else { Step::Again });
         }
         self.paid = true;
+        let taken_over = answers().filter(|(_, answer)| matches!(answer, ClaimAnswer::TakenOver { .. }));
+        self.inherited
+            .extend(taken_over.map(|(made, _)| made.request.key));
         self.take_over(answers())
     }
 
@@ -206,8 +214,9 @@ impl<'a> Claimer<'a> {
                     self.rebase(id);
                     return Ok(Step::Again);
                 }
-                // The key must name what the event id names.
+                // The key must name what the event id names, even a key that was taken over.
                 Some(_) if self.fates.len() == 1 && id != self.base => {
+                    self.inherited.retain(|key| *key == made.request.key);
                     self.rebase(id);
                     return Ok(Step::GiveUpKeyAndAgain);
                 }
@@ -220,6 +229,7 @@ impl<'a> Claimer<'a> {
 
     pub(super) fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, settled: bool) -> Claimed {
         for made in &mut made {
+            made.inherited = self.inherited.contains(&made.request.key);
             // A claim that was taken over keeps its first resource.
             if let Some(Fate::Id(id)) = made.draft.map(|draft| self.fates[draft]) {
                 made.request.resource = *id.as_bytes();

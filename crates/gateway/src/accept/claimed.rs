@@ -36,29 +36,33 @@ pub(super) struct Made {
     pub(super) request: ClaimRequest,
     /// Index into the drafts; `None` for the idempotency key.
     pub(super) draft: Option<usize>,
+    /// It was taken over from an earlier request, whose message may be out.
+    pub(super) inherited: bool,
 }
 
 impl Claimed {
     /// After the confirm.
     pub(crate) fn finish(&self, api: &Api) {
+        let finished = self.made.iter();
         api.admitter
-            .settle(self.settlements(|made| Some(made.request.ttl)));
+            .settle(finished.map(|made| self.settlement(made, Some(made.request.ttl))));
     }
 
-    /// After a refusal; waited for, since the next claim of the same keys may come at once.
+    /// After a refusal; waited for, since the next claim of the same keys may come at once. What was taken over stays
+    /// claimed: the request before may have left a message under its id, and the next repeat must make the same one.
     pub(crate) async fn give_up(&self, api: &Api) {
-        let settlements = self.settlements(|_| None).collect();
+        let own = self.made.iter().filter(|made| !made.inherited);
+        let settlements = own.map(|made| self.settlement(made, None)).collect();
         api.admitter.settle_now(settlements).await;
     }
 
-    fn settlements(&self, finish: impl Fn(&Made) -> Option<Duration>) -> impl Iterator<Item = Settlement> {
-        let settle = move |made: &Made| Settlement {
+    fn settlement(&self, made: &Made, finish: Option<Duration>) -> Settlement {
+        Settlement {
             app: self.app,
             key: made.request.key,
             resource: made.request.resource,
-            finish: finish(made),
-        };
-        self.made.iter().map(settle)
+            finish,
+        }
     }
 
     /// Claims that become durable with the message of this id; the idempotency key goes with the first one.

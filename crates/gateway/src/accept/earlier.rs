@@ -33,7 +33,10 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
         api.store.claims(&keys).await?
     };
     // What was free is free again: the earlier request decided, not this one.
-    claimer.claimed(wanted.clone(), None, true).give_up(api).await;
+    let answers = wanted.iter().zip(&admission.claims);
+    let free = answers.filter(|(_, answer)| **answer == ClaimAnswer::Claimed);
+    let free = free.map(|(made, _)| made.clone()).collect();
+    claimer.claimed(free, None, true).give_up(api).await;
     for ((made, answer), stored) in wanted.iter().zip(admission.claims).zip(stored) {
         let holder = match answer {
             ClaimAnswer::Held { resource, .. } => Some(resource),

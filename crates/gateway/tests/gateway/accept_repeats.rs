@@ -1,8 +1,11 @@
 //! Sending again: a key or an event id makes one message, whatever became of the first request.
 
+use std::collections::HashSet;
+
 use http::StatusCode;
 use postrider_broker::PublishError;
 use postrider_gateway::Settings;
+use postrider_model::MessageId;
 use serde_json::json;
 
 use crate::harness::{Fail, Harness, text};
@@ -156,6 +159,55 @@ async fn an_unconfirmed_message_keeps_its_id_when_it_is_sent_again() {
         .is(StatusCode::ACCEPTED);
     assert_eq!(text(&again, "id"), out);
     assert_eq!(harness.broker.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn an_unconfirmed_message_keeps_its_id_when_a_repeat_surely_was_not_published() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}, "eventId": "e1"});
+    let fails = async |fail| {
+        *harness.broker.fail.lock() = Some(fail);
+        let refused = harness.post_with_key(MSG, "k1", body.clone()).await;
+        refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    };
+    fails(Fail::Jobs(PublishError::Lost)).await;
+    let out = harness.broker.accepted()[0].message.id.to_string();
+    // The repeat takes over and gets nothing out. What the first one got out is out all the same.
+    fails(Fail::All(PublishError::Down)).await;
+    *harness.broker.fail.lock() = None;
+    let again = harness.post_with_key(MSG, "k1", body.clone()).await;
+    assert_eq!(text(&again.is(StatusCode::ACCEPTED), "id"), out);
+}
+
+#[tokio::test]
+async fn a_batch_keeps_its_ids_when_a_repeat_surely_was_not_published() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let path = "/api/v1/app/acme/msg/batch";
+    let message = |event: &str| json!({"eventType": "a", "payload": {}, "eventId": event});
+    let batch = json!({"messages": [message("e1"), message("e2")]});
+    *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
+    let refused = harness.post(path, batch.clone()).await;
+    refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    let out: Vec<MessageId> = harness
+        .broker
+        .accepted()
+        .iter()
+        .map(|made| made.message.id)
+        .collect();
+    *harness.broker.fail.lock() = Some(Fail::All(PublishError::Down));
+    let refused = harness.post(path, batch.clone()).await;
+    refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    *harness.broker.fail.lock() = None;
+    harness.post(path, batch).await.is(StatusCode::ACCEPTED);
+    let made: HashSet<MessageId> = harness
+        .broker
+        .accepted()
+        .iter()
+        .map(|made| made.message.id)
+        .collect();
+    assert_eq!(made, HashSet::from_iter(out), "the same two messages");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub(crate) async fn claim(
     let deadline = Instant::now() + WAIT;
     loop {
         let wanted = claimer.wanted();
-        let admission = api.admitter.admit(claimer.admit_request(&wanted)).await;
+        let admission = claimer.ask(api, &wanted).await;
         if let Some(wait) = admission.quota_wait {
             return Err(Error::too_many_requests(wait));
         }
@@ -81,6 +81,8 @@ pub(super) struct Claimer<'a> {
     pub(super) paid: bool,
     /// Keys that were taken over, in this round or one before.
     inherited: Vec<[u8; 32]>,
+    /// When the limits were asked last.
+    asked_at: Instant,
 }
 
 impl<'a> Claimer<'a> {
@@ -93,6 +95,7 @@ impl<'a> Claimer<'a> {
             fates: Vec::new(),
             paid: false,
             inherited: Vec::new(),
+            asked_at: Instant::now(),
         };
         claimer.rebase(base);
         claimer
@@ -141,7 +144,13 @@ impl<'a> Claimer<'a> {
         key.into_iter().chain(event_ids).collect()
     }
 
-    pub(super) fn admit_request(&self, wanted: &[Made]) -> AdmitRequest {
+    /// Asks for these claims.
+    pub(super) async fn ask(&mut self, api: &Api, wanted: &[Made]) -> Admission {
+        self.asked_at = Instant::now();
+        api.admitter.admit(self.admit_request(wanted)).await
+    }
+
+    fn admit_request(&self, wanted: &[Made]) -> AdmitRequest {
         let live = self.fates.iter().filter(|fate| **fate != Fate::Taken).count();
         AdmitRequest {
             app: self.app,
@@ -240,6 +249,7 @@ impl<'a> Claimer<'a> {
             version,
             settled,
             app: self.app,
+            asked_at: self.asked_at,
             made,
         }
     }

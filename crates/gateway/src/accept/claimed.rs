@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use postrider_limits::{ClaimRequest, Settlement};
 use postrider_model::{AppId, Claim, MessageId, UnixMillis};
+use tokio::time::Instant;
 
+use crate::idempotency::PENDING_TTL;
 use crate::state::Api;
 
 /// What is to become of a draft.
@@ -27,6 +29,8 @@ pub(crate) struct Claimed {
     /// another's.
     pub(crate) settled: bool,
     pub(super) app: AppId,
+    /// Just before it was claimed.
+    pub(super) asked_at: Instant,
     /// What was claimed and for which draft.
     pub(super) made: Vec<Made>,
 }
@@ -48,9 +52,13 @@ impl Claimed {
             .settle(finished.map(|made| self.settlement(made, Some(made.request.ttl))));
     }
 
-    /// After a refusal; waited for, since the next claim of the same keys may come at once. What was taken over stays
-    /// claimed: the request before may have left a message under its id, and the next repeat must make the same one.
+    /// After a refusal; waited for, since the next claim of the same keys may come at once. What another request may
+    /// have left a message under stays claimed, so that the next repeat makes the same one: what was taken over, and what a
+    /// repeat may have taken over by now.
     pub(crate) async fn give_up(&self, api: &Api) {
+        if self.asked_at.elapsed() >= PENDING_TTL {
+            return;
+        }
         let own = self.made.iter().filter(|made| !made.inherited);
         let settlements = own.map(|made| self.settlement(made, None)).collect();
         api.admitter.settle_now(settlements).await;

@@ -25,7 +25,7 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
         return Ok(());
     }
     claimer.paid = true;
-    let admission = api.admitter.admit(claimer.admit_request(&wanted)).await;
+    let admission = claimer.ask(api, &wanted).await;
     let stored = if api.broker.is_durable() {
         vec![None; wanted.len()]
     } else {

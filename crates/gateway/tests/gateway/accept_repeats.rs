@@ -1,6 +1,7 @@
 //! Sending again: a key or an event id makes one message, whatever became of the first request.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use http::StatusCode;
 use postrider_broker::PublishError;
@@ -178,6 +179,29 @@ async fn an_unconfirmed_message_keeps_its_id_when_a_repeat_surely_was_not_publis
     *harness.broker.fail.lock() = None;
     let again = harness.post_with_key(MSG, "k1", body.clone()).await;
     assert_eq!(text(&again.is(StatusCode::ACCEPTED), "id"), out);
+}
+
+#[tokio::test]
+async fn a_request_that_fails_late_leaves_the_claims_to_the_repeat_that_took_over() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}});
+    let send = async || harness.post_with_key(MSG, "k1", body.clone()).await;
+    let seconds = Duration::from_secs;
+    *harness.broker.fail.lock() = Some(Fail::Late(seconds(7), PublishError::Down));
+    let first = send();
+    let repeat = async {
+        tokio::time::sleep(seconds(1)).await;
+        // It takes over after five seconds, and the record is out two seconds before the first request ends.
+        *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
+        send().await
+    };
+    for refused in <[_; 2]>::from(tokio::join!(first, repeat)) {
+        refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let out = harness.broker.accepted()[0].message.id.to_string();
+    *harness.broker.fail.lock() = None;
+    assert_eq!(text(&send().await.is(StatusCode::ACCEPTED), "id"), out);
 }
 
 #[tokio::test]

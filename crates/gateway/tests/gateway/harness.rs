@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -36,6 +37,8 @@ pub(crate) enum Fail {
     /// The queues of jobs are full after so many frames more.
     JobsAfter(usize),
     All(PublishError),
+    /// As before, but so late.
+    Late(Duration, PublishError),
 }
 
 pub(crate) struct TestBroker {
@@ -56,6 +59,10 @@ impl Broker for TestBroker {
         let fail = *self.fail.lock();
         match (fail, queue) {
             (Some(Fail::Journal(error)), Queue::Journal) | (Some(Fail::All(error)), _) => return Err(error),
+            (Some(Fail::Late(after, error)), _) => {
+                tokio::time::sleep(after).await;
+                return Err(error);
+            }
             (Some(Fail::Jobs(error)), Queue::Deliver(_)) => return Err(error),
             (Some(Fail::JobsAfter(0)), Queue::Deliver(_)) => return Err(PublishError::Full),
             (Some(Fail::JobsAfter(frames)), Queue::Deliver(_)) => {

@@ -14,6 +14,7 @@
 
 mod lane;
 mod pace;
+mod parked;
 mod slot;
 mod stuck;
 #[cfg(test)]
@@ -29,10 +30,11 @@ use postrider_model::{AppId, EndpointId};
 use lane::Lane;
 use pace::Speed;
 pub(crate) use pace::Verdict;
+use parked::Parked;
 pub(crate) use slot::Slot;
 use slot::{Held, Host};
 use stuck::Returns;
-use turns::{Blocked, WOKEN};
+use turns::Blocked;
 
 /// Bounds of the board.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,7 @@ pub(crate) struct Board<U> {
     apps: HashMap<AppId, AppLanes>,
     ring: VecDeque<AppId>,
     /// Slow and unknown lanes with units that wait for room in their part of all slots.
-    held_back: VecDeque<EndpointId>,
+    held_back: Parked,
     in_flight: usize,
     held: Held,
     /// Units on the lanes, and places kept for more.
@@ -96,7 +98,7 @@ impl<U> Board<U> {
             hosts: HashMap::new(),
             apps: HashMap::new(),
             ring: VecDeque::new(),
-            held_back: VecDeque::new(),
+            held_back: Parked::default(),
             in_flight: 0,
             held: Held::default(),
             queued: 0,
@@ -221,29 +223,25 @@ impl<U> Board<U> {
         if let Some(lane) = self.lanes.get_mut(&endpoint).filter(|lane| lane.in_flight == 0) {
             lane.pace.begin_again(self.settings.slow_after, now);
         }
-        match self.blocked(endpoint) {
-            None => {}
-            Some(Blocked::Endpoint) => return None,
-            Some(Blocked::Host) => {
-                let lane = self.lanes.get_mut(&endpoint)?;
-                lane.parked = true;
-                let host = lane.host;
-                self.hosts.entry(host).or_default().blocked.push_back(endpoint);
-                return None;
-            }
-            Some(Blocked::Speed) => {
-                self.lanes.get_mut(&endpoint)?.parked = true;
-                self.held_back.push_back(endpoint);
-                return None;
-            }
-        }
+        let blocked = self.blocked(endpoint);
         let lane = self.lanes.get_mut(&endpoint)?;
+        let speed = lane.pace.speed(self.settings.slow_after);
+        let parked = match blocked {
+            None => None,
+            Some(Blocked::Endpoint) => return None,
+            Some(Blocked::Host) => Some(&mut self.hosts.entry(lane.host).or_default().blocked),
+            Some(Blocked::Speed) => Some(&mut self.held_back),
+        };
+        if let Some(parked) = parked {
+            lane.parked = true;
+            parked.push(endpoint, speed);
+            return None;
+        }
         let (_, unit) = lane.units.pop_front()?;
         if lane.in_flight == 0 {
             lane.progress_at = now;
         }
         lane.in_flight += 1;
-        let speed = lane.pace.speed(self.settings.slow_after);
         let host = self.hosts.entry(lane.host).or_default();
         host.in_flight += 1;
         host.held.add(speed);
@@ -284,18 +282,19 @@ impl<U> Board<U> {
         if let Some(lane) = self.lanes.get_mut(&slot.endpoint) {
             lane.in_flight -= 1;
             lane.progress_at = now;
+            let before = lane.pace.speed(self.settings.slow_after);
             lane.pace
                 .learn(verdict, now.saturating_duration_since(slot.started), now);
-            // The first attempt to end tells whether it has to keep to a part at all.
-            lane.parked &= slot.counted != Speed::Unknown;
+            // What it waits for may be another part of the slots now, or none.
+            lane.parked &= lane.pace.speed(self.settings.slow_after) == before;
         }
         if let Some(host) = self.hosts.get_mut(&slot.host) {
             host.in_flight -= 1;
             host.held.remove(slot.counted);
             let mut waiting = std::mem::take(&mut host.blocked);
-            // With nothing left in flight there is nobody to wake the others later.
+            let (held, slots) = (host.held, self.settings.host_slots);
             let last = host.in_flight == 0;
-            self.wake(&mut waiting, if last { usize::MAX } else { WOKEN });
+            self.wake(&mut waiting, |speed| held.has_room(speed, slots), last);
             match self.hosts.get_mut(&slot.host) {
                 Some(_) if last => drop(self.hosts.remove(&slot.host)),
                 Some(host) => host.blocked = waiting,
@@ -304,8 +303,9 @@ impl<U> Board<U> {
         }
         if slot.counted != Speed::Fast {
             let mut waiting = std::mem::take(&mut self.held_back);
-            let last = self.held.slow + self.held.unknown == 0;
-            self.wake(&mut waiting, if last { usize::MAX } else { WOKEN });
+            let (held, slots) = (self.held, self.settings.slots);
+            let last = held.slow + held.unknown == 0;
+            self.wake(&mut waiting, |speed| held.has_room(speed, slots), last);
             self.held_back = waiting;
         }
         self.enter_ring(slot.endpoint);

@@ -1,11 +1,11 @@
 //! What is in flight: slots, and how many of them are held by endpoints that are not known to be fast.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use postrider_model::EndpointId;
 
 use super::pace::Speed;
+use super::parked::Parked;
 
 /// One attempt's place in flight.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub(super) struct Host {
     pub(super) in_flight: usize,
     pub(super) held: Held,
     /// Lanes with units that wait for room on this host.
-    pub(super) blocked: VecDeque<EndpointId>,
+    pub(super) blocked: Parked,
 }
 
 /// Attempts in flight to endpoints that are not known to be fast.

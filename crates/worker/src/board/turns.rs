@@ -1,14 +1,15 @@
 //! Who takes turns: lanes enter their application's ring while they may start a unit, and are parked while they wait for
 //! their host or among the slow.
 
-use std::collections::VecDeque;
-
 use postrider_model::{AppId, EndpointId};
 
 use super::Board;
+use super::pace::Speed;
+use super::parked::Parked;
 
-/// Lanes that are woken when one attempt ends: one may start; some may find that they must wait for something else.
-pub(super) const WOKEN: usize = 4;
+/// Lanes of a speed that are woken when one attempt ends: one may start; some may find that they must wait for something
+/// else.
+const WOKEN: usize = 4;
 
 /// Why a lane cannot start a unit now.
 pub(super) enum Blocked {
@@ -18,18 +19,22 @@ pub(super) enum Blocked {
 }
 
 impl<U> Board<U> {
-    /// Has parked lanes take turns again, until `count` of them do.
-    pub(super) fn wake(&mut self, parked: &mut VecDeque<EndpointId>, count: usize) {
-        let mut woken = 0;
-        while woken < count
-            && let Some(endpoint) = parked.pop_front()
-        {
-            let Some(lane) = self.lanes.get_mut(&endpoint) else {
-                continue;
-            };
-            lane.parked = false;
-            self.enter_ring(endpoint);
-            woken += usize::from(self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
+    /// Has some lanes of each speed that there is room for take turns again; all lanes when `last`: with nothing left in
+    /// flight there is nobody to wake the others later.
+    pub(super) fn wake(&mut self, parked: &mut Parked, has_room: impl Fn(Speed) -> bool, last: bool) {
+        let count = if last { usize::MAX } else { WOKEN };
+        for speed in [Speed::Fast, Speed::Unknown, Speed::Slow] {
+            let mut woken = if last || has_room(speed) { 0 } else { count };
+            while woken < count
+                && let Some(endpoint) = parked.pop(speed)
+            {
+                let Some(lane) = self.lanes.get_mut(&endpoint) else {
+                    continue;
+                };
+                lane.parked = false;
+                self.enter_ring(endpoint);
+                woken += usize::from(self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
+            }
         }
     }
 

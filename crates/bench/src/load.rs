@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{now_ns, seconds};
+use crate::disk;
 use crate::figures::{Generated, Quantiles, Received, figure};
 use crate::generate::plan::{Mode, Plan, Route};
 use crate::lab::Lab;
@@ -89,6 +90,8 @@ pub(crate) struct Measure {
     pub(crate) cpu_s_per_10k: BTreeMap<String, f64>,
     pub(crate) rss_before_mib: BTreeMap<String, f64>,
     pub(crate) rss_peak_mib: BTreeMap<String, f64>,
+    /// The longest that the disk took meanwhile to sync a page.
+    pub(crate) disk_sync_max_ms: f64,
 }
 
 impl Measure {
@@ -127,6 +130,7 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
     } else {
         None
     };
+    let disk = disk::Probe::start(&lab.file("disk"))?;
     let before = usage::children(&lab.names.get())?;
     let mut peaks = Peaks(before.clone());
     let (generated, ended) = {
@@ -157,6 +161,7 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
             before,
             after,
             peaks: peaks.0,
+            disk: disk.end()?,
         },
     ))
 }
@@ -235,6 +240,7 @@ struct Costs {
     before: usage::Table,
     after: usage::Table,
     peaks: usage::Table,
+    disk: Duration,
 }
 
 fn sum_up(
@@ -278,6 +284,7 @@ fn sum_up(
         cpu_s_per_10k,
         rss_before_mib: rss(&costs.before),
         rss_peak_mib: rss(&costs.peaks),
+        disk_sync_max_ms: costs.disk.as_secs_f64() * 1_000.0,
     }
 }
 

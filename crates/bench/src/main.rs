@@ -8,6 +8,7 @@
 //! `docs/performance.md` says how to run it and how to read it.
 
 mod clock;
+mod disk;
 mod figures;
 mod floor;
 mod generate;

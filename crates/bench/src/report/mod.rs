@@ -15,6 +15,9 @@ use crate::scenario::{Aim, Finding, Outcome, Row};
 
 use machine::Machine;
 
+/// A sync of the disk that took so long is told: latencies near it are the disk's.
+const DISK_STOOD_MS: f64 = 50.0;
+
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -120,6 +123,13 @@ fn row_text(row: &Row) -> String {
         .collect();
     if !costs.is_empty() {
         text.push_str(&format!("  {:<26} {}\n", "", costs.join(" · ")));
+    }
+    let stood = spread(&|m| m.disk_sync_max_ms).map_or(0.0, |syncs| syncs.max);
+    if stood >= DISK_STOOD_MS {
+        text.push_str(&format!(
+            "  {:<26} the disk took up to {stood:.0} ms for a sync\n",
+            ""
+        ));
     }
     let sum = |of: &dyn Fn(&Measure) -> u64| row.rounds.iter().map(of).sum::<u64>();
     let refused = sum(&|m| m.refused.values().sum());

@@ -26,6 +26,10 @@ impl Parked {
         self.of(speed).pop_front()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.fast.is_empty() && self.unknown.is_empty() && self.slow.is_empty()
+    }
+
     fn of(&mut self, speed: Speed) -> &mut VecDeque<EndpointId> {
         match speed {
             Speed::Fast => &mut self.fast,

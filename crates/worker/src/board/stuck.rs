@@ -27,11 +27,16 @@ pub(super) struct Returns {
 }
 
 impl Returns {
-    /// Looks at how fast units start: a moving average, since attempts may end in step. When nobody has needed a turn since
-    /// the last look, turns begin anew.
-    fn count(&mut self, now: Instant) {
+    /// Looks at how fast units start while they wait for each other: a moving average, since attempts may end in step. When
+    /// nobody has needed a turn since the last look, turns begin anew.
+    fn count(&mut self, are_taken: bool, now: Instant) {
         if !std::mem::take(&mut self.is_used) {
             self.last = None;
+        }
+        if !are_taken {
+            // How seldom something comes tells nothing of how fast it could start.
+            (self.started, self.counted_at) = (0, Some(now));
+            return;
         }
         let since = *self.counted_at.get_or_insert(now);
         if self.started == 0 {
@@ -66,7 +71,7 @@ impl<U> Board<U> {
     pub(crate) fn take_stuck(&mut self, now: Instant) -> Vec<(U, Duration)> {
         let bound = self.settings.queue_max_wait;
         let is_full = self.in_flight >= self.settings.slots;
-        self.returns.count(now);
+        self.returns.count(is_full || !self.held_back.is_empty(), now);
         let is_late = |at: Instant| now.saturating_duration_since(at) > bound;
         let mut stuck = Vec::new();
         while let Some((_, endpoint)) = self.arrivals.pop_front_if(|(at, _)| is_late(*at)) {

@@ -62,6 +62,14 @@ pub enum PublishError {
     Lost,
 }
 
+impl PublishError {
+    /// Whether it tells that nothing was sent at all.
+    #[must_use]
+    pub const fn leaves_nothing(self) -> bool {
+        matches!(self, Self::Down | Self::Blocked | Self::Full)
+    }
+}
+
 /// A broker could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("broker: {message}")]

@@ -220,6 +220,28 @@ async fn a_failed_frame_fails_its_callers_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_call_of_which_a_part_is_out_does_not_say_that_nothing_was_sent() {
+    let blocked = PublishError::Blocked;
+    for (parts, result) in [
+        ([Ok(()), Err(blocked)], PublishError::Lost),
+        ([Err(blocked), Ok(())], PublishError::Lost),
+        ([Err(blocked), Err(PublishError::Refused)], PublishError::Lost),
+        ([Err(blocked), Err(PublishError::Down)], blocked),
+    ] {
+        let (broker, publisher) = with(GatherSettings {
+            max_items: 1,
+            ..one_at_a_time()
+        });
+        let jobs = [small(0), small(1)].concat();
+        let call = call(&publisher, jobs).await;
+        for part in parts {
+            broker.next_jobs().await.1.send(part).unwrap();
+        }
+        assert_eq!(call.await.unwrap(), Err(result), "{parts:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_call_is_under_way_before_it_is_waited_for() {
     let broker = Held::new();
     let publisher = JobPublisher::new(broker.clone(), GatherSettings::default(), 1);

@@ -21,7 +21,8 @@ const CALL_REQUESTS_MAX: usize = 256;
 const CALL_CLAIMS_MAX: usize = 1024;
 /// Most settlements that wait; more are dropped, and their claims can be taken over later.
 const SETTLEMENTS_MAX: usize = 100_000;
-const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a call may take.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between the beats on which calls that settle start, unless one is full: each costs both sides a trip, and nobody waits
 /// but a repeat that comes sooner than this.
 const SETTLEMENTS_PACE: Duration = Duration::from_millis(24);

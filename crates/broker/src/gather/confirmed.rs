@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::PublishError;
 
-/// Resolves when every frame that holds a part of a call is confirmed or failed; the first failure is the call's. The
+/// Resolves when every frame that holds a part of a call is confirmed or failed. The first failure is the call's, but for one
+/// that [leaves nothing](PublishError::leaves_nothing) while another part may be out: that is [`PublishError::Lost`]. The
 /// call itself is under way, and goes on when this is dropped.
 #[derive(Debug)]
 #[must_use = "only its outcome tells that what was published is safe"]
@@ -16,6 +17,8 @@ pub struct Confirmed {
     /// One for each part whose outcome is not known.
     waiting: vec::IntoIter<oneshot::Receiver<Result<(), PublishError>>>,
     result: Result<(), PublishError>,
+    /// Some part was sent, or may have been.
+    is_out: bool,
 }
 
 impl Confirmed {
@@ -29,6 +32,7 @@ impl Confirmed {
         Self {
             waiting: waiting.into_iter(),
             result,
+            is_out: false,
         }
     }
 }
@@ -41,8 +45,13 @@ impl Future for Confirmed {
         while let Some(next) = self.waiting.as_mut_slice().first_mut() {
             let confirmed = ready!(Pin::new(next).poll(context));
             self.waiting.next();
-            self.result = self.result.and(confirmed.unwrap_or(Err(PublishError::Lost)));
+            let confirmed = confirmed.unwrap_or(Err(PublishError::Lost));
+            self.is_out |= !confirmed.is_err_and(PublishError::leaves_nothing);
+            self.result = self.result.and(confirmed);
         }
-        Poll::Ready(self.result)
+        Poll::Ready(match self.result {
+            Err(error) if self.is_out && error.leaves_nothing() => Err(PublishError::Lost),
+            result => result,
+        })
     }
 }

@@ -9,7 +9,7 @@ use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Rate}
 use postrider_model::{AppId, MessageId, UnixMillis};
 use tokio::time::Instant;
 
-use super::claimed::{Claimed, Fate, Made};
+use super::claimed::{Claimed, Fate, Made, give_up};
 use super::earlier::{persisted, recall};
 use super::{Draft, Request};
 use crate::error::Error;
@@ -36,11 +36,7 @@ pub(crate) async fn claim(
             // A request that is refused leaves no claim behind: its key may be used again.
             Step::Again if claimer.is_refused() => return Ok(claimer.claimed(Vec::new(), None, true)),
             Step::Again => {}
-            Step::GiveUpKeyAndAgain => {
-                // Not the event id: that is claimed again under the same id.
-                let key = wanted.into_iter().filter(|made| made.draft.is_none()).collect();
-                claimer.claimed(key, None, false).give_up(api).await;
-            }
+            Step::GiveUpAndAgain(made) => give_up(api, app, &made).await,
             Step::Wait => tokio::time::sleep(POLL).await,
             Step::Repeated => {
                 Box::pin(recall(api, &mut claimer)).await?;
@@ -63,8 +59,8 @@ enum Step {
     Made,
     /// Fewer or other claims are wanted.
     Again,
-    /// As before, and the idempotency key must name another id.
-    GiveUpKeyAndAgain,
+    /// As before, and these, which this round made or took over, must name other ids.
+    GiveUpAndAgain(Vec<Made>),
     /// Another request is in progress.
     Wait,
     /// An earlier one was finished.
@@ -79,8 +75,10 @@ pub(super) struct Claimer<'a> {
     pub(super) fates: Vec<Fate>,
     /// The quota was taken in an earlier round.
     pub(super) paid: bool,
-    /// Keys that were taken over, in this round or one before.
+    /// Keys under which an earlier request may have left a message.
     inherited: Vec<[u8; 32]>,
+    /// The idempotency key was taken over: all is made as the earlier request made it.
+    is_repeat: bool,
     /// When the limits were asked last.
     asked_at: Instant,
 }
@@ -95,6 +93,7 @@ impl<'a> Claimer<'a> {
             fates: Vec::new(),
             paid: false,
             inherited: Vec::new(),
+            is_repeat: false,
             asked_at: Instant::now(),
         };
         claimer.rebase(base);
@@ -197,10 +196,7 @@ impl<'a> Claimer<'a> {
             return Ok(if wait && !changed { Step::Wait } else { Step::Again });
         }
         self.paid = true;
-        let taken_over = answers().filter(|(_, answer)| matches!(answer, ClaimAnswer::TakenOver { .. }));
-        self.inherited
-            .extend(taken_over.map(|(made, _)| made.request.key));
-        self.take_over(answers())
+        Ok(self.take_over(wanted, &admission.claims))
     }
 
     /// Whether an earlier message of this request holds the event id of the draft.
@@ -208,32 +204,59 @@ impl<'a> Claimer<'a> {
         self.fates[..draft].contains(&Fate::Id(from_claim(resource)))
     }
 
-    fn take_over<'b>(
-        &mut self,
-        answers: impl Iterator<Item = (&'b Made, ClaimAnswer)>,
-    ) -> Result<Step, Error> {
-        for (made, answer) in answers {
-            let ClaimAnswer::TakenOver { resource } = answer else {
-                continue;
-            };
-            let id = from_claim(resource);
-            match made.draft {
-                // Everything derives from the first request's id: claim again under that.
-                None if id != self.base => {
-                    self.rebase(id);
-                    return Ok(Step::Again);
-                }
-                // The key must name what the event id names, even a key that was taken over.
-                Some(_) if self.fates.len() == 1 && id != self.base => {
-                    self.inherited.retain(|key| *key == made.request.key);
-                    self.rebase(id);
-                    return Ok(Step::GiveUpKeyAndAgain);
-                }
-                Some(draft) => self.fates[draft] = Fate::Id(id),
-                None => {}
+    /// Goes by the ids of what was taken over: earlier requests may have left messages under them.
+    fn take_over(&mut self, wanted: &[Made], answers: &[ClaimAnswer]) -> Step {
+        let taken_over = |made: &Made, answer: &ClaimAnswer| match answer {
+            ClaimAnswer::TakenOver { resource } => {
+                Some((made.draft, made.request.key, from_claim(*resource)))
+            }
+            _ => None,
+        };
+        let taken_over: Vec<_> = wanted
+            .iter()
+            .zip(answers)
+            .filter_map(|(made, answer)| taken_over(made, answer))
+            .collect();
+        let key = taken_over.iter().find(|(draft, ..)| draft.is_none());
+        let base = key.map_or(self.base, |(_, _, id)| *id);
+        let other = taken_over
+            .iter()
+            .find(|(draft, _, id)| draft.is_some() && self.fates.len() == 1 && *id != base);
+        if let Some((_, event_id, id)) = other {
+            // The key must name what the event id names, even a key that was taken over.
+            let mut given_up = of_drafts(wanted, false);
+            for made in &mut given_up {
+                made.request.resource = *base.as_bytes();
+            }
+            (self.inherited, self.is_repeat) = (vec![*event_id], false);
+            self.rebase(*id);
+            return Step::GiveUpAndAgain(given_up);
+        }
+        self.is_repeat |= key.is_some();
+        let is_inherited =
+            |made: &&Made| self.is_repeat || taken_over.iter().any(|(_, key, _)| *key == made.request.key);
+        let inherited: Vec<_> = wanted
+            .iter()
+            .filter(is_inherited)
+            .map(|made| made.request.key)
+            .collect();
+        self.inherited.extend(inherited);
+        let moves = base != self.base;
+        if moves {
+            // Everything derives from the first request's id: claim again under that.
+            self.rebase(base);
+        }
+        for (draft, _, id) in &taken_over {
+            if let Some(draft) = draft {
+                self.fates[*draft] = Fate::Id(*id);
             }
         }
-        Ok(Step::Made)
+        if !moves {
+            return Step::Made;
+        }
+        let mut free = of_drafts(wanted, true);
+        free.retain(|made| !taken_over.iter().any(|(_, key, _)| *key == made.request.key));
+        Step::GiveUpAndAgain(free)
     }
 
     pub(super) fn claimed(&self, mut made: Vec<Made>, version: Option<u64>, settled: bool) -> Claimed {
@@ -253,6 +276,12 @@ impl<'a> Claimer<'a> {
             made,
         }
     }
+}
+
+/// The claims of event ids, or else of the idempotency key.
+fn of_drafts(wanted: &[Made], drafts: bool) -> Vec<Made> {
+    let chosen = wanted.iter().filter(|made| made.draft.is_some() == drafts);
+    chosen.cloned().collect()
 }
 
 pub(super) fn from_claim(resource: [u8; 16]) -> MessageId {

@@ -6,6 +6,7 @@ use postrider_limits::{ClaimRequest, Settlement};
 use postrider_model::{AppId, Claim, MessageId, UnixMillis};
 use tokio::time::Instant;
 
+use crate::admit::CALL_TIMEOUT;
 use crate::idempotency::PENDING_TTL;
 use crate::state::Api;
 
@@ -49,28 +50,22 @@ impl Claimed {
     pub(crate) fn finish(&self, api: &Api) {
         let finished = self.made.iter();
         api.admitter
-            .settle(finished.map(|made| self.settlement(made, Some(made.request.ttl))));
+            .settle(finished.map(|made| made.settlement(self.app, Some(made.request.ttl))));
     }
 
     /// After a refusal; waited for, since the next claim of the same keys may come at once. What another request may
     /// have left a message under stays claimed, so that the next repeat makes the same one: what was taken over, and what a
     /// repeat may have taken over by now.
     pub(crate) async fn give_up(&self, api: &Api) {
-        if self.asked_at.elapsed() >= PENDING_TTL {
+        if self.asked_at.elapsed() + CALL_TIMEOUT >= PENDING_TTL {
             return;
         }
-        let own = self.made.iter().filter(|made| !made.inherited);
-        let settlements = own.map(|made| self.settlement(made, None)).collect();
-        api.admitter.settle_now(settlements).await;
+        give_up(api, self.app, self.made.iter().filter(|made| !made.inherited)).await;
     }
 
-    fn settlement(&self, made: &Made, finish: Option<Duration>) -> Settlement {
-        Settlement {
-            app: self.app,
-            key: made.request.key,
-            resource: made.request.resource,
-            finish,
-        }
+    /// As [`Self::give_up`], and what was taken over as well: it is known otherwise under which ids to go on.
+    pub(super) async fn give_up_all(&self, api: &Api) {
+        give_up(api, self.app, &self.made).await;
     }
 
     /// Claims that become durable with the message of this id; the idempotency key goes with the first one.
@@ -89,4 +84,21 @@ impl Claimed {
         };
         self.made.iter().filter(of_message).map(claim).collect()
     }
+}
+
+impl Made {
+    fn settlement(&self, app: AppId, finish: Option<Duration>) -> Settlement {
+        Settlement {
+            app,
+            key: self.request.key,
+            resource: self.request.resource,
+            finish,
+        }
+    }
+}
+
+/// Gives claims up, for the ids that they were made for; returns when that is done.
+pub(super) async fn give_up(api: &Api, app: AppId, made: impl IntoIterator<Item = &Made>) {
+    let settlements = made.into_iter().map(|made| made.settlement(app, None));
+    api.admitter.settle_now(settlements.collect()).await;
 }

@@ -38,10 +38,12 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
     let free = free.map(|(made, _)| made.clone()).collect();
     claimer.claimed(free, None, true).give_up(api).await;
     for ((made, answer), stored) in wanted.iter().zip(admission.claims).zip(stored) {
-        let holder = match answer {
-            ClaimAnswer::Held { resource, .. } => Some(resource),
-            _ => stored.map(|claim| claim.resource),
+        let held = match answer {
+            ClaimAnswer::Held { resource, .. } | ClaimAnswer::TakenOver { resource } => Some(resource),
+            ClaimAnswer::Claimed | ClaimAnswer::Skipped => None,
         };
+        // What the store keeps was accepted; what is held may be what a repeat tries.
+        let holder = stored.map(|claim| claim.resource).or(held);
         if let (Some(draft), Some(holder)) = (made.draft, holder)
             && holder != made.request.resource
         {
@@ -84,7 +86,7 @@ pub(super) async fn persisted(
                 return Err(reused());
             }
             None => {
-                claimed.give_up(api).await;
+                claimed.give_up_all(api).await;
                 claimer.rebase(from_claim(stored.resource));
                 recall(api, claimer).await?;
                 return Ok(claimer.claimed(Vec::new(), None, true));

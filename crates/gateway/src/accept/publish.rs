@@ -70,7 +70,7 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
 
 /// Keeps the first failure, and whether everything failed without leaving a trace.
 fn note(result: Result<(), PublishError>, failed: &mut Option<PublishError>, clean: &mut bool) {
-    *clean &= result.as_ref().is_err_and(leaves_nothing);
+    *clean &= result.is_err_and(PublishError::leaves_nothing);
     *failed = failed.or(result.err());
 }
 
@@ -81,7 +81,7 @@ async fn publish_in_process(api: &Api, load: Load) -> Result<(), (Error, Trace)>
         return Ok(());
     }
     if let Err(error) = api.journal.publish(load.records).await {
-        let trace = if leaves_nothing(&error) {
+        let trace = if error.leaves_nothing() {
             Trace::None
         } else {
             Trace::Possible
@@ -132,14 +132,6 @@ fn deferred(job: &Job) -> Record {
             delay: Duration::ZERO,
         },
     }))
-}
-
-/// Whether the error tells that nothing was sent at all.
-fn leaves_nothing(error: &PublishError) -> bool {
-    matches!(
-        error,
-        PublishError::Down | PublishError::Blocked | PublishError::Full
-    )
 }
 
 fn refused(error: &PublishError, trace: Trace) -> (Error, Trace) {

@@ -205,6 +205,43 @@ async fn a_request_that_fails_late_leaves_the_claims_to_the_repeat_that_took_ove
 }
 
 #[tokio::test]
+async fn a_batch_that_took_an_event_over_makes_it_when_it_is_sent_again() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let path = "/api/v1/app/acme/msg/batch";
+    let message = |event: &str| json!({"eventType": "a", "payload": {}, "eventId": event});
+    let batch = json!({"messages": [message("e1"), message("e2")]});
+    *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
+    harness
+        .message(message("e1"))
+        .await
+        .is(StatusCode::SERVICE_UNAVAILABLE);
+    let refused = harness.post_with_key(path, "k1", batch.clone()).await;
+    refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    let out: Vec<MessageId> = harness
+        .broker
+        .accepted()
+        .iter()
+        .map(|made| made.message.id)
+        .collect();
+    assert_eq!((out.len(), out[0]), (3, out[1]), "e1 twice, under one id");
+    *harness.broker.fail.lock() = None;
+    let made = harness
+        .post_with_key(path, "k1", batch)
+        .await
+        .is(StatusCode::ACCEPTED);
+    let statuses = made["data"].as_array().unwrap().iter().map(|one| &one["status"]);
+    assert!(statuses.eq([202, 202].iter()), "{made}");
+    let made: HashSet<MessageId> = harness
+        .broker
+        .accepted()
+        .iter()
+        .map(|made| made.message.id)
+        .collect();
+    assert_eq!(made, HashSet::from_iter(out), "the same two messages");
+}
+
+#[tokio::test]
 async fn a_batch_keeps_its_ids_when_a_repeat_surely_was_not_published() {
     let harness = Harness::with(true, Settings::default()).await;
     harness.acme().await;

@@ -113,7 +113,8 @@ impl<U> Board<U> {
             } else {
                 lane.pace.is_forgotten(slow_after, now)
             };
-            lane.in_flight > 0 || !lane.units.is_empty() || !forgotten
+            // One that is parked keeps its place in the queue.
+            lane.in_flight > 0 || lane.parked || !lane.units.is_empty() || !forgotten
         });
     }
 

@@ -31,9 +31,11 @@ impl<U> Board<U> {
                 let Some(lane) = self.lanes.get_mut(&endpoint) else {
                     continue;
                 };
-                lane.parked = false;
+                // It may not wait any more, or for another part of the slots by now.
+                let waited = std::mem::replace(&mut lane.parked, false)
+                    && lane.pace.speed(self.settings.slow_after) == speed;
                 self.enter_ring(endpoint);
-                woken += usize::from(self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
+                woken += usize::from(waited && self.lanes.get(&endpoint).is_some_and(|lane| lane.in_ring));
             }
         }
     }

@@ -91,6 +91,30 @@ fn slow_endpoints_that_wait_for_slots_do_not_stand_before_new_ones() {
 }
 
 #[test]
+fn endpoints_that_were_new_when_they_began_to_wait_and_hang_do_not_stand_before_new_ones() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let app = world.app();
+    let hung: Vec<_> = (0..32).map(|_| world.endpoint()).collect();
+    let mut started = Vec::new();
+    for _ in 0..2 {
+        for (host, endpoint) in (0..).zip(&hung) {
+            board.push(app, *endpoint, host, host, world.now).unwrap();
+        }
+        started.extend(std::iter::from_fn(|| board.start(world.now)));
+    }
+    assert_eq!(started.len(), 32, "half");
+    let new = world.endpoint();
+    board.push(app, new, 100, 100, world.now).unwrap();
+    assert!(board.start(world.now).is_none());
+    for started in &mut started {
+        board.mark_slow(&mut started.slot);
+    }
+    board.done(&started[0].slot, Verdict::Overload, world.now + SLOW);
+    assert_eq!(board.start(world.now).map(|started| started.unit), Some(100));
+}
+
+#[test]
 fn slow_endpoints_that_wait_for_their_host_do_not_stand_before_fast_ones() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

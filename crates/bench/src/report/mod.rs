@@ -15,7 +15,7 @@ use crate::scenario::{Aim, Finding, Outcome, Row};
 
 use machine::Machine;
 
-/// A sync of the disk that took so long is told: latencies near it are the disk's.
+/// A sync of the disk that took so long is told: who waited for the disk then waited as long.
 const DISK_STOOD_MS: f64 = 50.0;
 
 #[derive(Serialize)]

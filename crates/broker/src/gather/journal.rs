@@ -51,7 +51,7 @@ impl JournalPublisher {
         for record in records {
             let bytes = record.size_hint();
             match chunks.last_mut() {
-                Some(chunk) if chunk.fits(1, bytes, &settings) => {
+                Some(chunk) if chunk.fits(1, bytes, &settings) || is_whole(chunk, bytes, &settings) => {
                     chunk.items.push(record);
                     chunk.bytes += bytes;
                 }
@@ -63,4 +63,9 @@ impl JournalPublisher {
         }
         self.lane.publish(chunks)
     }
+}
+
+/// Whether a call's frame takes a record more, however much others take.
+fn is_whole(chunk: &Chunk<Record>, bytes: usize, settings: &GatherSettings) -> bool {
+    chunk.items.len() < settings.call_items && chunk.bytes + bytes <= settings.call_bytes
 }

@@ -21,6 +21,8 @@ mod pace;
 
 use std::time::Duration;
 
+use postrider_wire::{MAX_BYTES, MAX_ITEMS};
+
 pub use confirmed::Confirmed;
 pub use job::JobPublisher;
 pub use journal::JournalPublisher;
@@ -33,6 +35,11 @@ pub struct GatherSettings {
     pub max_items: usize,
     /// Bytes after which a frame takes no further item; a single larger item makes a frame of its own.
     pub max_bytes: usize,
+    /// Records and bytes up to which what one call brings to the journal stays in one frame, so that the store takes all of it
+    /// or nothing; zero where the frames of a call need not be taken together.
+    pub call_items: usize,
+    /// See `call_items`.
+    pub call_bytes: usize,
     /// Unconfirmed frames. Those on their way together share the broker's next write to disk, so that a slow confirm
     /// does not hold back what comes after it.
     pub window: usize,
@@ -45,12 +52,15 @@ pub struct GatherSettings {
 }
 
 impl GatherSettings {
-    /// For the in-process broker: the store's commit, which confirms a frame, gathers by itself; a pace would only add to it.
+    /// For the in-process broker: the store's commit, which confirms a frame, gathers by itself; a pace would only add to it. The
+    /// claim of a request's key is stored with its first record, so the store must never take that alone.
     #[must_use]
     pub fn in_process() -> Self {
         Self {
             window: 2,
             pace: Duration::ZERO,
+            call_items: MAX_ITEMS,
+            call_bytes: MAX_BYTES / 2,
             ..Self::default()
         }
     }
@@ -62,6 +72,8 @@ impl Default for GatherSettings {
         Self {
             max_items: 512,
             max_bytes: 256 * 1024,
+            call_items: 0,
+            call_bytes: 0,
             window: 16,
             pace: Duration::from_millis(3),
             queue_items: 20_000,

@@ -181,6 +181,7 @@ impl<'a> Claimer<'a> {
                 match made.draft {
                     None if fingerprint != made.request.fingerprint => return Err(reused()),
                     None if finished => {
+                        (self.inherited, self.is_repeat) = (Vec::new(), false);
                         self.rebase(from_claim(resource));
                         return Ok(Step::Repeated);
                     }
@@ -209,6 +210,10 @@ impl<'a> Claimer<'a> {
         let taken_over = |made: &Made, answer: &ClaimAnswer| match answer {
             ClaimAnswer::TakenOver { resource } => {
                 Some((made.draft, made.request.key, from_claim(*resource)))
+            }
+            // In a round before. What was to be given up then may stand in the way still.
+            ClaimAnswer::Claimed if self.inherited.contains(&made.request.key) => {
+                Some((made.draft, made.request.key, from_claim(made.request.resource)))
             }
             _ => None,
         };
@@ -298,3 +303,6 @@ fn fingerprint(draft: &Draft) -> [u8; 32] {
     parts.extend(draft.channels.iter().map(String::as_bytes));
     digest(&parts)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,8 @@ pub(super) struct Made {
 impl Claimed {
     /// After the confirm.
     pub(crate) fn finish(&self, api: &Api) {
-        let finished = self.made.iter();
+        // The key last: once it is finished, so is the rest.
+        let finished = self.made.iter().rev();
         api.admitter
             .settle(finished.map(|made| made.settlement(self.app, Some(made.request.ttl))));
     }

@@ -1,7 +1,7 @@
 //! Lanes that wait for room: on their host, or in the part of all slots that those not known to be fast share.
 //!
 //! There is a queue for each speed. What there is no room for never stands before what there is room for: a thousand lanes
-//! that hang must not keep one waiting of which nothing is known yet.
+//! that hang must not keep one waiting of which nothing is known yet. The speeds take turns.
 
 use std::collections::VecDeque;
 
@@ -15,11 +15,21 @@ pub(super) struct Parked {
     fast: VecDeque<EndpointId>,
     unknown: VecDeque<EndpointId>,
     slow: VecDeque<EndpointId>,
+    /// Which speed is first the next time.
+    turns: usize,
 }
 
 impl Parked {
     pub(super) fn push(&mut self, endpoint: EndpointId, speed: Speed) {
         self.of(speed).push_back(endpoint);
+    }
+
+    /// The order in which the speeds may go this time: each is the first in its turn.
+    pub(super) fn next_turn(&mut self) -> [Speed; 3] {
+        let mut speeds = [Speed::Fast, Speed::Unknown, Speed::Slow];
+        speeds.rotate_left(self.turns);
+        self.turns = (self.turns + 1) % speeds.len();
+        speeds
     }
 
     pub(super) fn pop(&mut self, speed: Speed) -> Option<EndpointId> {

@@ -23,7 +23,7 @@ impl<U> Board<U> {
     /// flight there is nobody to wake the others later.
     pub(super) fn wake(&mut self, parked: &mut Parked, has_room: impl Fn(Speed) -> bool, last: bool) {
         let count = if last { usize::MAX } else { WOKEN };
-        for speed in [Speed::Fast, Speed::Unknown, Speed::Slow] {
+        for speed in parked.next_turn() {
             let mut woken = if last || has_room(speed) { 0 } else { count };
             while woken < count
                 && let Some(endpoint) = parked.pop(speed)

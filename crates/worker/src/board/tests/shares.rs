@@ -115,6 +115,45 @@ fn endpoints_that_were_new_when_they_began_to_wait_and_hang_do_not_stand_before_
 }
 
 #[test]
+fn fast_endpoints_that_fill_their_host_do_not_stand_before_new_ones() {
+    let mut world = World::new();
+    let mut board = Board::new(SETTINGS);
+    let app = world.app();
+    let fast: Vec<_> = (0..3)
+        .map(|_| known(&mut world, &mut board, app, 1, FAST))
+        .collect();
+    let mut started = VecDeque::new();
+    for round in 0..20 {
+        for endpoint in &fast {
+            board.push(app, *endpoint, 1, round, world.now).unwrap();
+        }
+        started.extend(std::iter::from_fn(|| board.start(world.now)));
+        if started.len() < SETTINGS.host_slots {
+            let ended = started.pop_front().unwrap();
+            board.done(&ended.slot, Verdict::Fine, world.now);
+        }
+    }
+    started.extend(std::iter::from_fn(|| board.start(world.now)));
+    assert_eq!(
+        started.len(),
+        SETTINGS.host_slots,
+        "the host is full, and more waits"
+    );
+    let new = world.endpoint();
+    board.push(app, new, 1, 100, world.now).unwrap();
+    assert!(board.start(world.now).is_none());
+    let ends = (1..=20).find(|_| {
+        let ended = started.pop_front().unwrap();
+        board.done(&ended.slot, Verdict::Fine, world.now);
+        let next = board.start(world.now).unwrap();
+        let is_new = next.unit == 100;
+        started.push_back(next);
+        is_new
+    });
+    assert!(ends.is_some_and(|ends| ends <= 3), "{ends:?}");
+}
+
+#[test]
 fn slow_endpoints_that_wait_for_their_host_do_not_stand_before_fast_ones() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

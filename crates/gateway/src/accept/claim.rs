@@ -5,6 +5,8 @@
 //! rest is claimed again. In the embedded set-up finished claims are also in the store, and are looked for there until
 //! all that were made before this process started have ended.
 
+use std::collections::HashSet;
+
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Rate};
 use postrider_model::{AppId, MessageId, UnixMillis};
 use tokio::time::Instant;
@@ -76,9 +78,7 @@ pub(super) struct Claimer<'a> {
     /// The quota was taken in an earlier round.
     pub(super) paid: bool,
     /// Keys under which an earlier request may have left a message.
-    inherited: Vec<[u8; 32]>,
-    /// The idempotency key was taken over: all is made as the earlier request made it.
-    is_repeat: bool,
+    inherited: HashSet<[u8; 32]>,
     /// When the limits were asked last.
     asked_at: Instant,
 }
@@ -92,8 +92,7 @@ impl<'a> Claimer<'a> {
             base,
             fates: Vec::new(),
             paid: false,
-            inherited: Vec::new(),
-            is_repeat: false,
+            inherited: HashSet::new(),
             asked_at: Instant::now(),
         };
         claimer.rebase(base);
@@ -181,7 +180,7 @@ impl<'a> Claimer<'a> {
                 match made.draft {
                     None if fingerprint != made.request.fingerprint => return Err(reused()),
                     None if finished => {
-                        (self.inherited, self.is_repeat) = (Vec::new(), false);
+                        self.inherited.clear();
                         self.rebase(from_claim(resource));
                         return Ok(Step::Repeated);
                     }
@@ -233,19 +232,17 @@ impl<'a> Claimer<'a> {
             for made in &mut given_up {
                 made.request.resource = *base.as_bytes();
             }
-            (self.inherited, self.is_repeat) = (vec![*event_id], false);
+            self.inherited = HashSet::from([*event_id]);
             self.rebase(*id);
             return Step::GiveUpAndAgain(given_up);
         }
-        self.is_repeat |= key.is_some();
-        let is_inherited =
-            |made: &&Made| self.is_repeat || taken_over.iter().any(|(_, key, _)| *key == made.request.key);
-        let inherited: Vec<_> = wanted
-            .iter()
-            .filter(is_inherited)
-            .map(|made| made.request.key)
-            .collect();
-        self.inherited.extend(inherited);
+        let taken: HashSet<[u8; 32]> = taken_over.iter().map(|(_, key, _)| *key).collect();
+        if key.is_some() {
+            // All is made as the earlier request made it.
+            self.inherited.extend(wanted.iter().map(|made| made.request.key));
+        } else {
+            self.inherited.extend(&taken);
+        }
         let moves = base != self.base;
         if moves {
             // Everything derives from the first request's id: claim again under that.
@@ -260,7 +257,7 @@ impl<'a> Claimer<'a> {
             return Step::Made;
         }
         let mut free = of_drafts(wanted, true);
-        free.retain(|made| !taken_over.iter().any(|(_, key, _)| *key == made.request.key));
+        free.retain(|made| !taken.contains(&made.request.key));
         Step::GiveUpAndAgain(free)
     }
 

@@ -7,11 +7,23 @@ use http::StatusCode;
 use postrider_broker::PublishError;
 use postrider_gateway::Settings;
 use postrider_model::MessageId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Fail, Harness, text};
 
 const MSG: &str = "/api/v1/app/acme/msg";
+const BATCH: &str = "/api/v1/app/acme/msg/batch";
+
+/// A message with this event id.
+fn event(id: &str) -> Value {
+    json!({"eventType": "a", "payload": {}, "eventId": id})
+}
+
+/// The ids of all messages whose records were published, each as often as that.
+fn ids(harness: &Harness) -> Vec<MessageId> {
+    let accepted = harness.broker.accepted();
+    accepted.iter().map(|made| made.message.id).collect()
+}
 
 #[tokio::test]
 async fn the_same_key_gives_the_first_answer_and_no_second_message() {
@@ -93,10 +105,7 @@ async fn embedded_a_request_that_is_partly_queued_defers_the_rest_and_nothing_tw
     // So large that a frame takes one of them.
     let message = json!({"eventType": "a", "payload": {"text": "x".repeat(150_000)}});
     let batch = json!({"messages": vec![message; 4]});
-    harness
-        .post("/api/v1/app/acme/msg/batch", batch)
-        .await
-        .is(StatusCode::ACCEPTED);
+    harness.post(BATCH, batch).await.is(StatusCode::ACCEPTED);
     let queued: Vec<_> = harness.broker.jobs().iter().map(|job| job.delivery).collect();
     let outcomes = harness.broker.outcomes();
     let deferred: Vec<_> = outcomes.iter().map(|outcome| outcome.delivery).collect();
@@ -208,36 +217,24 @@ async fn a_request_that_fails_late_leaves_the_claims_to_the_repeat_that_took_ove
 async fn a_batch_that_took_an_event_over_makes_it_when_it_is_sent_again() {
     let harness = Harness::with(true, Settings::default()).await;
     harness.acme().await;
-    let path = "/api/v1/app/acme/msg/batch";
-    let message = |event: &str| json!({"eventType": "a", "payload": {}, "eventId": event});
-    let batch = json!({"messages": [message("e1"), message("e2")]});
+    let batch = json!({"messages": [event("e1"), event("e2")]});
     *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
     harness
-        .message(message("e1"))
+        .message(event("e1"))
         .await
         .is(StatusCode::SERVICE_UNAVAILABLE);
-    let refused = harness.post_with_key(path, "k1", batch.clone()).await;
+    let refused = harness.post_with_key(BATCH, "k1", batch.clone()).await;
     refused.is(StatusCode::SERVICE_UNAVAILABLE);
-    let out: Vec<MessageId> = harness
-        .broker
-        .accepted()
-        .iter()
-        .map(|made| made.message.id)
-        .collect();
+    let out = ids(&harness);
     assert_eq!((out.len(), out[0]), (3, out[1]), "e1 twice, under one id");
     *harness.broker.fail.lock() = None;
     let made = harness
-        .post_with_key(path, "k1", batch)
+        .post_with_key(BATCH, "k1", batch)
         .await
         .is(StatusCode::ACCEPTED);
     let statuses = made["data"].as_array().unwrap().iter().map(|one| &one["status"]);
     assert!(statuses.eq([202, 202].iter()), "{made}");
-    let made: HashSet<MessageId> = harness
-        .broker
-        .accepted()
-        .iter()
-        .map(|made| made.message.id)
-        .collect();
+    let made = HashSet::<MessageId>::from_iter(ids(&harness));
     assert_eq!(made, HashSet::from_iter(out), "the same two messages");
 }
 
@@ -245,29 +242,17 @@ async fn a_batch_that_took_an_event_over_makes_it_when_it_is_sent_again() {
 async fn a_batch_keeps_its_ids_when_a_repeat_surely_was_not_published() {
     let harness = Harness::with(true, Settings::default()).await;
     harness.acme().await;
-    let path = "/api/v1/app/acme/msg/batch";
-    let message = |event: &str| json!({"eventType": "a", "payload": {}, "eventId": event});
-    let batch = json!({"messages": [message("e1"), message("e2")]});
+    let batch = json!({"messages": [event("e1"), event("e2")]});
     *harness.broker.fail.lock() = Some(Fail::Jobs(PublishError::Lost));
-    let refused = harness.post(path, batch.clone()).await;
+    let refused = harness.post(BATCH, batch.clone()).await;
     refused.is(StatusCode::SERVICE_UNAVAILABLE);
-    let out: Vec<MessageId> = harness
-        .broker
-        .accepted()
-        .iter()
-        .map(|made| made.message.id)
-        .collect();
+    let out = ids(&harness);
     *harness.broker.fail.lock() = Some(Fail::All(PublishError::Down));
-    let refused = harness.post(path, batch.clone()).await;
+    let refused = harness.post(BATCH, batch.clone()).await;
     refused.is(StatusCode::SERVICE_UNAVAILABLE);
     *harness.broker.fail.lock() = None;
-    harness.post(path, batch).await.is(StatusCode::ACCEPTED);
-    let made: HashSet<MessageId> = harness
-        .broker
-        .accepted()
-        .iter()
-        .map(|made| made.message.id)
-        .collect();
+    harness.post(BATCH, batch).await.is(StatusCode::ACCEPTED);
+    let made = HashSet::<MessageId>::from_iter(ids(&harness));
     assert_eq!(made, HashSet::from_iter(out), "the same two messages");
 }
 

@@ -9,7 +9,7 @@ use postrider_model::EndpointId;
 
 use super::pace::Speed;
 
-/// Lanes in the order in which they began to wait.
+/// Lanes of each speed in the order in which they were parked; one that was woken in vain goes to the end.
 #[derive(Default)]
 pub(super) struct Parked {
     fast: VecDeque<EndpointId>,

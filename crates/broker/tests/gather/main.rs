@@ -1,5 +1,8 @@
 //! The gatherer over a broker whose confirms the test gives.
 
+mod frames;
+mod journal;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use postrider_broker::{
-    Broker, BrokerError, GatherSettings, Health, JobPublisher, JournalPublisher, PublishError, Queue,
-    QueueLook, Subscription,
+    Broker, BrokerError, GatherSettings, Health, JobPublisher, PublishError, Queue, QueueLook, Subscription,
 };
-use postrider_model::{
-    AppId, DeliveryId, EndpointId, Job, Message, MessageId, Next, Outcome, Record, Trigger, UnixMillis,
-};
+use postrider_model::{AppId, DeliveryId, EndpointId, Job, Message, MessageId, Trigger, UnixMillis};
 use postrider_wire::Frame;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -295,87 +295,6 @@ async fn a_dropped_caller_loses_nobody() {
 }
 
 #[tokio::test]
-async fn frames_are_bounded_in_items_and_bytes() {
-    let settings = GatherSettings {
-        max_items: 4,
-        max_bytes: 2_000,
-        ..one_at_a_time()
-    };
-    let (broker, publisher) = with(settings);
-    let many = (0..10).map(|n| job(&message(n, 1), 1, false)).collect();
-    let fan_out: Vec<Job> = (0..4)
-        .map(|n| job(&Arc::clone(&message(50, 5_000)), n, false))
-        .collect();
-    let large = vec![
-        job(&message(60, 1_500), 1, false),
-        job(&message(61, 1_500), 1, false),
-    ];
-    let calls = [
-        call(&publisher, many).await,
-        call(&publisher, fan_out).await,
-        call(&publisher, large).await,
-    ];
-    let mut sizes = Vec::new();
-    for _ in 0..9 {
-        let (jobs, confirm) = broker.next_jobs().await;
-        sizes.push(jobs.len());
-        confirm.send(Ok(())).unwrap();
-    }
-    assert_eq!(
-        sizes,
-        [4, 4, 2, 1, 1, 1, 1, 1, 1],
-        "a body above the limit stands alone"
-    );
-    for call in calls {
-        assert_eq!(call.await.unwrap(), Ok(()));
-    }
-}
-
-#[tokio::test]
-async fn a_shared_body_counts_once() {
-    let settings = GatherSettings {
-        max_bytes: 2_000,
-        ..one_at_a_time()
-    };
-    let (broker, publisher) = with(settings);
-    let body = message(1, 1_000);
-    let fan_out = (0..10).map(|n| job(&body, n, false)).collect();
-    let fan_out = call(&publisher, fan_out).await;
-    let (jobs, confirm) = broker.next_jobs().await;
-    assert_eq!(jobs.len(), 10);
-    confirm.send(Ok(())).unwrap();
-    assert_eq!(fan_out.await.unwrap(), Ok(()));
-}
-
-#[tokio::test]
-async fn an_ordered_run_stays_whole_and_in_order() {
-    let settings = GatherSettings {
-        max_items: 3,
-        max_bytes: 1_000,
-        ..one_at_a_time()
-    };
-    let (broker, publisher) = with(settings);
-    // Two endpoints' runs, interleaved, and a stranger between them.
-    let mut jobs: Vec<Job> = (0..12)
-        .map(|n| job(&message(n, 200), if n % 2 == 0 { 7 } else { 8 }, true))
-        .collect();
-    jobs.insert(5, job(&message(99, 10), 9, false));
-    let published = call(&publisher, jobs).await;
-    let mut runs = Vec::new();
-    for _ in 0..3 {
-        let (jobs, confirm) = broker.next_jobs().await;
-        runs.push(
-            jobs.iter()
-                .map(|job| job.message.id.as_uuid().as_u128())
-                .collect::<Vec<_>>(),
-        );
-        confirm.send(Ok(())).unwrap();
-    }
-    assert_eq!(runs, [vec![0, 2, 4, 6, 8, 10], vec![1, 3, 5, 7, 9, 11], vec![99]]);
-    assert_eq!(published.await.unwrap(), Ok(()));
-}
-
-#[tokio::test]
 async fn a_full_lane_refuses_and_recovers() {
     let settings = GatherSettings {
         queue_items: 2,
@@ -430,108 +349,4 @@ async fn a_queue_without_jobs_is_refused() {
         );
     }
     assert_eq!(publisher.publish(Queue::Deliver(0), Vec::new()).await, Ok(()));
-}
-
-#[tokio::test]
-async fn records_go_to_the_journal_in_order() {
-    let broker = Held::new();
-    let settings = GatherSettings {
-        max_items: 3,
-        ..one_at_a_time()
-    };
-    let publisher = JournalPublisher::new(Arc::clone(&broker) as Arc<dyn Broker>, settings);
-    let records: Vec<Record> = (0..5).map(outcome).collect();
-    let expected = records.clone();
-    let published = tokio::spawn(async move { publisher.publish(records).await });
-    let mut received = Vec::new();
-    for _ in 0..2 {
-        let (queue, frame, confirm) = broker.next().await;
-        assert_eq!(queue, Queue::Journal);
-        match frame {
-            Frame::Journal(records) => received.extend(records),
-            Frame::Jobs(_) => panic!("a frame of records"),
-        }
-        confirm.send(Ok(())).unwrap();
-    }
-    assert_eq!(received, expected);
-    assert_eq!(published.await.unwrap(), Ok(()));
-}
-
-#[tokio::test]
-async fn the_records_of_a_call_stay_together_where_the_store_must_take_all_or_none() {
-    let broker = Held::new();
-    let settings = GatherSettings {
-        max_items: 3,
-        call_items: 5,
-        call_bytes: 1024 * 1024,
-        ..one_at_a_time()
-    };
-    let publisher = JournalPublisher::new(Arc::clone(&broker) as Arc<dyn Broker>, settings);
-    let calls: Vec<_> = [2, 6, 1]
-        .map(|count| publisher.publish((0..count).map(outcome).collect()))
-        .into();
-    let mut frames = Vec::new();
-    for _ in 0..3 {
-        let (_, frame, confirm) = broker.next().await;
-        let Frame::Journal(records) = frame else {
-            panic!("a frame of records")
-        };
-        frames.push(records.len());
-        confirm.send(Ok(())).unwrap();
-    }
-    assert_eq!(frames, [2, 5, 2], "the sixth goes with the next call");
-    for call in calls {
-        assert_eq!(call.await, Ok(()));
-    }
-}
-
-fn outcome(run: u32) -> Record {
-    Record::Outcome(Box::new(Outcome {
-        delivery: DeliveryId::from_uuid(Uuid::from_u128(1)),
-        message: MessageId::from_uuid(Uuid::from_u128(2)),
-        endpoint: EndpointId::from_uuid(Uuid::from_u128(3)),
-        app: AppId::from_uuid(Uuid::from_u128(4)),
-        run,
-        attempts: 1,
-        trigger: Trigger::Scheduled,
-        at: UnixMillis(5),
-        attempt: None,
-        next: Next::Delivered,
-    }))
-}
-
-#[tokio::test(start_paused = true)]
-async fn shards_take_turns() {
-    let publisher = JobPublisher::new(Held::new(), GatherSettings::default(), 3);
-    let turn = Duration::from_millis(50);
-    for shard in [0, 1, 2, 0] {
-        for _ in 0..2 {
-            let queues = publisher.deliver_queues(small(1));
-            assert_eq!(queues, [(Queue::Deliver(shard), small(1))]);
-            assert_eq!(publisher.retry_queue(), Queue::Retry(shard));
-            tokio::time::advance(turn / 2).await;
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_makes_several_frames_goes_to_all_shards() {
-    let settings = GatherSettings {
-        max_items: 2,
-        max_bytes: 1_000,
-        ..GatherSettings::default()
-    };
-    let publisher = JobPublisher::new(Held::new(), settings, 3);
-    tokio::time::advance(Duration::from_millis(50)).await;
-    let sizes = |jobs: Vec<Job>| -> Vec<(Queue, usize)> {
-        let queues = publisher.deliver_queues(jobs).into_iter();
-        queues.map(|(queue, jobs)| (queue, jobs.len())).collect()
-    };
-    let [first, second, third] = [0, 1, 2].map(Queue::Deliver);
-    let shared = message(1, 10);
-    let fan_out = |count: u128| (0..count).map(|to| job(&shared, to, false)).collect();
-    assert_eq!(sizes(fan_out(2)), [(second, 2)]);
-    assert_eq!(sizes(fan_out(7)), [(first, 2), (second, 3), (third, 2)]);
-    let large = [1, 2].map(|number| job(&message(number, 900), 1, false));
-    assert_eq!(sizes(large.into()), [(second, 1), (third, 1)]);
 }

@@ -5,10 +5,8 @@
 //! the id under which to look for it or make it; that of a change once it was made, so a crash right after a rotation
 //! of a secret may let its repeat rotate again.
 
-use std::time::Duration;
-
 use http::HeaderMap;
-use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimRequest, Settlement};
+use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimEnd, ClaimRequest, Settlement};
 use postrider_model::{AppId, Claim, UnixMillis};
 use postrider_store::StoreError;
 use postrider_telemetry::labels::Duplicate;
@@ -90,7 +88,7 @@ impl Once {
         let stored = match open.stored(api).await {
             Ok(stored) => stored,
             Err(error) => {
-                open.settle(api, None).await;
+                open.settle(api, ClaimEnd::GivenUp).await;
                 return Err(error.into());
             }
         };
@@ -101,11 +99,11 @@ impl Once {
             });
         };
         if stored.fingerprint != open.claim.fingerprint {
-            open.settle(api, None).await;
+            open.settle(api, ClaimEnd::GivenUp).await;
             return Err(reused());
         }
         if let Makes::Change(_) = open.makes {
-            open.settle(api, None).await;
+            open.settle(api, ClaimEnd::GivenUp).await;
             return Ok(open.done(api, stored.resource));
         }
         if stored.resource == open.claim.resource {
@@ -115,7 +113,7 @@ impl Once {
             });
         }
         // An earlier process' claim: this one's must name the same resource.
-        open.settle(api, None).await;
+        open.settle(api, ClaimEnd::GivenUp).await;
         open.claim.resource = stored.resource;
         open.was_kept = true;
         let again = open.claim(api).await?;
@@ -141,14 +139,14 @@ impl Once {
                 if !api.broker.is_durable() && matches!(open.makes, Makes::Change(_)) {
                     open.unless_it_fails(api.store.keep_claim(&open.to_keep()).await.map(drop));
                 }
-                open.settle(api, Some(open.claim.ttl)).await;
+                open.settle(api, ClaimEnd::Finished).await;
             }
             Err(error) if error.status().is_client_error() => {
                 if !api.broker.is_durable() && matches!(open.makes, Makes::New(_)) && !open.was_kept {
                     let dropped = api.store.drop_claim(&open.claim.key, &open.claim.resource).await;
                     open.unless_it_fails(dropped);
                 }
-                open.settle(api, None).await;
+                open.settle(api, ClaimEnd::GivenUp).await;
             }
             Err(_) => {}
         }
@@ -223,12 +221,12 @@ impl Open {
     }
 
     /// Waited for: the next request with the same key may come at once.
-    async fn settle(&self, api: &Api, finish: Option<Duration>) {
+    async fn settle(&self, api: &Api, end: ClaimEnd) {
         let settlement = Settlement {
             app: self.app,
             key: self.claim.key,
             resource: self.claim.resource,
-            finish,
+            end,
         };
         api.admitter.settle_now(vec![settlement]).await;
     }

@@ -1,6 +1,7 @@
 //! One batch as script calls: a call a slot in a cluster, one call (or a few, when it is huge) on a single node.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use redis::{RedisResult, Value};
 
@@ -64,8 +65,12 @@ impl Batch {
     }
 
     /// The call for the next request, whose keys have this tag.
-    pub(crate) fn next(&mut self, tag: &str) -> &mut Call {
-        let slot = if self.clustered { crate::keys::slot(tag) } else { 0 };
+    pub(crate) fn next(&mut self, tag: impl Display) -> &mut Call {
+        let slot = if self.clustered {
+            crate::keys::slot(&tag.to_string())
+        } else {
+            0
+        };
         let known = self
             .open
             .get(&slot)

@@ -1,58 +1,37 @@
-//! The calls: requests into script arguments, answers back.
+//! The calls: requests into commands and script arguments, answers back.
 
 use std::collections::HashMap;
-use std::time::Duration;
 use std::vec::IntoIter;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_limits::breaker::MEMORY;
-use postrider_limits::gcra::{Gcra, micros};
+use postrider_limits::gcra::Gcra;
 use postrider_limits::{
-    Admission, AdmitRequest, BreakerChange, ClaimAnswer, FinishReport, Gate, GateRequest, Limits,
-    LimitsError, PUSH_BACK_MAX, Rate, Release, ReleaseRequest, Settlement, Signal, Verdict,
+    Admission, AdmitRequest, BreakerChange, ClaimEnd, FinishReport, Gate, GateRequest, Limits, LimitsError,
+    Rate, Release, ReleaseRequest, Settlement, Verdict,
 };
 use postrider_model::{AppId, UnixMillis};
-use redis::{ErrorKind, RedisResult, Value};
+use redis::{RedisResult, Value};
 use tokio::sync::broadcast;
 
-use crate::RedisLimits;
+use crate::answer::{number, text, unexpected, wait};
 use crate::batch::{Batch, Call};
+use crate::{RedisLimits, admit, finish};
 
 #[async_trait]
 impl Limits for RedisLimits {
     async fn admit(&self, batch: &[AdmitRequest]) -> Result<Vec<Admission>, LimitsError> {
-        let mut calls = Batch::new(self.connection.clustered());
-        for request in batch {
-            let call = calls.next(&request.app.to_string());
-            call.key(self.keys.version(request.app));
-            call.key(self.keys.quota(request.app));
-            let quota = request.quota.map(Gcra::new);
-            let cost = quota.map_or(0, |quota| quota.interval() * u64::from(request.messages));
-            call.number(cost);
-            call.number(quota.map_or(0, |quota| quota.tolerance().max(cost)));
-            call.number(request.claims.len() as u64);
-            for claim in &request.claims {
-                call.key(self.keys.claim(request.app, &claim.key));
-                call.bytes(claim.resource);
-                call.bytes(claim.fingerprint);
-                call.number(millis(claim.ttl));
-                call.number(micros(claim.pending_ttl));
-            }
-        }
-        let read =
-            |index: usize, values: &mut IntoIter<Value>| read_admission(batch[index].claims.len(), values);
-        self.call("admit", calls.run(&self.connection, &self.scripts.admit, read))
-            .await
+        self.call("admit", admit::admit(self, batch)).await
     }
 
     async fn settle(&self, batch: &[Settlement]) -> Result<(), LimitsError> {
         let mut calls = Batch::new(self.connection.clustered());
         for settlement in batch {
-            let call = calls.next(&settlement.app.to_string());
+            let call = calls.next(settlement.app);
             call.key(self.keys.claim(settlement.app, &settlement.key));
-            call.bytes(settlement.resource);
-            call.number(settlement.finish.map_or(0, millis));
+            call.bytes(admit::pending(&settlement.resource));
+            call.number(settlement.end == ClaimEnd::Finished);
         }
         let nothing = |_, _: &mut IntoIter<Value>| Ok(());
         self.call(
@@ -65,7 +44,7 @@ impl Limits for RedisLimits {
 
     async fn publish_version(&self, app: AppId, version: u64) -> Result<(), LimitsError> {
         let mut calls = Batch::new(self.connection.clustered());
-        let call = calls.next(&app.to_string());
+        let call = calls.next(app);
         call.key(self.keys.version(app));
         call.number(version);
         call.bytes(self.keys.channel());
@@ -86,7 +65,7 @@ impl Limits for RedisLimits {
     async fn gate(&self, batch: &[GateRequest]) -> Result<Vec<Gate>, LimitsError> {
         let mut calls = Batch::new(self.connection.clustered());
         for request in batch {
-            let call = calls.next(&request.endpoint.to_string());
+            let call = calls.next(request.endpoint);
             call.key(self.keys.endpoint(request.endpoint));
             call.key(self.keys.mark(request.endpoint, request.delivery, request.run));
             call.number(request.released);
@@ -105,29 +84,7 @@ impl Limits for RedisLimits {
     }
 
     async fn finish(&self, batch: &[FinishReport]) -> Result<Vec<BreakerChange>, LimitsError> {
-        let mut calls = Batch::new(self.connection.clustered());
-        for report in batch {
-            let (signal, pause) = signal_args(report.signal);
-            let call = calls.next(&report.endpoint.to_string());
-            call.key(self.keys.endpoint(report.endpoint));
-            call.key(self.keys.mark(report.endpoint, report.delivery, report.run));
-            call.number(report.probe);
-            call.number(report.mark.is_some());
-            call.bytes(report.mark.as_deref().unwrap_or_default());
-            call.bytes(signal);
-            call.number(micros(pause.min(PUSH_BACK_MAX)));
-        }
-        let read = |_, values: &mut IntoIter<Value>| {
-            Ok(match number(values)? {
-                0 => BreakerChange::None,
-                opened => u64::try_from(opened).map_or(BreakerChange::Closed, |micros| {
-                    BreakerChange::Opened(Duration::from_micros(micros))
-                }),
-            })
-        };
-        let changes = self
-            .call("finish", calls.run(&self.connection, &self.scripts.finish, read))
-            .await?;
+        let changes = self.call("finish", finish::finish(self, batch)).await?;
         self.note_breakers(batch, &changes).await;
         Ok(changes)
     }
@@ -135,7 +92,7 @@ impl Limits for RedisLimits {
     async fn release(&self, batch: &[ReleaseRequest]) -> Result<Vec<Release>, LimitsError> {
         let mut calls = Batch::new(self.connection.clustered());
         for request in batch {
-            let call = calls.next(&request.endpoint.to_string());
+            let call = calls.next(request.endpoint);
             call.key(self.keys.endpoint(request.endpoint));
             call.number(request.wanted.max(1));
             call.number(request.more);
@@ -231,51 +188,10 @@ impl RedisLimits {
     }
 }
 
-/// Whole milliseconds, at least the 1 that `PX` accepts.
-fn millis(duration: Duration) -> u64 {
-    (micros(duration) / 1000).max(1)
-}
-
 fn rate_args(call: &mut Call, rate: Option<Rate>) {
     let gcra = rate.map(Gcra::new);
     call.number(gcra.map_or(0, |gcra| gcra.interval()));
     call.number(gcra.map_or(0, |gcra| gcra.tolerance()));
-}
-
-fn signal_args(signal: Signal) -> (&'static str, Duration) {
-    match signal {
-        Signal::Success => ("s", Duration::ZERO),
-        Signal::Failure => ("f", Duration::ZERO),
-        Signal::PushBack(pause) => ("p", pause),
-        Signal::FailureWithPushBack(pause) => ("f", pause),
-        Signal::Backlogged => ("b", Duration::ZERO),
-        Signal::Stalled(pause) => ("b", pause),
-        Signal::Neutral => ("n", Duration::ZERO),
-    }
-}
-
-fn unexpected(what: &'static str) -> redis::RedisError {
-    (ErrorKind::UnexpectedReturnType, what).into()
-}
-
-fn number(values: &mut IntoIter<Value>) -> RedisResult<i64> {
-    match values.next() {
-        Some(Value::Int(number)) => Ok(number),
-        _ => Err(unexpected("a script's answer lacks a number")),
-    }
-}
-
-fn text(values: &mut IntoIter<Value>) -> RedisResult<Vec<u8>> {
-    match values.next() {
-        Some(Value::BulkString(text)) => Ok(text),
-        _ => Err(unexpected("a script's answer lacks a text")),
-    }
-}
-
-fn wait(values: &mut IntoIter<Value>) -> RedisResult<Duration> {
-    let wait =
-        u64::try_from(number(values)?).map_err(|_| unexpected("a script's answer is a negative time"))?;
-    Ok(Duration::from_micros(wait))
 }
 
 fn read_verdict(values: &mut IntoIter<Value>) -> RedisResult<Verdict> {
@@ -297,43 +213,5 @@ fn read_release(values: &mut IntoIter<Value>) -> RedisResult<Release> {
         1 => Release::Probe,
         2 => Release::Wait(wait),
         _ => return Err(unexpected("an unknown release")),
-    })
-}
-
-fn read_admission(claims: usize, values: &mut IntoIter<Value>) -> RedisResult<Admission> {
-    let version = String::from_utf8(text(values)?)
-        .ok()
-        .and_then(|version| version.parse().ok());
-    let quota_wait = Some(wait(values)?).filter(|wait| !wait.is_zero());
-    let claims = (0..claims)
-        .map(|_| read_claim(&text(values)?))
-        .collect::<RedisResult<_>>()?;
-    Ok(Admission {
-        version,
-        quota_wait,
-        claims,
-    })
-}
-
-fn read_claim(answer: &[u8]) -> RedisResult<ClaimAnswer> {
-    let short = || unexpected("a malformed claim");
-    let (kind, rest) = answer.split_first().ok_or_else(short)?;
-    Ok(match kind {
-        b'c' => ClaimAnswer::Claimed,
-        b's' => ClaimAnswer::Skipped,
-        b't' => ClaimAnswer::TakenOver {
-            resource: rest.try_into().map_err(|_| short())?,
-        },
-        b'h' => {
-            let (finished, rest) = rest.split_first().ok_or_else(short)?;
-            let (resource, fingerprint) = rest.split_first_chunk::<16>().ok_or_else(short)?;
-            let fingerprint = fingerprint.try_into().map_err(|_| short())?;
-            ClaimAnswer::Held {
-                resource: *resource,
-                fingerprint,
-                finished: *finished == b'1',
-            }
-        }
-        _ => return Err(short()),
     })
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, RedisResult, Value};
+use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisResult, Value};
 
 use crate::ConnectError;
 
@@ -92,6 +93,23 @@ impl Connection {
         match self {
             Self::Single(connection) => command.query_async(&mut connection.clone()).await,
             Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
+        }
+    }
+
+    /// All at once; the answers are in order. The first error is the answer to all, though others may have been done.
+    pub(crate) async fn send_all(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self {
+            Self::Single(connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command);
+                }
+                pipeline.query_async(&mut connection.clone()).await
+            }
+            Self::Cluster(_) => try_join_all(commands.iter().map(|command| self.send(command))).await,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The shared state of all processes in Redis (7.0 or newer) or Valkey, on one node or a cluster.
 //!
-//! Each call is one round trip for its whole batch: script calls sent together, one a slot in a cluster, one in all
-//! on a single node (and an `MGET` of versions beside it). The server's clock is the only one. Everything expires.
+//! Each call is one round trip for its whole batch: plain commands, and script calls, one a slot in a cluster, one in
+//! all on a single node, sent together. (An `admit` that finds keys held makes a second trip for them.) The server's
+//! clock is the only one. Everything expires.
 //! A call that is not answered in time fails and is never repeated here: it may have been done. Nothing here must
 //! survive; wrap it into [`postrider_limits::Fallback`] to go on without it.
 //!
@@ -22,10 +23,13 @@ use crate::connection::{Connection, Servers};
 use crate::keys::Keys;
 use crate::scripts::Scripts;
 
+mod admit;
+mod answer;
 mod batch;
 mod calls;
 mod changes;
 mod connection;
+mod finish;
 mod keys;
 mod scripts;
 

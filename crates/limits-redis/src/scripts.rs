@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use postrider_limits::gcra::micros;
-use postrider_limits::{BACKLOG_TTL, BreakerSettings, DONE_MARK_TTL, RESTART, RESTART_REST, breaker};
+use postrider_limits::{BACKLOG_TTL, BreakerSettings, RESTART, RESTART_REST, breaker};
 
 /// How long a version is kept after it was published or last told to a gateway.
-const VERSION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const VERSION_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One script: its source, for the server that does not know it yet, and its name on those that do.
 pub(crate) struct Script {
@@ -52,7 +52,6 @@ fn constants(settings: &BreakerSettings) -> String {
         ("BACKLOG", micros(BACKLOG_TTL)),
         ("RESTART", u64::from(RESTART)),
         ("RESTART_REST", micros(RESTART_REST)),
-        ("DONE_MS", micros(DONE_MARK_TTL) / 1000),
         ("VERSION_MS", micros(VERSION_TTL) / 1000),
     ];
     numbers

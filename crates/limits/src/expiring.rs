@@ -83,6 +83,14 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
         self.sweep(now);
     }
 
+    /// The value, unless it expired; to be changed, while its time stays.
+    pub(crate) fn get_mut(&mut self, key: &K, now: u64) -> Option<&mut V> {
+        self.map
+            .get_mut(key)
+            .filter(|entry| entry.expires > now)
+            .map(|entry| &mut entry.value)
+    }
+
     /// Lets the key expire; the sweep takes it away.
     pub(crate) fn remove(&mut self, key: &K) {
         if let Some(entry) = self.map.get_mut(key) {

@@ -18,8 +18,8 @@ use crate::expiring::{Expiring, Shard};
 use crate::gcra::{Gcra, micros};
 use crate::marks::Marks;
 use crate::{
-    Admission, AdmitRequest, BreakerChange, BreakerSettings, ClaimAnswer, ClaimRequest, FinishReport, Gate,
-    GateRequest, Limits, LimitsError, Release, ReleaseRequest, Settlement, Verdict,
+    Admission, AdmitRequest, BreakerChange, BreakerSettings, ClaimAnswer, ClaimEnd, ClaimRequest,
+    FinishReport, Gate, GateRequest, Limits, LimitsError, Release, ReleaseRequest, Settlement, Verdict,
 };
 
 const SHARDS: usize = 16;
@@ -226,21 +226,15 @@ impl Limits for InProcess {
         let now = self.now();
         for settlement in batch {
             let mut shard = self.claims.lock(&settlement.app);
-            let Some(claim) = shard.get(&settlement.key, now).copied() else {
+            let Some(claim) = shard.get_mut(&settlement.key, now) else {
                 continue;
             };
             if claim.resource != settlement.resource || claim.pending_until.is_none() {
                 continue;
             }
-            match settlement.finish {
-                Some(ttl) => {
-                    let finished = Claim {
-                        pending_until: None,
-                        ..claim
-                    };
-                    shard.put(settlement.key, finished, now + micros(ttl), now);
-                }
-                None => shard.remove(&settlement.key),
+            match settlement.end {
+                ClaimEnd::Finished => claim.pending_until = None,
+                ClaimEnd::GivenUp => shard.remove(&settlement.key),
             }
         }
         Ok(())

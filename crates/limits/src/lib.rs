@@ -24,9 +24,9 @@ mod types;
 pub use fallback::Fallback;
 pub use in_process::InProcess;
 pub use types::{
-    Admission, AdmitRequest, BACKLOG_TTL, BreakerChange, BreakerSettings, ClaimAnswer, ClaimRequest,
-    DONE_MARK_TTL, FinishReport, Gate, GateRequest, RESTART, RESTART_REST, Rate, Release, ReleaseRequest,
-    Settlement, Signal, Verdict,
+    Admission, AdmitRequest, BACKLOG_TTL, BreakerChange, BreakerSettings, ClaimAnswer, ClaimEnd,
+    ClaimRequest, DONE_MARK_TTL, FinishReport, Gate, GateRequest, RESTART, RESTART_REST, Rate, Release,
+    ReleaseRequest, Settlement, Signal, Verdict,
 };
 
 /// The shared state could not be reached in time. Callers go on without it.

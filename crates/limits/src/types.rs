@@ -58,7 +58,7 @@ pub struct ClaimRequest {
     pub resource: [u8; 16],
     /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
-    /// How long a finished claim holds.
+    /// How long the claim holds once it is finished, from now.
     pub ttl: Duration,
     /// How long an unfinished claim keeps others waiting; then the next one with the same fingerprint takes over,
     /// with the same id. One with another fingerprint never does: the first may have been published after all,
@@ -109,8 +109,17 @@ pub struct Settlement {
     pub key: [u8; 32],
     /// The resource that it was claimed for; a claim that names another one is left alone.
     pub resource: [u8; 16],
-    /// `Some(ttl)` finishes it for that long, `None` gives it up.
-    pub finish: Option<Duration>,
+    /// How it ends.
+    pub end: ClaimEnd,
+}
+
+/// How a claim ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimEnd {
+    /// The resource was made: the claim holds until its time is over.
+    Finished,
+    /// It was not: the key is free.
+    GivenUp,
 }
 
 /// What a worker asks before it tries one delivery.

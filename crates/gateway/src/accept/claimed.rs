@@ -1,8 +1,6 @@
 //! The claims that a request made, and their end: finished, given up, or made durable with its messages.
 
-use std::time::Duration;
-
-use postrider_limits::{ClaimRequest, Settlement};
+use postrider_limits::{ClaimEnd, ClaimRequest, Settlement};
 use postrider_model::{AppId, Claim, MessageId, UnixMillis};
 use tokio::time::Instant;
 
@@ -51,7 +49,7 @@ impl Claimed {
         // The key last: once it is finished, so is the rest.
         let finished = self.made.iter().rev();
         api.admitter
-            .settle(finished.map(|made| made.settlement(self.app, Some(made.request.ttl))));
+            .settle(finished.map(|made| made.settlement(self.app, ClaimEnd::Finished)));
     }
 
     /// After a refusal; waited for, since the next claim of the same keys may come at once. What another request may
@@ -88,18 +86,20 @@ impl Claimed {
 }
 
 impl Made {
-    fn settlement(&self, app: AppId, finish: Option<Duration>) -> Settlement {
+    fn settlement(&self, app: AppId, end: ClaimEnd) -> Settlement {
         Settlement {
             app,
             key: self.request.key,
             resource: self.request.resource,
-            finish,
+            end,
         }
     }
 }
 
 /// Gives claims up, for the ids that they were made for; returns when that is done.
 pub(super) async fn give_up(api: &Api, app: AppId, made: impl IntoIterator<Item = &Made>) {
-    let settlements = made.into_iter().map(|made| made.settlement(app, None));
+    let settlements = made
+        .into_iter()
+        .map(|made| made.settlement(app, ClaimEnd::GivenUp));
     api.admitter.settle_now(settlements.collect()).await;
 }

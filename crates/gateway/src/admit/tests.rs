@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use postrider_limits::{
-    BreakerChange, BreakerSettings, FinishReport, Gate, GateRequest, InProcess, Limits, LimitsError, Release,
-    ReleaseRequest,
+    BreakerChange, BreakerSettings, ClaimEnd, FinishReport, Gate, GateRequest, InProcess, Limits,
+    LimitsError, Release, ReleaseRequest,
 };
 use postrider_model::AppId;
 use tokio::sync::broadcast;
@@ -64,7 +64,7 @@ fn settlement() -> Settlement {
         app: postrider_limits::EVERY_APP,
         key: [1; 32],
         resource: [1; 16],
-        finish: None,
+        end: ClaimEnd::GivenUp,
     }
 }
 

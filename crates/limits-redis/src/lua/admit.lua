@@ -1,8 +1,9 @@
 -- KEYS: per request the version, the quota and its claims. ARGV: per request the cost of its messages in
 -- microseconds (0: no quota), the tolerance, the number of claims; then per claim resource (16 bytes), fingerprint
--- (32 bytes), TTL in ms, pending time in microseconds. A claim is kept as state (p pending, f finished), resource,
--- fingerprint, pending until. Answers per request the version or '', the wait for the quota, and a text per claim:
--- c (claimed), t and resource (taken over), h, 0 or 1 (finished), resource, fingerprint (held), s (skipped).
+-- (32 bytes), TTL, and what is left of it when another may take the claim over, in ms. A claim is kept as state (p
+-- pending, f finished), resource, fingerprint, and that rest. Answers per request the version or '', the wait for the
+-- quota, and a text per claim: c (claimed), t and resource (taken over), h, 0 or 1 (finished), resource, fingerprint
+-- (held), s (skipped).
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local answer = {}
@@ -10,11 +11,11 @@ local k, a = 1, 1
 -- Neighbours in a batch are often of one application: its version is read once.
 local versions = {}
 
-local function look(old, resource, print)
+local function look(key, old, resource, print)
   local state, owner, same = string.sub(old, 1, 1), string.sub(old, 2, 17), string.sub(old, 18, 49) == print
   if state == 'p' and same then
     if owner == resource then return 'c' end
-    if tonumber(string.sub(old, 50)) <= now then return 't' .. owner end
+    if redis.call('PTTL', key) <= tonumber(string.sub(old, 50)) then return 't' .. owner end
   end
   return 'h' .. (state == 'p' and '0' or '1') .. string.sub(old, 2, 49)
 end
@@ -41,7 +42,7 @@ while k <= #KEYS do
       if own[key] then
         found = 'h0' .. own[key]
       elseif old then
-        found = look(old, resource, print)
+        found = look(key, old, resource, print)
       else
         found = 'c'
       end
@@ -56,8 +57,8 @@ while k <= #KEYS do
     if not made and kind ~= 'h' then found = 's' end
     if made then
       local resource = kind == 't' and string.sub(found, 2) or ARGV[a + 4 * c]
-      local pending = string.format('%.0f', now + tonumber(ARGV[a + 4 * c + 3]))
-      redis.call('SET', KEYS[k + c], 'p' .. resource .. ARGV[a + 4 * c + 1] .. pending, 'PX', ARGV[a + 4 * c + 2])
+      local claim = 'p' .. resource .. ARGV[a + 4 * c + 1] .. ARGV[a + 4 * c + 3]
+      redis.call('SET', KEYS[k + c], claim, 'PX', ARGV[a + 4 * c + 2])
     end
     table.insert(answer, found)
   end

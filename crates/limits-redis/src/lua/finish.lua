@@ -1,5 +1,5 @@
--- KEYS: per report the endpoint and the done mark. ARGV: per report whether it is a probe (1/0), whether there is a
--- mark (1/0), the mark, the signal, the pause. Answers per report 0, -1 (closed) or the microseconds it opened for.
+-- KEYS: per report the endpoint. ARGV: per report whether it is a probe (1/0), the signal, the pause. Answers per report
+-- 0, -1 (closed) or the microseconds it opened for.
 local answer = {}
 
 local function open(e, interval)
@@ -18,41 +18,35 @@ local function failure(e, probe)
   return 0, false
 end
 
-for r = 0, #KEYS / 2 - 1 do
-  local key = KEYS[2 * r + 1]
-  local probe, signal, pause = ARGV[5 * r + 1] == '1', ARGV[5 * r + 4], tonumber(ARGV[5 * r + 5])
-  if ARGV[5 * r + 2] == '1' then
-    redis.call('SET', KEYS[2 * r + 2], ARGV[5 * r + 3], 'NX', 'PX', DONE_MS)
+for r = 0, #KEYS - 1 do
+  local key = KEYS[r + 1]
+  local probe, signal, pause = ARGV[3 * r + 1] == '1', ARGV[3 * r + 2], tonumber(ARGV[3 * r + 3])
+  local e, change, dirty = load(key), 0, false
+  if pause > 0 and now + pause > e.p then
+    e.p = now + pause
+    dirty = true
   end
-  local change, dirty = 0, false
-  if signal ~= 'n' or probe then
-    local e = load(key)
-    if pause > 0 and now + pause > e.p then
-      e.p = now + pause
+  if signal == 's' then
+    if e.s > 0 then change = -1 end
+    local restarted = e.p > 0 and e.p <= now
+    if restarted then e.p = 0 end
+    dirty = dirty or restarted or e.s > 0 or e.n > 0
+    e.s, e.u, e.i, e.n = 0, 0, 0, 0
+  elseif signal == 'f' then
+    local moved
+    change, moved = failure(e, probe)
+    dirty = dirty or moved
+  else
+    if signal == 'b' then
+      e.w = now + BACKLOG
       dirty = true
     end
-    if signal == 's' then
-      if e.s > 0 then change = -1 end
-      local restarted = e.p > 0 and e.p <= now
-      if restarted then e.p = 0 end
-      dirty = dirty or restarted or e.s > 0 or e.n > 0
-      e.s, e.u, e.i, e.n = 0, 0, 0, 0
-    elseif signal == 'f' then
-      local moved
-      change, moved = failure(e, probe)
-      dirty = dirty or moved
-    else
-      if signal == 'b' then
-        e.w = now + BACKLOG
-        dirty = true
-      end
-      if probe and e.s == 2 then
-        e.s, e.u = 1, now
-        dirty = true
-      end
+    if probe and e.s == 2 then
+      e.s, e.u = 1, now
+      dirty = true
     end
-    if dirty then save(key, e) end
   end
+  if dirty then save(key, e) end
   answer[r + 1] = change
 end
 return answer

@@ -1,13 +1,12 @@
--- KEYS: claims. ARGV: per claim the resource it was made for, and the TTL in ms of the finished claim, or 0 to give
--- it up.
+-- KEYS: claims. ARGV: per claim how it starts while the resource that it was made for has not finished it (p and the
+-- resource), and 1 to finish it, which leaves it its time, or 0 to give it up.
 for c = 0, #KEYS - 1 do
-  local key, resource, ttl = KEYS[c + 1], ARGV[2 * c + 1], ARGV[2 * c + 2]
-  local old = redis.call('GET', key)
-  if old and string.sub(old, 1, 1) == 'p' and string.sub(old, 2, 17) == resource then
-    if ttl == '0' then
-      redis.call('DEL', key)
+  local key, pending = KEYS[c + 1], ARGV[2 * c + 1]
+  if redis.call('GETRANGE', key, 0, 16) == pending then
+    if ARGV[2 * c + 2] == '1' then
+      redis.call('SETRANGE', key, 0, 'f')
     else
-      redis.call('SET', key, 'f' .. string.sub(old, 2, 49), 'PX', ttl)
+      redis.call('DEL', key)
     end
   end
 end

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::new_app;
 use crate::ClaimAnswer::{Claimed, Held, Skipped, TakenOver};
-use crate::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest, Limits, Rate, Settlement};
+use crate::ClaimEnd::{Finished, GivenUp};
+use crate::{Admission, AdmitRequest, ClaimAnswer, ClaimEnd, ClaimRequest, Limits, Rate, Settlement};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const PRINT: [u8; 32] = [0xfe; 32];
@@ -54,14 +55,14 @@ async fn claims(limits: &dyn Limits, app: AppId, claims: &[ClaimRequest]) -> Vec
     admit(limits, app, (1, None), claims).await.claims
 }
 
-async fn settle(limits: &dyn Limits, app: AppId, claim: &ClaimRequest, finish: Option<Duration>) {
+async fn settle(limits: &dyn Limits, app: AppId, claim: &ClaimRequest, end: ClaimEnd) {
     let (key, resource) = (claim.key, claim.resource);
     limits
         .settle(&[Settlement {
             app,
             key,
             resource,
-            finish,
+            end,
         }])
         .await
         .expect("settle");
@@ -127,19 +128,19 @@ pub(super) async fn a_key_is_held_until_it_is_given_up(limits: &dyn Limits) {
         claims(limits, app, std::slice::from_ref(&second)).await,
         [held(false)]
     );
-    settle(limits, app, &second, None).await;
-    settle(limits, app, &second, Some(HOUR)).await;
+    settle(limits, app, &second, GivenUp).await;
+    settle(limits, app, &second, Finished).await;
     assert_eq!(
         claims(limits, app, std::slice::from_ref(&second)).await,
         [held(false)],
         "not the owner"
     );
-    settle(limits, app, &first, Some(HOUR)).await;
+    settle(limits, app, &first, Finished).await;
     assert_eq!(
         claims(limits, app, std::slice::from_ref(&second)).await,
         [held(true)]
     );
-    settle(limits, app, &first, None).await;
+    settle(limits, app, &first, GivenUp).await;
     assert_eq!(
         claims(limits, app, std::slice::from_ref(&first)).await,
         [held(true)],
@@ -148,7 +149,7 @@ pub(super) async fn a_key_is_held_until_it_is_given_up(limits: &dyn Limits) {
 
     let first = claim(key(), random());
     assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
-    settle(limits, app, &first, None).await;
+    settle(limits, app, &first, GivenUp).await;
     assert_eq!(
         claims(limits, app, &[claim(first.key, random())]).await,
         [Claimed],
@@ -195,7 +196,7 @@ pub(super) async fn an_abandoned_key_is_taken_over_with_its_id(limits: &dyn Limi
         [held(false)],
         "pending anew"
     );
-    settle(limits, app, &first, Some(HOUR)).await;
+    settle(limits, app, &first, Finished).await;
     assert_eq!(
         claims(limits, app, &[later()]).await,
         [held(true)],
@@ -237,12 +238,68 @@ pub(super) async fn claims_are_made_all_or_none(limits: &dyn Limits) {
 
 pub(super) async fn a_finished_claim_ends(limits: &dyn Limits) {
     let app = new_app();
-    let first = claim(key(), random());
+    let first = ClaimRequest {
+        ttl: Duration::from_millis(500),
+        ..claim(key(), random())
+    };
     assert_eq!(claims(limits, app, std::slice::from_ref(&first)).await, [Claimed]);
-    settle(limits, app, &first, Some(Duration::from_millis(50))).await;
-    sleep(Duration::from_millis(70)).await;
+    settle(limits, app, &first, Finished).await;
+    let held = claims(limits, app, &[claim(first.key, random())]).await;
+    assert!(matches!(held[..], [Held { finished: true, .. }]), "{held:?}");
+    sleep(Duration::from_millis(520)).await;
     assert_eq!(
         claims(limits, app, &[claim(first.key, random())]).await,
         [Claimed]
     );
+}
+
+pub(super) async fn requests_of_a_batch_are_decided_in_order(limits: &dyn Limits) {
+    let (app, other) = (new_app(), new_app());
+    let quota = Some(Rate {
+        per_second: 1,
+        burst: 1,
+    });
+    limits.publish_version(app, 7).await.expect("publish");
+    let (a, b) = (claim(key(), random()), claim(key(), random()));
+    let request = |app, quota, claims: &[&ClaimRequest]| AdmitRequest {
+        app,
+        messages: 1,
+        quota,
+        claims: claims.iter().map(|claim| (*claim).clone()).collect(),
+    };
+    let (a_again, b_again) = (claim(a.key, random()), claim(b.key, random()));
+    let batch = [
+        request(app, None, &[&a]),
+        request(other, quota, &[]),
+        request(app, None, &[&a_again]),
+        request(app, None, &[]),
+        request(app, None, &[&b]),
+        request(app, quota, &[&b_again]),
+        request(other, quota, &[]),
+        request(app, None, &[&b]),
+    ];
+    let answers = limits.admit(&batch).await.expect("admit");
+    let versions: Vec<_> = answers.iter().map(|answer| answer.version).collect();
+    let known = Some(7);
+    assert_eq!(versions, [known, None, known, known, known, known, None, known]);
+    let claims: Vec<_> = answers.iter().map(|answer| &answer.claims[..]).collect();
+    let held = |claim: &ClaimRequest| Held {
+        resource: claim.resource,
+        fingerprint: PRINT,
+        finished: false,
+    };
+    let (a_held, b_held) = ([held(&a)], [held(&b)]);
+    let expected: [&[ClaimAnswer]; 8] = [
+        &[Claimed],
+        &[],
+        &a_held,
+        &[],
+        &[Claimed],
+        &b_held,
+        &[],
+        &[Claimed],
+    ];
+    assert_eq!(claims, expected);
+    let waits: Vec<_> = answers.iter().map(|answer| answer.quota_wait.is_some()).collect();
+    assert_eq!(waits, [false, false, false, false, false, false, true, false]);
 }

@@ -1,0 +1,173 @@
+//! Admissions and their claims.
+//!
+//! Nearly every request makes one claim and has no quota. Then a plain `SET … NX GET` tells whether the key was free, for
+//! a quarter of what a script costs the server; requests whose key was not, and all others, ask the script, which
+//! decides all or none. A claim that a lost answer leaves behind ends like any other that nobody finishes.
+
+use std::collections::HashMap;
+use std::vec::IntoIter;
+
+use postrider_limits::gcra::{Gcra, micros};
+use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, ClaimRequest};
+use postrider_model::AppId;
+use redis::{Cmd, RedisResult, Value};
+
+use crate::RedisLimits;
+use crate::answer::{text, unexpected, wait};
+use crate::batch::Batch;
+use crate::scripts::VERSION_TTL;
+
+pub(crate) async fn admit(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Admission>> {
+    let made = claim_free(limits, batch).await?;
+    let open = batch.iter().zip(&made).filter(|(_, made)| made.is_none());
+    let open: Vec<_> = open.map(|(request, _)| request).collect();
+    let mut decided = decide(limits, &open).await?.into_iter();
+    Ok(made
+        .into_iter()
+        .filter_map(|made| made.or_else(|| decided.next()))
+        .collect())
+}
+
+/// How a claim starts that this resource has not finished.
+pub(crate) fn pending(resource: &[u8; 16]) -> [u8; 17] {
+    let mut start = [b'p'; 17];
+    start[1..].copy_from_slice(resource);
+    start
+}
+
+/// The admissions of requests whose only claim was free; `None` where there is more to decide.
+async fn claim_free(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Option<Admission>>> {
+    let mut versions = HashMap::new();
+    let (mut reads, mut claims) = (Vec::new(), Vec::new());
+    for request in batch {
+        let Some(claim) = lone_claim(request) else {
+            continue;
+        };
+        versions.entry(request.app).or_insert_with(|| {
+            reads.push(read_version(limits, request.app));
+            reads.len() - 1
+        });
+        claims.push(claim_if_free(limits, request.app, claim));
+    }
+    let known = reads.len();
+    reads.append(&mut claims);
+    let mut answers = limits.connection.send_all(reads).await?;
+    let mut claimed = answers.split_off(known).into_iter();
+    let known: Vec<Option<u64>> = answers
+        .into_iter()
+        .map(redis::from_redis_value)
+        .collect::<Result<_, _>>()?;
+    let made = |request: &AdmitRequest| {
+        lone_claim(request)?;
+        (claimed.next()? == Value::Nil).then(|| Admission {
+            version: known[versions[&request.app]],
+            quota_wait: None,
+            claims: vec![ClaimAnswer::Claimed],
+        })
+    };
+    Ok(batch.iter().map(made).collect())
+}
+
+fn lone_claim(request: &AdmitRequest) -> Option<&ClaimRequest> {
+    match (request.quota, &request.claims[..]) {
+        (None, [claim]) => Some(claim),
+        _ => None,
+    }
+}
+
+fn read_version(limits: &RedisLimits, app: AppId) -> Cmd {
+    let mut command = redis::cmd("GETEX");
+    let key = limits.keys.version(app);
+    command.arg(key).arg("PX").arg(micros(VERSION_TTL) / 1000);
+    command
+}
+
+fn claim_if_free(limits: &RedisLimits, app: AppId, claim: &ClaimRequest) -> Cmd {
+    let mut value = Vec::with_capacity(64);
+    value.extend_from_slice(&pending(&claim.resource));
+    value.extend_from_slice(&claim.fingerprint);
+    value.extend_from_slice(left(claim).to_string().as_bytes());
+    let mut command = redis::cmd("SET");
+    let key = limits.keys.claim(app, &claim.key);
+    command
+        .arg(key)
+        .arg(value)
+        .arg("NX")
+        .arg("GET")
+        .arg("PX")
+        .arg(ttl(claim));
+    command
+}
+
+/// Asks the script.
+async fn decide(limits: &RedisLimits, batch: &[&AdmitRequest]) -> RedisResult<Vec<Admission>> {
+    let mut calls = Batch::new(limits.connection.clustered());
+    for request in batch {
+        let call = calls.next(request.app);
+        call.key(limits.keys.version(request.app));
+        call.key(limits.keys.quota(request.app));
+        let quota = request.quota.map(Gcra::new);
+        let cost = quota.map_or(0, |quota| quota.interval() * u64::from(request.messages));
+        call.number(cost);
+        call.number(quota.map_or(0, |quota| quota.tolerance().max(cost)));
+        call.number(request.claims.len() as u64);
+        for claim in &request.claims {
+            call.key(limits.keys.claim(request.app, &claim.key));
+            call.bytes(claim.resource);
+            call.bytes(claim.fingerprint);
+            call.number(ttl(claim));
+            call.number(left(claim));
+        }
+    }
+    let read = |index: usize, values: &mut IntoIter<Value>| read_admission(batch[index].claims.len(), values);
+    calls.run(&limits.connection, &limits.scripts.admit, read).await
+}
+
+/// A claim's time in milliseconds, at least the 1 that `PX` accepts.
+fn ttl(claim: &ClaimRequest) -> u64 {
+    (micros(claim.ttl) / 1000).max(1)
+}
+
+/// What is left of that time, in milliseconds, when the next one may take the claim over. The key's own time is the
+/// only clock of a claim, so that a plain command can make it.
+fn left(claim: &ClaimRequest) -> u64 {
+    micros(claim.ttl.saturating_sub(claim.pending_ttl)) / 1000
+}
+
+fn read_admission(claims: usize, values: &mut IntoIter<Value>) -> RedisResult<Admission> {
+    let version = String::from_utf8(text(values)?)
+        .ok()
+        .and_then(|version| version.parse().ok());
+    let quota_wait = Some(wait(values)?).filter(|wait| !wait.is_zero());
+    let claims = (0..claims)
+        .map(|_| read_claim(&text(values)?))
+        .collect::<RedisResult<_>>()?;
+    Ok(Admission {
+        version,
+        quota_wait,
+        claims,
+    })
+}
+
+fn read_claim(answer: &[u8]) -> RedisResult<ClaimAnswer> {
+    let short = || unexpected("a malformed claim");
+    let (kind, rest) = answer.split_first().ok_or_else(short)?;
+    Ok(match kind {
+        b'c' => ClaimAnswer::Claimed,
+        b's' => ClaimAnswer::Skipped,
+        b't' => ClaimAnswer::TakenOver {
+            resource: rest.try_into().map_err(|_| short())?,
+        },
+        b'h' => {
+            let (finished, rest) = rest.split_first().ok_or_else(short)?;
+            let (resource, fingerprint) = rest.split_first_chunk::<16>().ok_or_else(short)?;
+            let fingerprint = fingerprint.try_into().map_err(|_| short())?;
+            ClaimAnswer::Held {
+                resource: *resource,
+                fingerprint,
+                finished: *finished == b'1',
+            }
+        }
+        _ => return Err(short()),
+    })
+}

@@ -29,6 +29,8 @@ impl Api {
     pub(crate) fn new(base: &str, key: &str) -> Self {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_secs(30))
+            // Less than the gateway's, as for any client that cannot repeat what meets a connection that ends.
+            .pool_idle_timeout(Duration::from_secs(30))
             .no_proxy()
             .build()
             .expect("a client can be made");

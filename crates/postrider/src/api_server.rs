@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-/// Time that a client has to finish the TLS handshake, and to send the head of a request.
+/// Time that a client has to finish the TLS handshake, or without TLS to send its first byte.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 client is asked whether it is still there; without an answer the connection ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -31,14 +31,17 @@ pub(crate) struct ApiServer {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     connections_max: usize,
+    idle_timeout: Duration,
 }
 
 impl ApiServer {
-    /// Binds the address. `tls` names the certificate chain and the key, both PEM.
+    /// Binds the address. `tls` names the certificate chain and the key, both PEM. `idle_timeout` is for connections between
+    /// two requests of HTTP/1.1, and for the head of each.
     pub(crate) async fn bind(
         address: SocketAddr,
         tls: Option<(&Path, &Path)>,
         connections_max: usize,
+        idle_timeout: Duration,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
@@ -50,6 +53,7 @@ impl ApiServer {
             listener,
             tls,
             connections_max,
+            idle_timeout,
         })
     }
 
@@ -74,10 +78,10 @@ impl ApiServer {
             match accepted {
                 Ok((stream, _)) => {
                     let (tls, router) = (self.tls.clone(), router.clone());
-                    let watcher = graceful.watcher();
+                    let (watcher, idle_timeout) = (graceful.watcher(), self.idle_timeout);
                     tokio::spawn(async move {
                         let _permit = permit;
-                        serve(stream, tls, router, watcher).await;
+                        serve(stream, tls, router, watcher, idle_timeout).await;
                     });
                 }
                 Err(error) => {
@@ -96,19 +100,29 @@ impl ApiServer {
 
 type Watcher = hyper_util::server::graceful::Watcher;
 
-async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, watcher: Watcher) {
+async fn serve(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    watcher: Watcher,
+    idle_timeout: Duration,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     match tls {
-        None => speak(stream, Version::Http1, router, watcher).await,
+        None => match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut [0])).await {
+            Ok(Ok(_)) => speak(stream, Version::Http1, router, watcher, idle_timeout).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection broke"),
+            Err(_) => tracing::debug!("a client sent nothing"),
+        },
         Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let version = match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => Version::Http2,
                     _ => Version::Http1,
                 };
-                speak(stream, version, router, watcher).await;
+                speak(stream, version, router, watcher, idle_timeout).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -129,6 +143,7 @@ async fn speak(
     version: Version,
     router: Router,
     watcher: Watcher,
+    idle_timeout: Duration,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder = match version {
@@ -138,7 +153,7 @@ async fn speak(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT);
+        .header_read_timeout(idle_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -170,25 +185,45 @@ fn acceptor(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use anyhow::Result;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
+    const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
     #[tokio::test]
-    async fn a_client_that_sends_nothing_loses_its_place() {
-        let server = ApiServer::bind(([127, 0, 0, 1], 0).into(), None, 1).await;
-        let server = server.unwrap_or_else(|error| panic!("{error}"));
-        let address = server.address().unwrap_or_else(|error| panic!("{error}"));
+    async fn a_client_that_sends_nothing_loses_its_place() -> Result<()> {
+        let server = ApiServer::bind(LOCAL.into(), None, 1, Duration::from_secs(3_600)).await?;
+        let address = server.address()?;
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(Router::new(), stop.clone()));
-        let mut silent = TcpStream::connect(address)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        let mut answer = Vec::new();
+        let mut silent = TcpStream::connect(address).await?;
         let patience = HANDSHAKE_TIMEOUT * 3;
-        let ended = tokio::time::timeout(patience, silent.read_to_end(&mut answer)).await;
+        let ended = tokio::time::timeout(patience, silent.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "the connection is still there");
         stop.cancel();
-        assert!(running.await.is_ok());
+        Ok(running.await?)
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_be_idle_for_so_long_and_no_longer() -> Result<()> {
+        let idle = HANDSHAKE_TIMEOUT + Duration::from_secs(5);
+        let server = ApiServer::bind(LOCAL.into(), None, 1, idle).await?;
+        let address = server.address()?;
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(Router::new(), stop.clone()));
+        let mut client = TcpStream::connect(address).await?;
+        for rest in [HANDSHAKE_TIMEOUT + Duration::from_secs(1), Duration::ZERO] {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+            let mut answer = [0; 1024];
+            let read = client.read(&mut answer).await?;
+            assert!(answer[..read].starts_with(b"HTTP/1.1 404"), "{read} bytes");
+            tokio::time::sleep(rest).await;
+        }
+        let ended = tokio::time::timeout(idle * 3, client.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection is still there");
+        stop.cancel();
+        Ok(running.await?)
     }
 }

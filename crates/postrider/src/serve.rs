@@ -34,7 +34,8 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     config.validate(roles)?;
     let signalled = shutdown::signalled();
 
-    let server = ApiServer::bind(config.listen, tls(&config), config.server.connections_max).await?;
+    let (connections_max, idle_timeout) = (config.server.connections_max, config.server.idle_timeout.get());
+    let server = ApiServer::bind(config.listen, tls(&config), connections_max, idle_timeout).await?;
     let store = parts::store(&config)?;
     prepare_schema(&config, &store).await?;
 
@@ -133,7 +134,8 @@ impl Running {
         };
         let metrics = match config.metrics.listen {
             Some(address) => {
-                let server = ApiServer::bind(address, tls(config), METRICS_CONNECTIONS)
+                let idle_timeout = config.server.idle_timeout.get();
+                let server = ApiServer::bind(address, tls(config), METRICS_CONNECTIONS, idle_timeout)
                     .await
                     .context("metrics.listen")?;
                 let router = standby::metrics_router(parts.metrics.clone());

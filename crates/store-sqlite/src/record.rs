@@ -19,11 +19,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::cancel::{self, Totals};
 use crate::codec;
 use crate::config::bump;
-use crate::error::{Fallible, unavailable};
+use crate::error::Fallible;
 use crate::{SqliteStore, waiting};
-
-/// Sealed payloads by message: sealing is work that the writer's thread need not do.
-type Sealed = HashMap<MessageId, Vec<u8>>;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,40 +34,19 @@ pub(crate) fn body_aad(message: MessageId) -> [u8; 21] {
 #[async_trait]
 impl RecordStore for SqliteStore {
     async fn record(&self, batch: &[Record]) -> Result<RecordReport, StoreError> {
-        let batch = batch.to_vec();
-        let keyring = self.keyring.clone();
-        let prepared = tokio::task::spawn_blocking(move || {
-            let sealed = seal(&batch, &keyring);
-            (batch, sealed)
-        });
-        let (batch, sealed) = prepared.await.map_err(|_| unavailable("sealing panicked"))?;
+        let (batch, keyring) = (batch.to_vec(), self.keyring.clone());
         let settings = FoldSettings {
             disable_after: self.disable_after,
         };
-        self.write(move |connection| record(connection, &batch, &sealed, settings))
+        self.write(move |connection| record(connection, &batch, &keyring, settings))
             .await
     }
-}
-
-fn seal(batch: &[Record], keyring: &Keyring) -> Sealed {
-    let mut sealed = Sealed::new();
-    for record in batch {
-        if let Record::Accepted(accepted) = record {
-            let message = &accepted.message;
-            if accepted.trigger == postrider_model::Trigger::Scheduled {
-                sealed
-                    .entry(message.id)
-                    .or_insert_with(|| keyring.seal(&body_aad(message.id), &message.payload));
-            }
-        }
-    }
-    sealed
 }
 
 fn record(
     connection: &Connection,
     batch: &[Record],
-    sealed: &Sealed,
+    keyring: &Keyring,
     settings: FoldSettings,
 ) -> Fallible<RecordReport> {
     let now = UnixMillis::now();
@@ -88,7 +64,7 @@ fn record(
         stale: changes.stale,
         ..RecordReport::default()
     };
-    let next_body = insert_messages(connection, &changes.messages, sealed, last_body, &mut report)?;
+    let next_body = insert_messages(connection, &changes.messages, keyring, last_body, &mut report)?;
     if (next_body, changes.last_seq) != (last_body, last_seq) {
         connection
             .prepare_cached("UPDATE progress SET last_seq = ?1, last_body = ?2")?
@@ -194,7 +170,7 @@ fn known_endpoints(
 fn insert_messages(
     connection: &Connection,
     messages: &[Arc<Message>],
-    sealed: &Sealed,
+    keyring: &Keyring,
     mut last_body: i64,
     report: &mut RecordReport,
 ) -> Fallible<i64> {
@@ -230,7 +206,7 @@ fn insert_messages(
             last_body,
             message.id.as_bytes(),
             expires_at,
-            sealed.get(&message.id)
+            keyring.seal(&body_aad(message.id), &message.payload)
         ])?;
     }
     Ok(last_body)

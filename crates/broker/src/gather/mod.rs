@@ -52,12 +52,13 @@ pub struct GatherSettings {
 }
 
 impl GatherSettings {
-    /// For the in-process broker: the store's commit, which confirms a frame, gathers by itself; a pace would only add to it. The
-    /// claim of a request's key is stored with its first record, so the store must never take that alone.
+    /// For the in-process broker: the store's commit, which confirms a frame, gathers by itself. A pace would only add to
+    /// it, and the window has room for what comes while a commit is under way. The claim of a request's key is stored
+    /// with its first record, so the store must never take that alone.
     #[must_use]
     pub fn in_process() -> Self {
         Self {
-            window: 2,
+            window: 4,
             pace: Duration::ZERO,
             call_items: MAX_ITEMS,
             call_bytes: MAX_BYTES / 2,

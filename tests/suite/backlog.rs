@@ -213,6 +213,9 @@ fn at_pace(requests: &[Recorded]) -> Result<()> {
         pace.contains(&fullest),
         "{fullest} in the fullest 5 s at {RATE} a second"
     );
+    let all = *times.last().context("requests")? - times[0];
+    let most = Duration::from_secs(2 * (JUDGED / RATE) as u64);
+    ensure!(all <= most, "{JUDGED} took {all:?} at {RATE} a second");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Admissions and their claims.
 //!
 //! Nearly every request makes one claim and has no quota. Then a plain `SET … NX GET` tells whether the key was free, for
-//! a quarter of what a script costs the server; requests whose key was not, and all others, ask the script, which
-//! decides all or none. A claim that a lost answer leaves behind ends like any other that nobody finishes.
+//! a quarter of what a script costs the server; all other requests, and afterwards those whose key was not free, ask the
+//! script, which decides all or none. A claim that a lost answer leaves behind ends like any other that nobody finishes.
 
 use std::collections::HashMap;
 use std::vec::IntoIter;
@@ -18,14 +18,22 @@ use crate::batch::Batch;
 use crate::scripts::VERSION_TTL;
 
 pub(crate) async fn admit(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Admission>> {
-    let made = claim_free(limits, batch).await?;
-    let open = batch.iter().zip(&made).filter(|(_, made)| made.is_none());
-    let open: Vec<_> = open.map(|(request, _)| request).collect();
-    let mut decided = decide(limits, &open).await?.into_iter();
-    Ok(made
-        .into_iter()
-        .filter_map(|made| made.or_else(|| decided.next()))
-        .collect())
+    let is_lone = |request: &&AdmitRequest| lone_claim(request).is_some();
+    let (lone, others): (Vec<_>, Vec<_>) = batch.iter().partition(is_lone);
+    let (made, decided) = tokio::try_join!(claim_free(limits, &lone), decide(limits, &others))?;
+    let held = lone.iter().zip(&made).filter(|(_, made)| made.is_none());
+    let held: Vec<_> = held.map(|(request, _)| *request).collect();
+    let mut late = decide(limits, &held).await?.into_iter();
+    let mut made = made.into_iter().map(|made| made.or_else(|| late.next()));
+    let mut decided = decided.into_iter();
+    let admission = |request| {
+        if is_lone(&request) {
+            made.next().flatten()
+        } else {
+            decided.next()
+        }
+    };
+    Ok(batch.iter().filter_map(admission).collect())
 }
 
 /// How a claim starts that this resource has not finished.
@@ -35,8 +43,8 @@ pub(crate) fn pending(resource: &[u8; 16]) -> [u8; 17] {
     start
 }
 
-/// The admissions of requests whose only claim was free; `None` where there is more to decide.
-async fn claim_free(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Option<Admission>>> {
+/// The admissions of requests of one claim that was free; `None` where it was not.
+async fn claim_free(limits: &RedisLimits, batch: &[&AdmitRequest]) -> RedisResult<Vec<Option<Admission>>> {
     let mut versions = HashMap::new();
     let (mut reads, mut claims) = (Vec::new(), Vec::new());
     for request in batch {
@@ -57,8 +65,7 @@ async fn claim_free(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult
         .into_iter()
         .map(redis::from_redis_value)
         .collect::<Result<_, _>>()?;
-    let made = |request: &AdmitRequest| {
-        lone_claim(request)?;
+    let made = |request: &&AdmitRequest| {
         (claimed.next()? == Value::Nil).then(|| Admission {
             version: known[versions[&request.app]],
             quota_wait: None,

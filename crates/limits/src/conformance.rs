@@ -33,7 +33,7 @@ pub async fn run(limits: &dyn Limits) {
         claims::an_abandoned_key_is_taken_over_with_its_id(limits),
         claims::claims_are_made_all_or_none(limits),
         claims::a_finished_claim_ends(limits),
-        claims::requests_of_a_batch_are_decided_in_order(limits),
+        claims::requests_of_a_batch_are_answered_in_order(limits),
         versions::versions_only_grow_and_are_told(limits),
         endpoints::rate(limits),
         endpoints::done_marks(limits),

@@ -17,7 +17,7 @@ settings! {
         requests_max: usize = 4_096, Between(1, 100_000);
         /// Connections open; more wait to be accepted.
         connections_max: usize = 10_000, Between(1, 1_000_000);
-        /// How long a connection may be idle between requests of HTTP/1.1, and take to send a request's head. More than what a load
+        /// How long a connection of HTTP/1.1 may take until the head of its first or next request is there. More than what a load
         /// balancer before it keeps idle connections for, or that one meets connections that end just when it uses them.
         idle_timeout: Period = Period::secs(75), Between(Period::secs(5), Period::secs(3_600));
         /// Memory for bodies of requests in progress.

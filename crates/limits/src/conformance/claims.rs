@@ -253,7 +253,7 @@ pub(super) async fn a_finished_claim_ends(limits: &dyn Limits) {
     );
 }
 
-pub(super) async fn requests_of_a_batch_are_decided_in_order(limits: &dyn Limits) {
+pub(super) async fn requests_of_a_batch_are_answered_in_order(limits: &dyn Limits) {
     let (app, other) = (new_app(), new_app());
     let quota = Some(Rate {
         per_second: 1,

@@ -1,9 +1,11 @@
 //! What the machine offers: binaries, free ports, directories, users.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -49,14 +51,18 @@ pub(crate) fn need_binary(name: &str) -> Result<PathBuf> {
 }
 
 /// A port on 127.0.0.1 that nothing listens on now, below the range the kernel hands out for outgoing
-/// connections, so that a server can be stopped and find its port free when it comes back.
+/// connections, so that a server can be stopped and find its port free when it comes back. No other test process gets
+/// it before this one has ended: it keeps a file of that name locked.
 ///
 /// # Errors
-/// A thousand tries found none.
+/// A thousand tries found none, or the files cannot be made.
 pub fn free_port() -> Result<u16> {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 18_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let directory = target_dir().join("test-ports");
+    std::fs::create_dir_all(&directory)?;
     let nanos = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -65,7 +71,9 @@ pub fn free_port() -> Result<u16> {
     for _ in 0..1_000 {
         let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(1_009);
         let port = u16::try_from(FIRST + seed.wrapping_add(step) % COUNT)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let file = File::create(directory.join(port.to_string()))?;
+        if file.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(file);
             return Ok(port);
         }
     }

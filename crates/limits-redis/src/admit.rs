@@ -18,20 +18,22 @@ use crate::batch::Batch;
 use crate::scripts::VERSION_TTL;
 
 pub(crate) async fn admit(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Admission>> {
-    let is_lone = |request: &&AdmitRequest| lone_claim(request).is_some();
-    let (lone, others): (Vec<_>, Vec<_>) = batch.iter().partition(is_lone);
+    let (mut lone, mut others) = (Vec::new(), Vec::new());
+    for request in batch {
+        match lone_claim(request) {
+            Some(claim) => lone.push((request, claim)),
+            None => others.push(request),
+        }
+    }
     let (made, decided) = tokio::try_join!(claim_free(limits, &lone), decide(limits, &others))?;
     let held = lone.iter().zip(&made).filter(|(_, made)| made.is_none());
-    let held: Vec<_> = held.map(|(request, _)| *request).collect();
+    let held: Vec<_> = held.map(|((request, _), _)| *request).collect();
     let mut late = decide(limits, &held).await?.into_iter();
     let mut made = made.into_iter().map(|made| made.or_else(|| late.next()));
     let mut decided = decided.into_iter();
-    let admission = |request| {
-        if is_lone(&request) {
-            made.next().flatten()
-        } else {
-            decided.next()
-        }
+    let admission = |request| match lone_claim(request) {
+        Some(_) => made.next().flatten(),
+        None => decided.next(),
     };
     Ok(batch.iter().filter_map(admission).collect())
 }
@@ -44,13 +46,13 @@ pub(crate) fn pending(resource: &[u8; 16]) -> [u8; 17] {
 }
 
 /// The admissions of requests of one claim that was free; `None` where it was not.
-async fn claim_free(limits: &RedisLimits, batch: &[&AdmitRequest]) -> RedisResult<Vec<Option<Admission>>> {
+async fn claim_free(
+    limits: &RedisLimits,
+    batch: &[(&AdmitRequest, &ClaimRequest)],
+) -> RedisResult<Vec<Option<Admission>>> {
     let mut versions = HashMap::new();
     let (mut reads, mut claims) = (Vec::new(), Vec::new());
-    for request in batch {
-        let Some(claim) = lone_claim(request) else {
-            continue;
-        };
+    for (request, claim) in batch {
         versions.entry(request.app).or_insert_with(|| {
             reads.push(read_version(limits, request.app));
             reads.len() - 1
@@ -65,7 +67,7 @@ async fn claim_free(limits: &RedisLimits, batch: &[&AdmitRequest]) -> RedisResul
         .into_iter()
         .map(redis::from_redis_value)
         .collect::<Result<_, _>>()?;
-    let made = |request: &&AdmitRequest| {
+    let made = |(request, _): &(&AdmitRequest, &ClaimRequest)| {
         (claimed.next()? == Value::Nil).then(|| Admission {
             version: known[versions[&request.app]],
             quota_wait: None,

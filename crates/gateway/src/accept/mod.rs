@@ -4,7 +4,8 @@
 //! up among the persisted ones for a while after a start):
 //!
 //! 1. the broker and the journal must take messages now ([`crate::health::may_accept`]);
-//! 2. one batched trip (a second one for keys that are held) claims the keys, takes from the quota and tells the configuration's version ([`claim`]);
+//! 2. one batched trip (a second one for keys that are held) claims the keys, takes from the quota and tells the
+//!    configuration's version ([`claim`]);
 //! 3. the endpoints are matched ([`fan_out`]);
 //! 4. the journal record and the jobs are published, and all of it must be confirmed ([`publish`]).
 //!

@@ -52,9 +52,10 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     if load.records.is_empty() {
         return Ok(());
     }
-    let journal = api.journal.publish(load.records);
+    // What delivers goes ahead of what records: the broker's next write to disk takes the first that come.
     let queues = queues(api, load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
     let jobs: Vec<_> = queues.collect();
+    let journal = api.journal.publish(load.records);
     // All of it is on its way. Waiting for one after the other wakes the request less often than waiting for all at once.
     let mut failed = None;
     let mut clean = true;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use postrider_limits::{
-    BreakerSettings, EVERY_APP, Fallback, GateRequest, InProcess, Limits, Rate, Verdict, conformance,
+    AdmitRequest, BreakerSettings, ClaimAnswer, ClaimRequest, EVERY_APP, Fallback, GateRequest, InProcess,
+    Limits, Rate, Verdict, conformance,
 };
 use postrider_limits_redis::{ConnectError, RedisLimits, Settings};
 use postrider_model::{AppId, DeliveryId, EndpointId};
@@ -241,6 +242,103 @@ async fn a_stopped_server_is_stood_in_for_and_found_again() -> Result<()> {
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Requests with a key each, from one application; `resource` says whose they are.
+fn claims(app: AppId, keys: std::ops::Range<u32>, resource: u8) -> Vec<AdmitRequest> {
+    keys.map(|n| {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&n.to_be_bytes());
+        AdmitRequest {
+            app,
+            messages: 1,
+            quota: None,
+            claims: vec![ClaimRequest {
+                key,
+                resource: [resource; 16],
+                fingerprint: [0; 32],
+                ttl: Duration::from_secs(3600),
+                pending_ttl: Duration::from_secs(60),
+            }],
+        }
+    })
+    .collect()
+}
+
+/// How many of the keys another request holds.
+async fn held(limits: &dyn Limits, app: AppId, keys: std::ops::Range<u32>) -> Result<usize> {
+    let admissions = limits.admit(&claims(app, keys, 2)).await?;
+    let is_held = |answer: &&ClaimAnswer| matches!(answer, ClaimAnswer::Held { .. });
+    Ok(admissions
+        .iter()
+        .flat_map(|admission| &admission.claims)
+        .filter(is_held)
+        .count())
+}
+
+/// Memory of a server that gets full.
+const FULL: &str = "8mb";
+/// Keys that are claimed at once.
+const PORTION: u32 = 500;
+/// More than such a server holds.
+const PORTIONS: u32 = 100;
+
+#[tokio::test]
+async fn a_full_server_that_evicts_forgets_old_claims_and_goes_on() -> Result<()> {
+    let server =
+        RedisServer::start_with(&["--maxmemory", FULL, "--maxmemory-policy", "volatile-lru"]).await?;
+    let limits = RedisLimits::connect(settings(server.url())).await?;
+    let app = AppId::from_uuid(Uuid::now_v7());
+    for portion in 0..PORTIONS {
+        let keys = portion * PORTION..(portion + 1) * PORTION;
+        let admissions = limits.admit(&claims(app, keys.clone(), 1)).await?;
+        let claimed = |answer: &ClaimAnswer| *answer == ClaimAnswer::Claimed;
+        assert!(
+            admissions
+                .iter()
+                .all(|admission| admission.claims.iter().all(claimed)),
+            "portion {portion}"
+        );
+        let now = held(&*limits, app, keys).await?;
+        // What goes is chosen by samples, so a few new ones may be among it.
+        assert!(
+            now > PORTION as usize * 9 / 10,
+            "{now} of portion {portion} are known"
+        );
+    }
+    let old = held(&*limits, app, 0..PORTION).await?;
+    assert!(
+        old < PORTION as usize / 2,
+        "{old} of the first are known: it was never full"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_server_that_refuses_is_stood_in_for_and_keeps_what_it_has() -> Result<()> {
+    let server = RedisServer::start_with(&["--maxmemory", FULL, "--maxmemory-policy", "noeviction"]).await?;
+    let limits = RedisLimits::connect(settings(server.url())).await?;
+    let local = InProcess::new(BreakerSettings::default());
+    let fallback = Fallback::new(Arc::<RedisLimits>::clone(&limits), local, 1, |_| {});
+    let app = AppId::from_uuid(Uuid::now_v7());
+    let mut portion = 0;
+    while !fallback.degraded() {
+        assert!(portion < PORTIONS, "it is never full");
+        let keys = portion * PORTION..(portion + 1) * PORTION;
+        let admissions = fallback.admit(&claims(app, keys, 1)).await?;
+        assert_eq!(admissions.len(), PORTION as usize, "portion {portion}");
+        portion += 1;
+    }
+    assert!(
+        limits
+            .admit(&claims(app, u32::MAX - 1..u32::MAX, 1))
+            .await
+            .is_err()
+    );
+    let answer = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    assert!(answer.starts_with("+OK"), "{answer}");
+    assert_eq!(held(&*limits, app, 0..PORTION).await?, PORTION as usize);
+    Ok(())
 }
 
 #[tokio::test]

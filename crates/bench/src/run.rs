@@ -14,7 +14,7 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Rounds of each comparison, at least 3 for a result that counts.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = report::ROUNDS_MIN)]
     rounds: usize,
     /// Scenarios to run, comma-separated; all (or the quick ones) without it.
     #[arg(long, value_delimiter = ',')]
@@ -73,6 +73,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         "{} scenario(s) failed",
         report.failures.len()
     );
+    let unmeasured = report.outcomes.iter().map(|outcome| outcome.unmeasured.len());
+    let unmeasured: usize = unmeasured.sum();
+    ensure!(unmeasured == 0, "{unmeasured} aim(s) without a figure");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::frame::{Item, decode};
 
@@ -40,7 +40,7 @@ struct Worker {
     permits: Semaphore,
 }
 
-/// Delivers until killed.
+/// Delivers until killed, or until a delivery fails: the floor tries nothing again.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let (_connection, channel) = super::open(&options.broker, &options.queue).await?;
     channel
@@ -62,10 +62,24 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         url: options.url,
         permits: Semaphore::new(options.in_flight),
     });
-    while let Some(delivery) = consumer.next().await {
-        tokio::spawn(Arc::clone(&worker).deliver(delivery?));
+    let (failed, mut failure) = mpsc::channel(1);
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            Some(error) = failure.recv() => return Err(error),
+            delivery = consumer.next() => delivery,
+        };
+        let Some(delivery) = delivery.transpose()? else {
+            return Ok(());
+        };
+        let (worker, failed) = (Arc::clone(&worker), failed.clone());
+        tokio::spawn(async move {
+            if let Err(error) = worker.deliver(delivery).await {
+                // The first one ends the process.
+                let _ = failed.try_send(error);
+            }
+        });
     }
-    Ok(())
 }
 
 impl Worker {
@@ -83,6 +97,11 @@ impl Worker {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(item.body))?;
         let response = self.client.request(request).await?;
+        ensure!(
+            response.status().is_success(),
+            "the receiver answered {}",
+            response.status()
+        );
         response.into_body().collect().await?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The receiver: the endpoints of all scenarios, in one process.
 //!
 //! `POST /<behaviour>/<group>/<endpoint>` answers as the behaviour says: `ok` at once, `slow` after 200 ms, `hang` after
-//! 15 s, `fail` with 500, `storm` with 500 while the switch is on. Deliveries are told apart by the number in their body and the
+//! 15 s, `storm` with 500 while the switch is on. Deliveries are told apart by the number in their body and the
 //! endpoint's number; a group (0 to 3) has its own counts and latencies. Under `/_/` the bench resets, switches and asks.
 
 mod tally;
@@ -92,7 +92,6 @@ async fn handle(request: Request<Incoming>, tally: Shared) -> Result<Answer, hyp
     let fails = {
         let mut tally = tally.lock();
         let fails = match place.behaviour {
-            Behaviour::Fail => true,
             Behaviour::Storm => tally.storm,
             Behaviour::Ok | Behaviour::Slow | Behaviour::Hang => false,
         };
@@ -102,7 +101,7 @@ async fn handle(request: Request<Incoming>, tally: Shared) -> Result<Answer, hyp
     match place.behaviour {
         Behaviour::Slow => tokio::time::sleep(SLOW).await,
         Behaviour::Hang => tokio::time::sleep(HANG).await,
-        Behaviour::Ok | Behaviour::Fail | Behaviour::Storm => {}
+        Behaviour::Ok | Behaviour::Storm => {}
     }
     let status = if fails {
         StatusCode::INTERNAL_SERVER_ERROR
@@ -146,7 +145,6 @@ enum Behaviour {
     Ok,
     Slow,
     Hang,
-    Fail,
     Storm,
 }
 
@@ -164,7 +162,6 @@ impl Place {
             "ok" => Behaviour::Ok,
             "slow" => Behaviour::Slow,
             "hang" => Behaviour::Hang,
-            "fail" => Behaviour::Fail,
             "storm" => Behaviour::Storm,
             _ => return None,
         };

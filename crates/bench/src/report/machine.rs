@@ -49,7 +49,7 @@ impl Machine {
             redis: installed("redis-server", &["--version"]),
             postgres: installed("postgres", &["--version"]),
             postrider: postrider.map_or("not built".into(), |path| first_line(path, &["--version"])),
-            commit: first_line(Path::new("git"), &["rev-parse", "--short", "HEAD"]),
+            commit: commit(),
             load_before: load.split(' ').next().unwrap_or_default().to_owned(),
         }
     }
@@ -68,6 +68,19 @@ impl fmt::Display for Machine {
             "RabbitMQ {} · {} · {}",
             self.rabbitmq, self.redis, self.postgres
         )
+    }
+}
+
+/// Of the current directory, and whether something in it is not committed.
+fn commit() -> String {
+    let commit = first_line(
+        Path::new("git"),
+        &["describe", "--always", "--dirty", "--exclude=*"],
+    );
+    if commit.is_empty() {
+        "unknown".into()
+    } else {
+        commit
     }
 }
 

@@ -18,6 +18,9 @@ use machine::Machine;
 /// A sync of the disk that took so long is told: who waited for the disk then waited as long.
 const DISK_STOOD_MS: f64 = 50.0;
 
+/// Fewer rounds are good for a look, not for a result.
+pub(crate) const ROUNDS_MIN: usize = 3;
+
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -45,8 +48,14 @@ impl Report {
     /// Machine, versions and date.
     pub(crate) fn headline(&self) -> String {
         format!(
-            "{}\nrounds: {}; figures are medians (min–max)\n",
-            self.machine, self.rounds
+            "{}\nrounds: {}{}; figures are medians (min–max)\n",
+            self.machine,
+            self.rounds,
+            if self.rounds < ROUNDS_MIN {
+                ", too few for a result"
+            } else {
+                ""
+            }
         )
     }
 
@@ -56,6 +65,9 @@ impl Report {
         for outcome in &self.outcomes {
             for finding in &outcome.findings {
                 text.push_str(&format!("  {:<16} {}\n", outcome.scenario, line(finding)));
+            }
+            for what in &outcome.unmeasured {
+                text.push_str(&format!("  {:<16} {what}: NOT MEASURED\n", outcome.scenario));
             }
         }
         for (name, error) in &self.failures {
@@ -116,9 +128,7 @@ fn row_text(row: &Row) -> String {
     let costs: Vec<String> = processes
         .filter_map(|name| {
             let cpu = Spread::of(row.rounds.iter().filter_map(|m| m.cpu_of(name)))?.median;
-            let memory = |m: &Measure| m.rss_peak_mib.get(name).copied();
-            let memory = Spread::of(row.rounds.iter().filter_map(memory)).map_or(0.0, |spread| spread.max);
-            (cpu >= 0.005).then(|| format!("{name} {cpu:.2} s, {memory:.0} MiB"))
+            (cpu >= 0.005).then(|| format!("{name} {cpu:.2} s{}", memory(row, name)))
         })
         .collect();
     if !costs.is_empty() {
@@ -146,6 +156,18 @@ fn row_text(row: &Row) -> String {
         ));
     }
     text
+}
+
+/// What a process held before the load and at its peak, the most of all rounds; nothing for one that ends with its load.
+fn memory(row: &Row, name: &str) -> String {
+    let most = |of: fn(&Measure) -> &BTreeMap<String, f64>| {
+        let rounds = row.rounds.iter().filter_map(|m| of(m).get(name).copied());
+        Spread::of(rounds).map(|spread| spread.max)
+    };
+    match (most(|m| &m.rss_before_mib), most(|m| &m.rss_peak_mib)) {
+        (Some(rest), Some(peak)) => format!(", {rest:.0}–{peak:.0} MiB"),
+        _ => String::new(),
+    }
 }
 
 fn line(finding: &Finding) -> String {

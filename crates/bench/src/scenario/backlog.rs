@@ -11,7 +11,7 @@ use crate::figures::{Spread, figure};
 use crate::lab::Lab;
 use crate::load::{Load, delivered, start_generator};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 const FAN_OUT: usize = 10;
 /// Deliveries that wait.
@@ -32,19 +32,13 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         "{wanted} deliveries (fan-out 10, 1 KiB) are accepted with no worker; then one worker starts"
     );
     let mut outcome = Outcome::new("backlog", &about);
-    let mut postrider = Postrider::start(
-        lab,
-        Layout {
-            workers: 0,
-            ..Layout::PLAIN
-        },
-    )
-    .await?;
+    let mut postrider = Postrider::start(lab, 0).await?;
     let base = lab.receiver.url("ok", 0);
     let tenants = Tenants {
         apps: 1,
         endpoints: FAN_OUT,
         one_type_each: false,
+        limited: false,
     };
     let target = postrider
         .target(&tenants, |number| format!("{base}/{number}"))

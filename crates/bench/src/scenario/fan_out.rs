@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::load::Load;
 use crate::subject::Tenants;
 use crate::subject::floor::{Floor, Shape};
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let mut outcome = Outcome::new(
@@ -25,12 +25,13 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     )
     .await?;
     if lab.postrider.is_some() {
-        let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+        let postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let tenants = Tenants {
             apps: 1,
             endpoints: 10,
             one_type_each: false,
+            limited: true,
         };
         let target = postrider
             .target(&tenants, |number| format!("{base}/{number}"))

@@ -7,7 +7,7 @@ use super::{Aim, Finding, Outcome, ROLES, Row, measure};
 use crate::figures::Spread;
 use crate::lab::Lab;
 use crate::load::{Load, Measure, once};
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 use crate::subject::{Target, Tenants};
 use crate::usage;
 
@@ -29,7 +29,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let about = "64 producers, closed loop, 1 KiB: with 10⁴, 10⁵ and 10⁶ messages on record, then with 10, 10³ and 10⁵ endpoints";
     let mut outcome = Outcome::new("growth", about);
     let load = Load::saturating(10.0);
-    let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+    let postrider = Postrider::start(lab, 1).await?;
     let base = lab.receiver.url("ok", 0);
     let url = |number: usize| format!("{base}/{number}");
     let target = postrider.target(&Tenants::ONE, url).await?;
@@ -52,6 +52,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
             apps: (wanted - configured) / 10,
             endpoints: 10,
             one_type_each: true,
+            limited: true,
         };
         let target = postrider.target(&tenants, url).await?;
         configured = wanted;

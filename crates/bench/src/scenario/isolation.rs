@@ -12,7 +12,7 @@ use super::{Aim, Outcome, Row};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, once};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 const ENDPOINTS: usize = 100;
 /// Hung endpoints of [`ENDPOINTS`], for which a request takes 15 s.
@@ -41,12 +41,13 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     for _ in 0..lab.rounds {
         for (row, hung) in HUNG.into_iter().enumerate() {
             // Each on a system of its own: what hangs would reach into the next round.
-            let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+            let postrider = Postrider::start(lab, 1).await?;
             let (good, bad) = (lab.receiver.url("ok", 0), lab.receiver.url("hang", 1));
             let tenants = Tenants {
                 apps: ENDPOINTS,
                 endpoints: 1,
                 one_type_each: false,
+                limited: false,
             };
             let url = |number: usize| {
                 let base = if number >= ENDPOINTS - hung { &bad } else { &good };

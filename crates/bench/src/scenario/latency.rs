@@ -6,7 +6,7 @@ use super::{Aim, Outcome, in_turn};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, measure};
 use crate::subject::floor::{Floor, Shape};
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 use crate::subject::{Target, Tenants};
 
 /// Parts of its own saturation at which a subject is measured.
@@ -18,7 +18,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let mut outcome = Outcome::new("latency", about);
     let floor = Floor::start(lab, Shape::BARE).await?;
     if lab.postrider.is_some() {
-        let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+        let postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let target = postrider
             .target(&Tenants::ONE, |number| format!("{base}/{number}"))

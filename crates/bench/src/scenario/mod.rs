@@ -1,4 +1,5 @@
-//! The scenarios: each a file, each with its floor in the same run.
+//! The scenarios: each a file. Those that compare with the bare loop have it in the same run; the others compare Postrider
+//! with itself: with more processes, with receivers that hang, with more on record.
 
 mod backlog;
 mod embedded;
@@ -74,6 +75,8 @@ pub(crate) struct Outcome {
     pub(crate) about: String,
     pub(crate) rows: Vec<Row>,
     pub(crate) findings: Vec<Finding>,
+    /// Aims without a figure.
+    pub(crate) unmeasured: Vec<String>,
 }
 
 /// The rounds of one subject under one load.
@@ -113,6 +116,7 @@ impl Outcome {
             about: about.into(),
             rows: Vec::new(),
             findings: Vec::new(),
+            unmeasured: Vec::new(),
         }
     }
 
@@ -126,15 +130,11 @@ impl Outcome {
 
     /// A figure of each round of a row.
     fn finding(&mut self, what: &str, row: usize, of: impl Fn(&Measure) -> Option<f64>, aim: Option<Aim>) {
-        let spread = self
+        let figures = self
             .rows
             .get(row)
-            .and_then(|row| Spread::of(row.rounds.iter().filter_map(of)));
-        self.findings.extend(spread.map(|spread| Finding {
-            what: what.into(),
-            spread,
-            aim,
-        }));
+            .map(|row| row.rounds.iter().filter_map(of).collect::<Vec<_>>());
+        self.found(what, figures, aim);
     }
 
     /// A figure of each round of a row over the same of another row.
@@ -145,17 +145,26 @@ impl Outcome {
         of: impl Fn(&Measure) -> Option<f64>,
         aim: Option<Aim>,
     ) {
-        let (Some(row), Some(over)) = (self.rows.get(row), self.rows.get(over)) else {
-            return;
-        };
-        let pairs = row.rounds.iter().zip(&over.rounds);
-        let ratios = pairs.filter_map(|(a, b)| Some(of(a)? / of(b).filter(|under| *under > 0.0)?));
-        let finding = Spread::of(ratios).map(|spread| Finding {
-            what: what.into(),
-            spread,
-            aim,
+        let ratio = |(a, b): (&Measure, &Measure)| Some(of(a)? / of(b).filter(|under| *under > 0.0)?);
+        let rows = self.rows.get(row).zip(self.rows.get(over));
+        let figures = rows.map(|(row, over)| {
+            let pairs = row.rounds.iter().zip(&over.rounds);
+            pairs.filter_map(ratio).collect::<Vec<_>>()
         });
-        self.findings.extend(finding);
+        self.found(what, figures, aim);
+    }
+
+    /// Notes figures, or that there are none for an aim.
+    fn found(&mut self, what: &str, figures: Option<Vec<f64>>, aim: Option<Aim>) {
+        match Spread::of(figures.unwrap_or_default()) {
+            Some(spread) => self.findings.push(Finding {
+                what: what.into(),
+                spread,
+                aim,
+            }),
+            None if aim.is_some() => self.unmeasured.push(what.into()),
+            None => {}
+        }
     }
 }
 

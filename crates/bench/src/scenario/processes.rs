@@ -6,7 +6,7 @@ use super::{Aim, Outcome, Row};
 use crate::lab::Lab;
 use crate::load::{Load, measure};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
@@ -24,22 +24,25 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         .into();
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
     for _ in 0..lab.rounds {
-        let mut postrider = Postrider::start(lab, Layout::PLAIN).await?;
+        let mut postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let tenants = Tenants {
             apps: 10,
             endpoints: 1,
             one_type_each: false,
+            limited: true,
         };
         let made = tenants
             .make(&postrider.http, |number| format!("{base}/{number}"))
             .await?;
-        for row in &mut outcome.rows {
-            row.rounds
-                .push(measure(lab, &postrider.target_of(&tenants, &made), &load).await?);
-            // Beside those that run: none is restarted.
-            postrider.add(lab, "worker").await?;
-            postrider.add(lab, "gateway").await?;
+        for (index, row) in outcome.rows.iter_mut().enumerate() {
+            if index > 0 {
+                // Beside those that run: none is restarted.
+                postrider.add(lab, "worker").await?;
+                postrider.add(lab, "gateway").await?;
+            }
+            let target = postrider.target_of(&tenants, &made);
+            row.rounds.push(measure(lab, &target, &load).await?);
         }
         postrider.stop().await?;
     }

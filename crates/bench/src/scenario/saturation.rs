@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::load::Load;
 use crate::subject::Tenants;
 use crate::subject::floor::{Floor, Shape};
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 pub(super) async fn one(lab: &mut Lab) -> Result<Outcome> {
     let outcome = Outcome::new("saturation-1", "64 producers, closed loop, 1 KiB, one endpoint");
@@ -21,6 +21,7 @@ pub(super) async fn thousand(lab: &mut Lab) -> Result<Outcome> {
         apps: 100,
         endpoints: 10,
         one_type_each: true,
+        limited: true,
     };
     run(lab, Outcome::new("saturation-1000", about), &tenants).await
 }
@@ -45,7 +46,7 @@ async fn run(lab: &Lab, mut outcome: Outcome, tenants: &Tenants) -> Result<Outco
     )
     .await?;
     if lab.postrider.is_some() {
-        let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+        let postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let target = postrider
             .target(tenants, |number| format!("{base}/{number}"))

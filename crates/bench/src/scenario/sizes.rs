@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::load::Load;
 use crate::subject::Tenants;
 use crate::subject::floor::{Floor, Shape};
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 pub(super) async fn run(lab: &mut Lab, name: &str, bytes: usize) -> Result<Outcome> {
     let about = format!("closed loop, {} KiB, one endpoint", bytes / 1_024);
@@ -20,7 +20,7 @@ pub(super) async fn run(lab: &mut Lab, name: &str, bytes: usize) -> Result<Outco
     };
     let floor = Floor::start(lab, Shape::BARE).await?;
     if lab.postrider.is_some() {
-        let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+        let postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let target = postrider
             .target(&Tenants::ONE, |number| format!("{base}/{number}"))

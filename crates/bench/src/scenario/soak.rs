@@ -7,7 +7,7 @@ use crate::figures::Spread;
 use crate::lab::Lab;
 use crate::load::{Load, once};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 /// Pieces of a minute; memory at the peak of the last is compared with that of the second.
 const MINUTES: usize = 10;
@@ -21,12 +21,13 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         "soak",
         "64 producers, closed loop, 1 KiB, 100 endpoints, ten minutes",
     );
-    let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+    let postrider = Postrider::start(lab, 1).await?;
     let base = lab.receiver.url("ok", 0);
     let tenants = Tenants {
         apps: 100,
         endpoints: 1,
         one_type_each: false,
+        limited: true,
     };
     let target = postrider
         .target(&tenants, |number| format!("{base}/{number}"))

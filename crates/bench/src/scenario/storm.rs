@@ -11,7 +11,7 @@ use crate::figures::Spread;
 use crate::lab::Lab;
 use crate::load::{Load, once};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 const FAILING: Duration = Duration::from_secs(30);
 /// The second retry comes after 5 minutes and a jitter.
@@ -22,14 +22,15 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         lab.postrider.is_some(),
         "the storm scenario needs the `postrider` binary"
     );
-    let about = "100 endpoints, 500/s for 40 s; all fail in the first 30 s; until everything is delivered";
+    let about = "100 endpoints, 500/s for 30 s, in which all fail; from then until everything is delivered";
     let mut outcome = Outcome::new("storm", about);
-    let postrider = Postrider::start(lab, Layout::PLAIN).await?;
+    let postrider = Postrider::start(lab, 1).await?;
     let base = lab.receiver.url("storm", 0);
     let tenants = Tenants {
         apps: 100,
         endpoints: 1,
         one_type_each: false,
+        limited: false,
     };
     let target = postrider
         .target(&tenants, |number| format!("{base}/{number}"))
@@ -37,7 +38,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let load = Load {
         quiet: RECOVERY_LIMIT,
         recorded: true,
-        ..Load::steady(500.0, 40.0)
+        ..Load::steady(500.0, FAILING.as_secs_f64())
     };
     lab.receiver.storm(true).await?;
     let recover = async {

@@ -8,7 +8,7 @@ use super::{Aim, Outcome, Row};
 use crate::lab::{Lab, Receiver};
 use crate::load::{Load, once};
 use crate::subject::Tenants;
-use crate::subject::postrider::{Layout, Postrider};
+use crate::subject::postrider::Postrider;
 
 const HOSTS: u16 = 5_000;
 /// So few that the answers' 200 ms, not the processor, set the pace: 125 a second for each worker. Two cores shake hands, on
@@ -35,15 +35,12 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         .into();
     for _ in 0..lab.rounds {
         for (row, workers) in WORKERS.into_iter().enumerate() {
-            let layout = Layout {
-                workers,
-                ..Layout::PLAIN
-            };
-            let postrider = Postrider::start_with(lab, layout, &[IN_FLIGHT]).await?;
+            let postrider = Postrider::start_with(lab, workers, &[IN_FLIGHT]).await?;
             let tenants = Tenants {
                 apps: usize::from(HOSTS) / 10,
                 endpoints: 10,
                 one_type_each: true,
+                limited: false,
             };
             let url = |number: usize| {
                 let host = crate::receive::tls_address(u16::try_from(number).unwrap_or_default());

@@ -23,25 +23,7 @@ const SECRETS_KEY: &str = "psk_YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU=";
 const SHARDS: u16 = 4;
 const MIGRATE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How many processes of each role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub(crate) gateways: usize,
-    pub(crate) workers: usize,
-    pub(crate) ledgers: usize,
-}
-
-impl Layout {
-    /// One of each.
-    pub(crate) const PLAIN: Self = Self {
-        gateways: 1,
-        workers: 1,
-        ledgers: 1,
-    };
-}
-
 pub(crate) struct Postrider {
-    pub(crate) layout: Layout,
     pub(crate) http: Http,
     gateways: Vec<SocketAddr>,
     database: String,
@@ -53,13 +35,13 @@ pub(crate) struct Postrider {
 }
 
 impl Postrider {
-    /// Starts it on a new database, with nobody in it.
-    pub(crate) async fn start(lab: &Lab, layout: Layout) -> Result<Self> {
-        Self::start_with(lab, layout, &[]).await
+    /// Starts it on a new database, with nobody in it: a gateway, a ledger and so many workers.
+    pub(crate) async fn start(lab: &Lab, workers: usize) -> Result<Self> {
+        Self::start_with(lab, workers, &[]).await
     }
 
     /// Starts it with further settings, by environment variable.
-    pub(crate) async fn start_with(lab: &Lab, layout: Layout, settings: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) async fn start_with(lab: &Lab, workers: usize, settings: &[(&str, &str)]) -> Result<Self> {
         let prefix = unique_name("bench");
         let database = lab.services.postgres.database(&prefix).await?;
         let mut env = environment(lab, &database, &prefix);
@@ -71,11 +53,6 @@ impl Postrider {
         let migrate = lab.start_postrider("migrate", &["migrate".into()], env.clone())?;
         migrate.output(MIGRATE_LIMIT).await?;
         let mut new = Self {
-            layout: Layout {
-                gateways: 0,
-                workers: 0,
-                ledgers: 0,
-            },
             http: Http::new(String::new(), None),
             gateways: Vec::new(),
             database,
@@ -84,16 +61,11 @@ impl Postrider {
             processes: Vec::new(),
             env,
         };
-        for _ in 0..layout.ledgers {
-            new.add(lab, "ledger").await?;
-        }
-        for _ in 0..layout.workers {
+        new.add(lab, "ledger").await?;
+        for _ in 0..workers {
             new.add(lab, "worker").await?;
         }
-        for _ in 0..layout.gateways {
-            new.add(lab, "gateway").await?;
-        }
-        new.layout = layout;
+        new.add(lab, "gateway").await?;
         Ok(new)
     }
 
@@ -111,10 +83,7 @@ impl Postrider {
             ready(&mut process, address).await?;
             self.http = Http::new(format!("http://{address}"), Some(KEY.to_owned()));
             self.gateways.push(address);
-            self.layout.gateways += 1;
         }
-        self.layout.workers += usize::from(role == "worker");
-        self.layout.ledgers += usize::from(role == "ledger");
         self.processes.push(process);
         Ok(())
     }

@@ -10,6 +10,9 @@ use crate::http_client::Http;
 
 /// Requests at a time.
 const CONCURRENT: usize = 16;
+/// Deliveries a second that a limited endpoint may get: more than any of them does, so that the limit is decided for each
+/// one and holds none back.
+const RATE: u32 = 50_000;
 
 /// Who gets messages, and where.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub(crate) struct Tenants {
     pub(crate) endpoints: usize,
     /// Whether the endpoints of an application subscribe to one event type each (10 at most) or all to the first.
     pub(crate) one_type_each: bool,
+    /// Whether endpoints have a rate limit, which stops nothing.
+    pub(crate) limited: bool,
 }
 
 /// What was made.
@@ -35,6 +40,7 @@ impl Tenants {
         apps: 1,
         endpoints: 1,
         one_type_each: false,
+        limited: true,
     };
 
     /// Makes them through the management API; `url` is asked for the address of each endpoint by its number.
@@ -82,7 +88,8 @@ impl Tenants {
         for index in 0..self.endpoints {
             let kind = event_type(if self.one_type_each { index } else { 0 });
             let number = app * self.endpoints + index;
-            let body = json!({"url": url(number), "eventTypes": [kind]});
+            let rate = self.limited.then_some(RATE);
+            let body = json!({"url": url(number), "eventTypes": [kind], "throttleRate": rate});
             endpoints.push(http.create(&format!("/api/v1/app/{id}/endpoint"), &body).await?);
         }
         Ok((id, endpoints))

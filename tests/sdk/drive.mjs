@@ -120,6 +120,8 @@ await received(lost.id);
 const quiet = await svix.application.create({ name: "Pages" });
 const sent = [];
 for (let n = 0; n < 500; n += 1) sent.push((await svix.message.create(quiet.id, { eventType, payload: { n } })).id);
+// A list shows what is on record; a message that is asked for by its id is waited for.
+await svix.message.get(quiet.id, sent.at(-1));
 const listed = [];
 let iterator;
 for (;;) {

@@ -75,7 +75,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     );
     let unmeasured = report.outcomes.iter().map(|outcome| outcome.unmeasured.len());
     let unmeasured: usize = unmeasured.sum();
-    ensure!(unmeasured == 0, "{unmeasured} aim(s) without a figure");
+    ensure!(
+        unmeasured == 0,
+        "{unmeasured} aim(s) without a figure, told above; without `--postrider` a built one must lie beside this program"
+    );
     Ok(())
 }
 

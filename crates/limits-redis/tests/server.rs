@@ -316,27 +316,31 @@ async fn a_full_server_that_evicts_forgets_old_claims_and_goes_on() -> Result<()
 
 #[tokio::test]
 async fn a_full_server_that_refuses_is_stood_in_for_and_keeps_what_it_has() -> Result<()> {
-    let server = RedisServer::start_with(&["--maxmemory", FULL, "--maxmemory-policy", "noeviction"]).await?;
+    let server = RedisServer::start_with(&["--maxmemory-policy", "noeviction"]).await?;
     let limits = RedisLimits::connect(settings(server.url())).await?;
     let local = InProcess::new(BreakerSettings::default());
     let fallback = Fallback::new(Arc::<RedisLimits>::clone(&limits), local, 1, |_| {});
     let app = AppId::from_uuid(Uuid::now_v7());
-    let mut portion = 0;
-    while !fallback.degraded() {
-        assert!(portion < PORTIONS, "it is never full");
-        let keys = portion * PORTION..(portion + 1) * PORTION;
-        let admissions = fallback.admit(&claims(app, keys, 1)).await?;
-        assert_eq!(admissions.len(), PORTION as usize, "portion {portion}");
-        portion += 1;
-    }
-    assert!(
-        limits
-            .admit(&claims(app, u32::MAX - 1..u32::MAX, 1))
-            .await
-            .is_err()
+    fallback.admit(&claims(app, 0..PORTION, 1)).await?;
+    assert!(!fallback.degraded());
+    // Less than it holds already.
+    let maxmemory = async |size| server.command(&["CONFIG", "SET", "maxmemory", size]).await;
+    assert!(maxmemory("100kb").await?.starts_with("+OK"));
+    let new = claims(app, PORTION..2 * PORTION, 1);
+    let refused = limits
+        .admit(&new)
+        .await
+        .err()
+        .context("a full server took keys")?;
+    let why = refused.source.context("no cause")?.to_string();
+    assert!(why.contains("OOM"), "{why}");
+    assert_eq!(
+        fallback.admit(&new).await?.len(),
+        new.len(),
+        "each request is answered"
     );
-    let answer = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await?;
-    assert!(answer.starts_with("+OK"), "{answer}");
+    assert!(fallback.degraded());
+    assert!(maxmemory("0").await?.starts_with("+OK"));
     assert_eq!(held(&*limits, app, 0..PORTION).await?, PORTION as usize);
     Ok(())
 }

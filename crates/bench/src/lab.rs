@@ -132,6 +132,8 @@ pub(crate) struct Receiver {
     process: Process,
     pub(crate) address: SocketAddr,
     http: Http,
+    /// Where its TLS hosts listen.
+    pub(crate) tls_port: u16,
     /// The certificate authority of its TLS hosts.
     pub(crate) tls_ca: Option<PathBuf>,
 }
@@ -139,11 +141,13 @@ pub(crate) struct Receiver {
 impl Receiver {
     async fn start(names: &Names, own: &Path, dir: &Path, tls_hosts: u16) -> Result<Self> {
         let address = loopback()?;
+        let tls_port = free_port()?;
         let mut args = vec!["receive".into(), format!("--listen={address}")];
         let tls_ca = (tls_hosts > 0).then(|| dir.join("tls-ca.pem"));
         if let Some(path) = &tls_ca {
             args.extend([
                 format!("--tls-hosts={tls_hosts}"),
+                format!("--tls-port={tls_port}"),
                 format!("--tls-ca={}", path.display()),
             ]);
         }
@@ -159,6 +163,7 @@ impl Receiver {
             process,
             address,
             http: Http::new(format!("http://{address}"), None),
+            tls_port,
             tls_ca,
         })
     }
@@ -196,8 +201,17 @@ impl Receiver {
         )?)
     }
 
-    /// Replaces it by one with TLS hosts.
+    /// Replaces it by one with TLS hosts as well.
     pub(crate) async fn with_tls(lab: &mut Lab, hosts: u16) -> Result<()> {
+        Self::replace(lab, hosts).await
+    }
+
+    /// Replaces it by one without TLS hosts.
+    pub(crate) async fn plain(lab: &mut Lab) -> Result<()> {
+        Self::replace(lab, 0).await
+    }
+
+    async fn replace(lab: &mut Lab, hosts: u16) -> Result<()> {
         let new = Self::start(&lab.names, &lab.own, lab.dir.path(), hosts).await?;
         std::mem::replace(&mut lab.receiver, new).process.stop().await
     }

@@ -1,11 +1,12 @@
 //! One measurement: put load on a target, wait until all is delivered and recorded, and add up what it cost.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock::{now_ns, seconds};
 use crate::disk;
@@ -70,6 +71,8 @@ impl Load {
 /// What came of it. Rates count from the first request.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measure {
+    /// When the first request was due, by [`now_ns`].
+    pub(crate) started_ns: u64,
     pub(crate) accepted: u64,
     /// Answers other than 2xx by status; 0 stands for broken connections.
     pub(crate) refused: BTreeMap<u16, u64>,
@@ -271,6 +274,7 @@ fn sum_up(
         lines.map(|(name, usage)| (name.clone(), usage.rss_mib)).collect()
     };
     Measure {
+        started_ns: start,
         accepted: generated.accepted,
         refused: generated.refused.clone(),
         first_refusal: generated.first_refusal.clone(),
@@ -289,9 +293,15 @@ fn sum_up(
 }
 
 /// The most memory seen, by process.
-struct Peaks(usage::Table);
+#[derive(Default)]
+pub(crate) struct Peaks(usage::Table);
 
 impl Peaks {
+    /// Of one process, in MiB.
+    pub(crate) fn of(&self, process: &str) -> Option<f64> {
+        self.0.get(process).map(|usage| usage.rss_mib)
+    }
+
     fn note(&mut self, table: &usage::Table) {
         for (name, usage) in table {
             let peak = self.0.entry(name.clone()).or_insert(*usage);
@@ -303,10 +313,27 @@ impl Peaks {
     async fn watch_while<T>(&mut self, lab: &Lab, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut work = std::pin::pin!(work);
         loop {
-            match timeout(MEMORY_LOOK, &mut work).await {
-                Ok(done) => return done,
+            let soon = Instant::now() + MEMORY_LOOK;
+            if let Some(done) = self.watch_until(lab, soon, work.as_mut()).await? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Looks from time to time until the work is done or it is so late; what was done.
+    pub(crate) async fn watch_until<T>(
+        &mut self,
+        lab: &Lab,
+        deadline: Instant,
+        mut work: Pin<&mut impl Future<Output = Result<T>>>,
+    ) -> Result<Option<T>> {
+        while Instant::now() < deadline {
+            let soon = deadline.min(Instant::now() + MEMORY_LOOK);
+            match timeout_at(soon, &mut work).await {
+                Ok(done) => return done.map(Some),
                 Err(_) => self.note(&usage::children(&lab.names.get())?),
             }
         }
+        Ok(None)
     }
 }

@@ -73,6 +73,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         "{} scenario(s) failed",
         report.failures.len()
     );
+    let failed: u64 = report.outcomes.iter().map(scenario::Outcome::failed).sum();
+    ensure!(
+        failed == 0,
+        "{failed} message(s) were refused or did not arrive, told above: the figures do not count"
+    );
     let unmeasured = report.outcomes.iter().map(|outcome| outcome.unmeasured.len());
     let unmeasured: usize = unmeasured.sum();
     ensure!(

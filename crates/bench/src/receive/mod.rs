@@ -40,9 +40,12 @@ const HANG: Duration = Duration::from_secs(15);
 pub(crate) struct Options {
     #[arg(long)]
     listen: SocketAddr,
-    /// Hosts to serve over TLS, each at an address of its own from 127.1.0.0 on, all at the next port.
+    /// Hosts to serve over TLS, each at an address of its own from 127.1.0.0 on, all at one port.
     #[arg(long, default_value_t = 0)]
     tls_hosts: u16,
+    /// The port of these hosts.
+    #[arg(long, default_value_t = 0, requires = "tls_hosts")]
+    tls_port: u16,
     /// Where the certificate authority of these hosts is written.
     #[arg(long, requires = "tls_hosts")]
     tls_ca: Option<PathBuf>,
@@ -55,8 +58,7 @@ type Answer = Response<Full<Bytes>>;
 pub(crate) async fn run(options: Options) -> Result<()> {
     let tally = Shared::default();
     if let Some(ca) = &options.tls_ca {
-        let port = options.listen.port() + 1;
-        tls::serve(options.tls_hosts, port, ca, &tally).await?;
+        tls::serve(options.tls_hosts, options.tls_port, ca, &tally).await?;
     }
     let listener = TcpListener::bind(options.listen).await.context("cannot listen")?;
     loop {

@@ -6,15 +6,14 @@ use anyhow::{Context, Result, ensure};
 use http::{Method, StatusCode};
 use postrider_testkit::wait::{Poll, wait_for};
 
-use super::{Aim, Finding, Outcome, in_turn};
+use super::{Aim, Outcome, in_turn};
 use crate::clock::seconds;
-use crate::figures::Spread;
 use crate::generate::plan::event_type;
 use crate::lab::Lab;
 use crate::load::{Load, Measure};
 use crate::payload::{Stamp, Template};
 use crate::subject::embedded::Embedded;
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floors;
 use crate::subject::{Target, Tenants};
 use crate::usage;
 
@@ -28,9 +27,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         "the embedded scenario needs the `postrider` binary"
     );
     let about =
-        "one process, embedded store, against the bare loop on RabbitMQ: 64 producers, then 100/s, 1 KiB";
+        "one process, embedded store, against the floors on RabbitMQ: 64 producers, then 100/s, 1 KiB";
     let mut outcome = Outcome::new("embedded", about);
-    let floor = Floor::start(lab, Shape::BARE).await?;
+    let floors = Floors::start(lab, 1, 1).await?;
     let mut embedded = Embedded::start(lab).await?;
     let base = lab.receiver.url("ok", 0);
     let (made, target) = embedded
@@ -54,43 +53,28 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     };
     let target = target_on(&embedded, target);
     let saturating = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
-    let quiet = Load {
-        recorded: false,
-        ..Load::steady(100.0, if lab.quick { 2.0 } else { 20.0 })
-    };
-    in_turn(
-        lab,
-        &mut outcome,
-        &[(&floor.target, saturating), (&target, saturating)],
-    )
-    .await?;
-    let [slow_floor, slow] = [&floor.target, &target].map(|target| Target {
-        name: format!("{}, 100/s", target.name),
-        ..target.clone()
-    });
-    in_turn(lab, &mut outcome, &[(&slow_floor, quiet), (&slow, quiet)]).await?;
+    let quiet = Load::steady(100.0, if lab.quick { 2.0 } else { 20.0 });
+    let subjects = [&floors.bare.target, &floors.batched.target, &target];
+    in_turn(lab, &mut outcome, &subjects.map(|target| (target, saturating))).await?;
+    let slow = subjects.map(|target| target.under("100/s"));
+    in_turn(lab, &mut outcome, &slow.each_ref().map(|target| (target, quiet))).await?;
     embedded.stop().await?;
-    floor.stop().await?;
+    floors.stop().await?;
 
     let p50 = |measure: &Measure| Some(measure.end_to_end().p50_ms);
     outcome.ratio(
         "sustained / bare loop",
-        (1, 0),
+        (2, 0),
         |m| Some(m.sustained_per_s),
         Some(Aim::AtLeast(1.5)),
     );
-    outcome.ratio("p50 at 100/s / bare loop", (3, 2), p50, None);
+    outcome.ratio("p50 at 100/s / bare loop", (5, 3), p50, None);
     let figures = [
         ("start to first delivery, ms", starts, 300.0),
         ("memory at rest, MB", memory, 40.0),
     ];
     for (what, figures, most) in figures {
-        let spread = Spread::of(figures).context("no rounds")?;
-        outcome.findings.push(Finding {
-            what: what.into(),
-            spread,
-            aim: Some(Aim::AtMost(most)),
-        });
+        outcome.found(what, figures, Some(Aim::AtMost(most)));
     }
     Ok(outcome)
 }

@@ -1,25 +1,62 @@
 //! The rate against what is already there: messages on record, endpoints configured. It must not bend, and memory must stay
 //! within its limits.
+//!
+//! Each size has a system of its own in each round, so that sizes take turns and nothing of one is left for the next. What
+//! is measured is added to what was there.
 
 use anyhow::{Result, ensure};
 
-use super::{Aim, Finding, Outcome, ROLES, Row, measure};
-use crate::figures::Spread;
+use super::{Aim, Outcome, ROLES};
 use crate::lab::Lab;
-use crate::load::{Load, Measure, once};
+use crate::load::{Load, Measure, measure, once};
+use crate::subject::floor::{Floor, Shape};
 use crate::subject::postrider::Postrider;
 use crate::subject::{Target, Tenants};
 use crate::usage;
 
-/// Messages on record.
-const RECORDED: [u64; 3] = [10_000, 100_000, 1_000_000];
-/// Endpoints configured, in applications of ten.
-const ENDPOINTS: [usize; 3] = [10, 1_000, 100_000];
+/// Messages on record, and endpoints configured (in applications of ten).
+const SIZES: [Size; 6] = [
+    Size::new("10⁴ recorded", 10_000, 1),
+    Size::new("10⁵ recorded", 100_000, 1),
+    Size::new("10⁶ recorded", 1_000_000, 1),
+    Size::new("10 endpoints", 10, 10),
+    Size::new("10³ endpoints", 1_000, 1_000),
+    Size::new("10⁵ endpoints", 100_000, 100_000),
+];
 /// How long it may take to put messages on record before a measurement.
 const FILL_S: f64 = 600.0;
+/// Fewer messages than these are no warm-up.
+const WARM_UP: u64 = 10_000;
 /// The gateway's large buffers by default: 256 MiB of cached configuration, as much of bodies. The worker's: 256 MiB of frames,
 /// and 200,000 endpoints and 100,000 targets cached, for which as much is allowed.
 const MEMORY_MAX_MIB: f64 = 512.0;
+
+struct Size {
+    name: &'static str,
+    /// Messages sent before it is measured, to each endpoint as many.
+    before: u64,
+    endpoints: usize,
+}
+
+impl Size {
+    const fn new(name: &'static str, before: u64, endpoints: usize) -> Self {
+        Self {
+            name,
+            before,
+            endpoints,
+        }
+    }
+
+    fn tenants(&self) -> Tenants {
+        let of_an_app = self.endpoints.min(10);
+        Tenants {
+            apps: self.endpoints / of_an_app,
+            endpoints: of_an_app,
+            one_type_each: true,
+            limited: true,
+        }
+    }
+}
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
@@ -28,92 +65,88 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     );
     let about = "64 producers, closed loop, 1 KiB: with 10⁴, 10⁵ and 10⁶ messages on record, then with 10, 10³ and 10⁵ endpoints";
     let mut outcome = Outcome::new("growth", about);
-    let load = Load::saturating(10.0);
-    let postrider = Postrider::start(lab, 1).await?;
-    let base = lab.receiver.url("ok", 0);
-    let url = |number: usize| format!("{base}/{number}");
-    let target = postrider.target(&Tenants::ONE, url).await?;
-    let mut recorded = 0;
-    for wanted in RECORDED {
-        while recorded < wanted {
-            let missing = Load {
-                messages: Some(wanted - recorded),
-                ..Load::saturating(FILL_S)
-            };
-            recorded += once(lab, &target, &missing).await?.accepted;
+    let names = SIZES.iter().map(|size| format!("postrider, {}", size.name));
+    outcome.subjects(["bare loop".to_owned()].into_iter().chain(names));
+    let floor = Floor::start(lab, Shape::BARE).await?;
+    let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
+    let mut at_rest = Vec::new();
+    for _ in 0..lab.rounds {
+        outcome.rows[0]
+            .rounds
+            .push(measure(lab, &floor.target, &load).await?);
+        for (size, row) in SIZES.iter().zip(&mut outcome.rows[1..]) {
+            let (measured, after) = round(lab, size, &load).await?;
+            row.rounds.push(measured);
+            if size.endpoints == SIZES[SIZES.len() - 1].endpoints {
+                at_rest.push(after);
+            }
         }
-        let row = rounds(lab, &target, &load, format!("postrider, {wanted} recorded")).await?;
-        recorded += row.rounds.iter().map(|round| round.accepted).sum::<u64>();
-        outcome.rows.push(row);
     }
-    let mut configured = 0;
-    for wanted in ENDPOINTS {
-        let tenants = Tenants {
-            apps: (wanted - configured) / 10,
-            endpoints: 10,
-            one_type_each: true,
-            limited: true,
-        };
-        let target = postrider.target(&tenants, url).await?;
-        configured = wanted;
-        // One to each endpoint, so that its configuration is cached and its target is made.
-        let first = Load {
-            messages: Some(u64::try_from(tenants.apps * tenants.endpoints)?),
-            ..Load::saturating(FILL_S)
-        };
-        once(lab, &target, &first).await?;
-        outcome
-            .rows
-            .push(rounds(lab, &target, &load, format!("postrider, {wanted} endpoints")).await?);
-    }
-    lab.rest().await?;
-    let at_rest = usage::children(&lab.names.get())?;
-    postrider.stop().await?;
+    floor.stop().await?;
     let rate = |measure: &Measure| Some(measure.sustained_per_s);
-    outcome.ratio(
-        "sustained, 10⁶ / 10⁴ recorded",
-        (2, 0),
-        rate,
-        Some(Aim::AtLeast(0.9)),
-    );
-    outcome.ratio(
-        "sustained, 10⁵ / 10 endpoints",
-        (5, 3),
-        rate,
-        Some(Aim::AtLeast(0.9)),
-    );
+    let aim = Some(Aim::AtLeast(0.9));
+    outcome.ratio("sustained, 10⁴ recorded / bare loop", (1, 0), rate, None);
+    outcome.ratio("sustained, 10⁶ / 10⁴ recorded", (3, 1), rate, aim);
+    outcome.ratio("sustained, 10⁵ / 10 endpoints", (6, 4), rate, aim);
     memory(&mut outcome, &at_rest);
     Ok(outcome)
 }
 
-async fn rounds(lab: &Lab, target: &Target, load: &Load, subject: String) -> Result<Row> {
-    let mut rounds = Vec::new();
-    for _ in 0..lab.rounds {
-        rounds.push(measure(lab, target, load).await?);
+/// A system of this size under load, and what its processes hold when they rest after it.
+async fn round(lab: &Lab, size: &Size, load: &Load) -> Result<(Measure, usage::Table)> {
+    let postrider = Postrider::start(lab, 1).await?;
+    let base = lab.receiver.url("ok", 0);
+    let target = postrider
+        .target(&size.tenants(), |number| format!("{base}/{number}"))
+        .await?;
+    // With as many endpoints: one to each, so that its configuration is cached and its target is made.
+    fill(lab, &target, size.before).await?;
+    if size.before < WARM_UP {
+        fill(lab, &target, WARM_UP).await?;
     }
-    Ok(Row { subject, rounds })
+    lab.rest().await?;
+    let measured = once(lab, &target, load).await?;
+    lab.rest().await?;
+    let at_rest = usage::children(&lab.names.get())?;
+    postrider.stop(lab).await?;
+    Ok((measured, at_rest))
+}
+
+async fn fill(lab: &Lab, target: &Target, messages: u64) -> Result<()> {
+    let load = Load {
+        messages: Some(messages),
+        ..Load::saturating(FILL_S)
+    };
+    let filled = once(lab, target, &load).await?;
+    ensure!(
+        filled.accepted == messages,
+        "{} of {messages} messages were accepted: {:?}",
+        filled.accepted,
+        filled.first_refusal
+    );
+    Ok(())
 }
 
 /// What each role holds with all endpoints configured: at the peak of the load on them, and at rest after it.
-fn memory(outcome: &mut Outcome, at_rest: &usage::Table) {
+fn memory(outcome: &mut Outcome, at_rest: &[usage::Table]) {
     for role in ROLES {
         // The ledger caches no configuration.
         let aim = (role != "ledger").then_some(Aim::AtMost(MEMORY_MAX_MIB));
         let what = |when: &str| format!("{role}'s memory with 10⁵ endpoints, {when}, MiB");
         let peak = |measure: &Measure| measure.rss_peak_mib.get(role).copied();
-        outcome.finding(&what("peak"), RECORDED.len() + ENDPOINTS.len() - 1, peak, aim);
-        let spread = Spread::of(at_rest.get(role).map(|usage| usage.rss_mib));
-        outcome.findings.extend(spread.map(|spread| Finding {
-            what: what("at rest"),
-            spread,
-            aim,
-        }));
+        outcome.finding(&what("peak"), SIZES.len(), peak, aim);
+        let held = at_rest
+            .iter()
+            .filter_map(|table| table.get(role))
+            .map(|usage| usage.rss_mib);
+        outcome.found(&what("at rest"), held, aim);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Finding;
 
     #[test]
     fn too_much_memory_at_rest_misses_the_aim() {
@@ -125,7 +158,7 @@ mod tests {
         ];
         let at_rest = at_rest.map(|(role, usage)| (role.to_owned(), usage)).into();
         let mut outcome = Outcome::new("growth", "");
-        memory(&mut outcome, &at_rest);
+        memory(&mut outcome, &[at_rest]);
         let met = |finding: &Finding| finding.aim.map(|aim| aim.is_met(finding.spread.median));
         let verdicts: Vec<_> = outcome.findings.iter().map(met).collect();
         assert_eq!(verdicts, [Some(false), Some(true), None]);

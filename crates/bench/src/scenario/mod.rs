@@ -1,15 +1,14 @@
-//! The scenarios: each a file. Those that compare with the bare loop have it in the same run; the others compare Postrider
-//! with itself: with more processes, with receivers that hang, with more on record.
+//! The scenarios: each a file, those of rates together. Each has the bare loop in the same run, in turn, but `tls`, whose
+//! hosts it cannot talk to. Those of rates and latency have the second floor, too; the others compare Postrider with itself: with more
+//! processes, with receivers that hang, with more on record.
 
 mod backlog;
 mod embedded;
-mod fan_out;
 mod growth;
 mod isolation;
 mod latency;
 mod processes;
-mod saturation;
-mod sizes;
+mod rates;
 mod soak;
 mod storm;
 mod tls;
@@ -49,12 +48,12 @@ const ROLES: [&str; 3] = ["gateway", "worker", "ledger"];
 /// Runs a scenario.
 pub(crate) async fn run(lab: &mut Lab, name: &str) -> Result<Outcome> {
     match name {
-        "saturation-1" => Box::pin(saturation::one(lab)).await,
-        "saturation-1000" => Box::pin(saturation::thousand(lab)).await,
-        "fan-out-10" => Box::pin(fan_out::run(lab)).await,
+        "saturation-1" => Box::pin(rates::one_endpoint(lab)).await,
+        "saturation-1000" => Box::pin(rates::thousand_endpoints(lab)).await,
+        "fan-out-10" => Box::pin(rates::fan_out(lab)).await,
         "latency" => Box::pin(latency::run(lab)).await,
-        "size-10k" => Box::pin(sizes::run(lab, "size-10k", 10 * 1_024)).await,
-        "size-256k" => Box::pin(sizes::run(lab, "size-256k", 256 * 1_024)).await,
+        "size-10k" => Box::pin(rates::size(lab, "size-10k", 10 * 1_024)).await,
+        "size-256k" => Box::pin(rates::size(lab, "size-256k", 256 * 1_024)).await,
         "embedded" => Box::pin(embedded::run(lab)).await,
         "isolation" => Box::pin(isolation::run(lab)).await,
         "storm" => Box::pin(storm::run(lab)).await,
@@ -77,6 +76,8 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<Finding>,
     /// Aims without a figure.
     pub(crate) unmeasured: Vec<String>,
+    /// Whether everything that was accepted is due to arrive, and to every subject.
+    pub(crate) all_due: bool,
 }
 
 /// The rounds of one subject under one load.
@@ -117,23 +118,33 @@ impl Outcome {
             rows: Vec::new(),
             findings: Vec::new(),
             unmeasured: Vec::new(),
+            all_due: true,
         }
     }
 
     /// Adds rows, one for each load, with room for the rounds.
-    fn subjects<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        self.rows.extend(names.into_iter().map(|name| Row {
-            subject: name.into(),
+    fn subjects(&mut self, names: impl IntoIterator<Item = String>) {
+        self.rows.extend(names.into_iter().map(|subject| Row {
+            subject,
             rounds: Vec::new(),
         }));
     }
 
+    /// What was refused, and what did not arrive though it was due.
+    pub(crate) fn failed(&self) -> u64 {
+        let rounds = self.rows.iter().flat_map(|row| &row.rounds);
+        rounds
+            .map(|round| {
+                let missing = if self.all_due { round.missing } else { 0 };
+                missing + round.refused.values().sum::<u64>()
+            })
+            .sum()
+    }
+
     /// A figure of each round of a row.
     fn finding(&mut self, what: &str, row: usize, of: impl Fn(&Measure) -> Option<f64>, aim: Option<Aim>) {
-        let figures = self
-            .rows
-            .get(row)
-            .map(|row| row.rounds.iter().filter_map(of).collect::<Vec<_>>());
+        let rounds = self.rows.get(row).map(|row| &row.rounds);
+        let figures: Vec<f64> = rounds.into_iter().flatten().filter_map(of).collect();
         self.found(what, figures, aim);
     }
 
@@ -142,21 +153,30 @@ impl Outcome {
         &mut self,
         what: &str,
         (row, over): (usize, usize),
-        of: impl Fn(&Measure) -> Option<f64>,
+        of: impl Fn(&Measure) -> Option<f64> + Copy,
         aim: Option<Aim>,
     ) {
-        let ratio = |(a, b): (&Measure, &Measure)| Some(of(a)? / of(b).filter(|under| *under > 0.0)?);
+        self.ratio_of(what, (row, of), (over, of), aim);
+    }
+
+    /// A figure of each round of a row over one of another row.
+    fn ratio_of(
+        &mut self,
+        what: &str,
+        (row, of): (usize, impl Fn(&Measure) -> Option<f64>),
+        (over, under): (usize, impl Fn(&Measure) -> Option<f64>),
+        aim: Option<Aim>,
+    ) {
+        let ratio = |(a, b): (&Measure, &Measure)| Some(of(a)? / under(b).filter(|under| *under > 0.0)?);
         let rows = self.rows.get(row).zip(self.rows.get(over));
-        let figures = rows.map(|(row, over)| {
-            let pairs = row.rounds.iter().zip(&over.rounds);
-            pairs.filter_map(ratio).collect::<Vec<_>>()
-        });
+        let pairs = rows.map(|(row, over)| row.rounds.iter().zip(&over.rounds));
+        let figures: Vec<f64> = pairs.into_iter().flatten().filter_map(ratio).collect();
         self.found(what, figures, aim);
     }
 
     /// Notes figures, or that there are none for an aim.
-    fn found(&mut self, what: &str, figures: Option<Vec<f64>>, aim: Option<Aim>) {
-        match Spread::of(figures.unwrap_or_default()) {
+    fn found(&mut self, what: &str, figures: impl IntoIterator<Item = f64>, aim: Option<Aim>) {
+        match Spread::of(figures) {
             Some(spread) => self.findings.push(Finding {
                 what: what.into(),
                 spread,
@@ -171,7 +191,7 @@ impl Outcome {
 /// Runs the targets in turn, round after round, each under its load.
 async fn in_turn(lab: &Lab, outcome: &mut Outcome, targets: &[(&Target, Load)]) -> Result<()> {
     let first = outcome.rows.len();
-    outcome.subjects(targets.iter().map(|(target, _)| target.name.as_str()));
+    outcome.subjects(targets.iter().map(|(target, _)| target.name.clone()));
     for _ in 0..lab.rounds {
         for (row, (target, load)) in targets.iter().enumerate() {
             let measured = measure(lab, target, load).await?;

@@ -1,12 +1,15 @@
-//! Two gateways and two workers on the machine of one.
+//! A second gateway and worker on the same two cores, added while the first ones run.
 
 use anyhow::{Result, ensure};
 
-use super::{Aim, Outcome, Row};
+use super::{Aim, Outcome};
 use crate::lab::Lab;
-use crate::load::{Load, measure};
+use crate::load::{Load, Measure, measure};
 use crate::subject::Tenants;
+use crate::subject::floor::{Floor, Shape};
 use crate::subject::postrider::Postrider;
+
+const ENDPOINTS: u16 = 10;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     ensure!(
@@ -15,19 +18,24 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     );
     let about = "64 producers, closed loop, 1 KiB, 10 endpoints: one gateway and worker, then a second of each is added";
     let mut outcome = Outcome::new("processes", about);
-    let names = ["postrider, 1 + 1", "postrider, 2 + 2"];
-    outcome.rows = names
-        .map(|name| Row {
-            subject: name.into(),
-            rounds: Vec::new(),
-        })
-        .into();
+    outcome.subjects(["bare loop, 1 + 1", "postrider, 1 + 1", "postrider, 2 + 2"].map(Into::into));
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
+    let floor = Floor::start(
+        lab,
+        Shape {
+            endpoints: ENDPOINTS,
+            ..Shape::BARE
+        },
+    )
+    .await?;
     for _ in 0..lab.rounds {
+        outcome.rows[0]
+            .rounds
+            .push(measure(lab, &floor.target, &load).await?);
         let mut postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let tenants = Tenants {
-            apps: 10,
+            apps: usize::from(ENDPOINTS),
             endpoints: 1,
             one_type_each: false,
             limited: true,
@@ -35,7 +43,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         let made = tenants
             .make(&postrider.http, |number| format!("{base}/{number}"))
             .await?;
-        for (index, row) in outcome.rows.iter_mut().enumerate() {
+        for (index, row) in outcome.rows[1..].iter_mut().enumerate() {
             if index > 0 {
                 // Beside those that run: none is restarted.
                 postrider.add(lab, "worker").await?;
@@ -44,12 +52,15 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
             let target = postrider.target_of(&tenants, &made);
             row.rounds.push(measure(lab, &target, &load).await?);
         }
-        postrider.stop().await?;
+        postrider.stop(lab).await?;
     }
+    floor.stop().await?;
+    let sustained = |measure: &Measure| Some(measure.sustained_per_s);
+    outcome.ratio("sustained, 1 + 1 / bare loop", (1, 0), sustained, None);
     outcome.ratio(
         "sustained, 2 + 2 / 1 + 1",
-        (1, 0),
-        |m| Some(m.sustained_per_s),
+        (2, 1),
+        sustained,
         Some(Aim::AtLeast(0.9)),
     );
     Ok(outcome)

@@ -1,19 +1,23 @@
 //! All endpoints fail for 30 seconds and then recover.
+//!
+//! The bare loop tries nothing again, so none of its endpoints fails: it stands for what the machine needs for that load.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
-use super::{Finding, Outcome, Row};
+use super::Outcome;
 use crate::clock::{now_ns, seconds};
-use crate::figures::Spread;
 use crate::lab::Lab;
-use crate::load::{Load, once};
+use crate::load::{Load, Measure, once};
 use crate::subject::Tenants;
+use crate::subject::floor::{Floor, Shape};
 use crate::subject::postrider::Postrider;
 
 const FAILING: Duration = Duration::from_secs(30);
+const ENDPOINTS: u16 = 100;
+const PER_S: f64 = 500.0;
 /// The second retry comes after 5 minutes and a jitter.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(420);
 
@@ -24,10 +28,40 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     );
     let about = "100 endpoints, 500/s for 30 s, in which all fail; from then until everything is delivered";
     let mut outcome = Outcome::new("storm", about);
+    outcome.subjects(["bare loop, none fails", "postrider"].map(Into::into));
+    let floor = Floor::start(
+        lab,
+        Shape {
+            endpoints: ENDPOINTS,
+            ..Shape::BARE
+        },
+    )
+    .await?;
+    let load = Load {
+        quiet: RECOVERY_LIMIT,
+        ..Load::steady(PER_S, FAILING.as_secs_f64())
+    };
+    let mut recoveries = Vec::new();
+    for _ in 0..lab.rounds {
+        lab.rest().await?;
+        outcome.rows[0]
+            .rounds
+            .push(once(lab, &floor.target, &load).await?);
+        let (measured, recovery_s) = storm(lab, &load).await?;
+        outcome.rows[1].rounds.push(measured);
+        recoveries.push(recovery_s);
+    }
+    floor.stop().await?;
+    outcome.found("recovery to the last delivery, s", recoveries, None);
+    Ok(outcome)
+}
+
+/// One storm on a system of its own; also the seconds from the end of the failures to the last delivery.
+async fn storm(lab: &Lab, load: &Load) -> Result<(Measure, f64)> {
     let postrider = Postrider::start(lab, 1).await?;
     let base = lab.receiver.url("storm", 0);
     let tenants = Tenants {
-        apps: 100,
+        apps: usize::from(ENDPOINTS),
         endpoints: 1,
         one_type_each: false,
         limited: false,
@@ -35,33 +69,18 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let target = postrider
         .target(&tenants, |number| format!("{base}/{number}"))
         .await?;
-    let load = Load {
-        quiet: RECOVERY_LIMIT,
-        recorded: true,
-        ..Load::steady(500.0, FAILING.as_secs_f64())
-    };
+    lab.rest().await?;
     lab.receiver.storm(true).await?;
     let recover = async {
         sleep(FAILING).await;
         lab.receiver.storm(false).await?;
         anyhow::Ok(now_ns())
     };
-    let (measured, recovered_ns) = tokio::try_join!(once(lab, &target, &load), recover)?;
-    postrider.stop().await?;
+    let (measured, recovered_ns) = tokio::try_join!(once(lab, &target, load), recover)?;
+    postrider.stop(lab).await?;
     let last_ns = measured
         .groups
         .first()
         .map_or(recovered_ns, |group| group.last_ns);
-    let spread = Spread::of([seconds(recovered_ns, last_ns)]);
-    let finding = |spread| Finding {
-        what: "recovery to the last delivery, s".into(),
-        spread,
-        aim: None,
-    };
-    outcome.findings.extend(spread.map(finding));
-    outcome.rows.push(Row {
-        subject: "postrider".into(),
-        rounds: vec![measured],
-    });
-    Ok(outcome)
+    Ok((measured, seconds(recovered_ns, last_ns)))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Aim, Outcome, Row};
+use super::{Aim, Outcome};
 use crate::lab::{Lab, Receiver};
 use crate::load::{Load, once};
 use crate::subject::Tenants;
@@ -26,13 +26,8 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let about = "5,000 TLS hosts that answer in 200 ms, 500 applications of 10 endpoints, 1, 2 and 4 workers of 25 attempts in flight each";
     let mut outcome = Outcome::new("tls", about);
     Receiver::with_tls(lab, HOSTS).await?;
-    let port = lab.receiver.address.port() + 1;
-    outcome.rows = WORKERS
-        .map(|workers| Row {
-            subject: format!("postrider, {workers} workers"),
-            rounds: Vec::new(),
-        })
-        .into();
+    let port = lab.receiver.tls_port;
+    outcome.subjects(WORKERS.map(|workers| format!("postrider, {workers} workers")));
     for _ in 0..lab.rounds {
         for (row, workers) in WORKERS.into_iter().enumerate() {
             let postrider = Postrider::start_with(lab, workers, &[IN_FLIGHT]).await?;
@@ -61,9 +56,10 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
             outcome.rows[row]
                 .rounds
                 .push(once(lab, &target, &load(messages)).await?);
-            postrider.stop().await?;
+            postrider.stop(lab).await?;
         }
     }
+    Receiver::plain(lab).await?;
     let rate = |measure: &crate::load::Measure| Some(measure.delivered_per_s);
     outcome.ratio("2 workers / 1", (1, 0), rate, Some(Aim::AtLeast(1.9)));
     outcome.ratio("4 workers / 1", (2, 0), rate, Some(Aim::AtLeast(3.6)));

@@ -111,6 +111,16 @@ impl Postgres {
         Ok(self.url(name))
     }
 
+    /// Deletes a database, whoever is still connected to it.
+    pub(crate) async fn drop_database(&self, name: &str) -> Result<()> {
+        let mut connection = connect(&self.url("postgres")).await?;
+        connection
+            .execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
+            .await?;
+        connection.close().await?;
+        Ok(())
+    }
+
     /// Ends it in good order.
     pub(crate) async fn stop(self) -> Result<()> {
         self.process.stop_with(Signal::INT).await

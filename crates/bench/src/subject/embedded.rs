@@ -84,11 +84,7 @@ impl Embedded {
                 every_type: tenants.one_type_each && tenants.endpoints > 1,
                 run: unique_name("r"),
             },
-            fan_out: if tenants.one_type_each {
-                1
-            } else {
-                u64::try_from(tenants.endpoints).unwrap_or(1)
-            },
+            fan_out: tenants.fan_out(),
             record: Record::Api {
                 http: self.http.clone(),
                 endpoints: made.endpoints.clone(),

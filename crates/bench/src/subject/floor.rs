@@ -1,6 +1,6 @@
 //! The floors as processes.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use postrider_testkit::services::unique_name;
 
 use super::{Record, Target};
@@ -32,16 +32,52 @@ impl Shape {
     };
 }
 
+/// Both floors under the same load.
+pub(crate) struct Floors {
+    pub(crate) bare: Floor,
+    pub(crate) batched: Floor,
+}
+
+impl Floors {
+    /// Starts both for so many endpoints, with each message to `fan_out` of them.
+    pub(crate) async fn start(lab: &Lab, endpoints: usize, fan_out: u64) -> Result<Self> {
+        let shape = |shape| {
+            anyhow::Ok(Shape {
+                endpoints: u16::try_from(endpoints)?,
+                fan_out: u16::try_from(fan_out)?,
+                ..shape
+            })
+        };
+        Ok(Self {
+            bare: Floor::start(lab, shape(Shape::BARE)?).await?,
+            batched: Floor::start(lab, shape(Shape::BATCHED)?).await?,
+        })
+    }
+
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.bare.stop().await?;
+        self.batched.stop().await
+    }
+}
+
 pub(crate) struct Floor {
     pub(crate) target: Target,
     gateway: Process,
-    worker: Process,
+    worker: Option<Process>,
     queue: String,
     broker: String,
 }
 
 impl Floor {
+    /// Starts its gateway and its worker.
     pub(crate) async fn start(lab: &Lab, shape: Shape) -> Result<Self> {
+        let mut new = Self::start_idle(lab, shape).await?;
+        new.add_worker(lab)?;
+        Ok(new)
+    }
+
+    /// Starts its gateway alone: what it takes waits in the queue.
+    pub(crate) async fn start_idle(lab: &Lab, shape: Shape) -> Result<Self> {
         let name = if shape.batch == 1 {
             "bare loop".to_owned()
         } else {
@@ -50,24 +86,21 @@ impl Floor {
         let [gateway_name, worker_name] =
             ["gateway", "worker"].map(|role| format!("bare×{} {role}", shape.batch));
         let address = loopback()?;
-        let queue_name = unique_name("bench_floor");
-        let broker = format!("--broker={}", lab.services.rabbit.url());
-        let queue = format!("--queue={queue_name}");
+        let queue = unique_name("bench_floor");
+        let broker = lab.services.rabbit.url();
         let mut gateway = lab.start_own(
             &gateway_name,
             &[
                 "floor-gateway".into(),
                 format!("--listen={address}"),
-                broker.clone(),
-                queue.clone(),
+                format!("--broker={broker}"),
+                format!("--queue={queue}"),
                 format!("--batch={}", shape.batch),
                 format!("--endpoints={}", shape.endpoints),
                 format!("--fan-out={}", shape.fan_out),
             ],
         )?;
         gateway.listening(address, START_LIMIT).await?;
-        let url = format!("--url={}", lab.receiver.url("ok", 0));
-        let worker = lab.start_own(&worker_name, &["floor-worker".into(), broker, queue, url])?;
         let target = Target {
             name,
             processes: vec![gateway_name, worker_name],
@@ -79,15 +112,30 @@ impl Floor {
         Ok(Self {
             target,
             gateway,
-            worker,
-            queue: queue_name,
-            broker: lab.services.rabbit.url(),
+            worker: None,
+            queue,
+            broker,
         })
+    }
+
+    /// Starts its worker.
+    pub(crate) fn add_worker(&mut self, lab: &Lab) -> Result<()> {
+        let name = self.target.processes.last().context("a floor has a worker")?;
+        let args = [
+            "floor-worker".into(),
+            format!("--broker={}", self.broker),
+            format!("--queue={}", self.queue),
+            format!("--url={}", lab.receiver.url("ok", 0)),
+        ];
+        self.worker = Some(lab.start_own(name, &args)?);
+        Ok(())
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.gateway.stop().await?;
-        self.worker.stop().await?;
+        if let Some(worker) = self.worker {
+            worker.stop().await?;
+        }
         delete_queues(&self.broker, &[self.queue]).await
     }
 }

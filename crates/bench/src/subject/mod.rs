@@ -31,6 +31,16 @@ pub(crate) struct Target {
     pub(crate) record: Record,
 }
 
+impl Target {
+    /// The same, named after the load as well.
+    pub(crate) fn under(&self, what: &str) -> Self {
+        Self {
+            name: format!("{}, {what}", self.name),
+            ..self.clone()
+        }
+    }
+}
+
 /// Where it can be seen how many deliveries are on record.
 #[derive(Clone)]
 pub(crate) enum Record {

@@ -106,18 +106,15 @@ impl Postrider {
                 every_type: tenants.one_type_each && tenants.endpoints > 1,
                 run: unique_name("r"),
             },
-            fan_out: if tenants.one_type_each {
-                1
-            } else {
-                u64::try_from(tenants.endpoints).unwrap_or(1)
-            },
+            fan_out: tenants.fan_out(),
             record: Record::Postgres {
                 url: self.database.clone(),
             },
         }
     }
 
-    pub(crate) async fn stop(self) -> Result<()> {
+    /// Ends it and deletes what it kept, so that what was measured costs nothing later.
+    pub(crate) async fn stop(self, lab: &Lab) -> Result<()> {
         // The gateways first: what they accepted can still be delivered.
         for process in self.processes.into_iter().rev() {
             process.stop().await?;
@@ -127,7 +124,10 @@ impl Postrider {
         let queues: Vec<String> = queues
             .map(|queue| format!("{}.v1.{queue}", self.prefix))
             .collect();
-        delete_queues(&self.broker, &queues).await
+        delete_queues(&self.broker, &queues).await?;
+        lab.services.redis.flush().await?;
+        // The database has its name from the prefix.
+        lab.services.postgres.drop_database(&self.prefix).await
     }
 }
 

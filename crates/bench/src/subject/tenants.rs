@@ -43,6 +43,17 @@ impl Tenants {
         limited: true,
     };
 
+    /// Endpoints in all.
+    pub(crate) fn count(&self) -> usize {
+        self.apps * self.endpoints
+    }
+
+    /// Endpoints that each message goes to.
+    pub(crate) fn fan_out(&self) -> u64 {
+        let endpoints = if self.one_type_each { 1 } else { self.endpoints };
+        u64::try_from(endpoints).unwrap_or(u64::MAX)
+    }
+
     /// Makes them through the management API; `url` is asked for the address of each endpoint by its number.
     pub(crate) async fn make(&self, http: &Http, url: impl Fn(usize) -> String) -> Result<Made> {
         ensure!(

@@ -1,8 +1,8 @@
 //! When a batch of the journal waits to fill.
 //!
 //! A large batch costs the store a fraction of what small ones do, and a message and its outcome that meet in one are
-//! written once. So while much comes a batch waits a moment, unless somebody waits for one of its records. While little
-//! comes nothing waits.
+//! written once. So from some fifty messages a second on a batch waits a moment, unless somebody waits for one of its
+//! records. While less comes nothing waits.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 /// How long a batch may wait. Far less than what a read of a message that was just sent waits for its record.
 pub(crate) const WAIT: Duration = Duration::from_millis(30);
-/// Records a second from which on a batch waits. Below it a batch would gain too little.
-const FROM_RATE: f64 = 400.0;
+/// Records a second, two for most messages, from which on a batch waits: to gain, it must get more than one message.
+const FROM_RATE: f64 = 100.0;
 
 /// The last batch: when it began, and its records.
 #[derive(Debug, Default)]
@@ -59,11 +59,11 @@ mod tests {
         let after = |millis| began + Duration::from_millis(millis);
         assert!(!Pace::default().is_busy(began), "nothing came yet");
         let pace = Pace::after(began, 40);
-        assert!(pace.is_busy(after(90)));
-        assert!(!pace.is_busy(after(110)));
+        assert!(pace.is_busy(after(390)));
+        assert!(!pace.is_busy(after(410)));
         assert!(
-            !Pace::after(began, 2).is_busy(after(10)),
-            "one request and its outcome at a time"
+            !Pace::after(began, 2).is_busy(after(30)),
+            "one request and its outcome at a time, each waiting for its record"
         );
     }
 }

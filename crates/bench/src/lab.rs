@@ -21,7 +21,7 @@ pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 const REST_CORES: f64 = 0.05;
 /// How long to wait for that.
 const REST_LIMIT: Duration = Duration::from_secs(20);
-const REST_LIMIT_QUICK: Duration = Duration::from_secs(2);
+const REST_LIMIT_QUICK: Duration = Duration::from_millis(1_500);
 const REST_LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) struct Lab {
@@ -106,7 +106,7 @@ impl Lab {
     }
 
     /// Waits until the children do next to nothing (checkpoints, vacuum, compaction of what was before), for 20 s at
-    /// most; with `--quick` 2 s.
+    /// most; with `--quick` 1.5 s.
     pub(crate) async fn rest(&self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + if self.quick { REST_LIMIT_QUICK } else { REST_LIMIT };
         loop {

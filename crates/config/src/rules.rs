@@ -130,6 +130,11 @@ impl Config {
             retention.payload_days <= retention.log_days,
         );
         at_most(
+            "delivery.max_in_flight",
+            "delivery.max_held",
+            delivery.max_in_flight <= delivery.max_held,
+        );
+        at_most(
             "broker.envelope_max_bytes",
             "delivery.max_held_bytes",
             broker.envelope_max_bytes <= delivery.max_held_bytes,
@@ -287,6 +292,11 @@ mod tests {
             &[("delivery.retry_schedule", "5s,8d")],
             Roles::ALL,
             "each 1s to 7d",
+        );
+        refuses(
+            &[("delivery.max_in_flight", "5001")],
+            Roles::ALL,
+            "`delivery.max_in_flight` must not be more than `delivery.max_held`",
         );
         refuses(&[("broker.shards", "0")], Roles::ALL, "1 to 256");
         refuses(&[("broker.prefix", "a b")], Roles::ALL, "letters, digits");

@@ -80,7 +80,7 @@ impl Default for Settings {
         Self {
             shards: 4,
             prefetch: 64,
-            held_jobs_max: 20_000,
+            held_jobs_max: 5_000,
             held_bytes_max: 256 * 1024 * 1024,
             slots: 4_096,
             host_slots: 256,

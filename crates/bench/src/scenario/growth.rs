@@ -2,7 +2,8 @@
 //! within its limits.
 //!
 //! Each size has a system of its own in each round, so that sizes take turns and nothing of one is left for the next. What
-//! is measured is added to what was there.
+//! is measured is added to what was there. The bare loop is measured beside each size, and what sizes are compared by is the
+//! ratio to it: minutes of filling, or of anything else, slow some machines down.
 
 use anyhow::{Result, ensure};
 
@@ -65,35 +66,31 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     );
     let about = "64 producers, closed loop, 1 KiB: with 10⁴, 10⁵ and 10⁶ messages on record, then with 10, 10³ and 10⁵ endpoints";
     let mut outcome = Outcome::new("growth", about);
-    let names = SIZES.iter().map(|size| format!("postrider, {}", size.name));
-    outcome.subjects(["bare loop".to_owned()].into_iter().chain(names));
+    for size in &SIZES {
+        outcome.subjects(["bare loop", "postrider"].map(|subject| format!("{subject}, {}", size.name)));
+    }
     let floor = Floor::start(lab, Shape::BARE).await?;
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
     let mut at_rest = Vec::new();
     for _ in 0..lab.rounds {
-        outcome.rows[0]
-            .rounds
-            .push(measure(lab, &floor.target, &load).await?);
-        for (size, row) in SIZES.iter().zip(&mut outcome.rows[1..]) {
-            let (measured, after) = round(lab, size, &load).await?;
-            row.rounds.push(measured);
+        for (size, rows) in SIZES.iter().zip(outcome.rows.chunks_exact_mut(2)) {
+            let (measured, after) = round(lab, size, &floor, &load).await?;
+            for (row, measured) in rows.iter_mut().zip(measured) {
+                row.rounds.push(measured);
+            }
             if size.endpoints == SIZES[SIZES.len() - 1].endpoints {
                 at_rest.push(after);
             }
         }
     }
     floor.stop().await?;
-    let rate = |measure: &Measure| Some(measure.sustained_per_s);
-    let aim = Some(Aim::AtLeast(0.9));
-    outcome.ratio("sustained, 10⁴ recorded / bare loop", (1, 0), rate, None);
-    outcome.ratio("sustained, 10⁶ / 10⁴ recorded", (3, 1), rate, aim);
-    outcome.ratio("sustained, 10⁵ / 10 endpoints", (6, 4), rate, aim);
+    rates(&mut outcome);
     memory(&mut outcome, &at_rest);
     Ok(outcome)
 }
 
-/// A system of this size under load, and what its processes hold when they rest after it.
-async fn round(lab: &Lab, size: &Size, load: &Load) -> Result<(Measure, usage::Table)> {
+/// The bare loop and a system of this size under load, and what its processes hold when they rest after it.
+async fn round(lab: &Lab, size: &Size, floor: &Floor, load: &Load) -> Result<([Measure; 2], usage::Table)> {
     let postrider = Postrider::start(lab, 1).await?;
     let base = lab.receiver.url("ok", 0);
     let target = postrider
@@ -104,12 +101,13 @@ async fn round(lab: &Lab, size: &Size, load: &Load) -> Result<(Measure, usage::T
     if size.before < WARM_UP {
         fill(lab, &target, WARM_UP).await?;
     }
+    let bare = measure(lab, &floor.target, load).await?;
     lab.rest().await?;
     let measured = once(lab, &target, load).await?;
     lab.rest().await?;
     let at_rest = usage::children(&lab.names.get())?;
     postrider.stop(lab).await?;
-    Ok((measured, at_rest))
+    Ok(([bare, measured], at_rest))
 }
 
 async fn fill(lab: &Lab, target: &Target, messages: u64) -> Result<()> {
@@ -127,6 +125,20 @@ async fn fill(lab: &Lab, target: &Target, messages: u64) -> Result<()> {
     Ok(())
 }
 
+/// Each size against the bare loop beside it, and the largest against the smallest of its kind.
+fn rates(outcome: &mut Outcome) {
+    let sustained = |measure: &Measure| Some(measure.sustained_per_s);
+    for (place, size) in SIZES.iter().enumerate() {
+        let what = format!("sustained / bare loop, {}", size.name);
+        outcome.ratio(&what, (place * 2 + 1, place * 2), sustained, None);
+    }
+    for [large, small] in [[2, 0], [5, 3]] {
+        let what = format!("the same, {} / {}", SIZES[large].name, SIZES[small].name);
+        let rows = |place: usize| [place * 2 + 1, place * 2];
+        outcome.compare(&what, rows(large), rows(small), Aim::AtLeast(0.9));
+    }
+}
+
 /// What each role holds with all endpoints configured: at the peak of the load on them, and at rest after it.
 fn memory(outcome: &mut Outcome, at_rest: &[usage::Table]) {
     for role in ROLES {
@@ -134,7 +146,7 @@ fn memory(outcome: &mut Outcome, at_rest: &[usage::Table]) {
         let aim = (role != "ledger").then_some(Aim::AtMost(MEMORY_MAX_MIB));
         let what = |when: &str| format!("{role}'s memory with 10⁵ endpoints, {when}, MiB");
         let peak = |measure: &Measure| measure.rss_peak_mib.get(role).copied();
-        outcome.finding(&what("peak"), SIZES.len(), peak, aim);
+        outcome.finding(&what("peak"), SIZES.len() * 2 - 1, peak, aim);
         let held = at_rest
             .iter()
             .filter_map(|table| table.get(role))

@@ -167,11 +167,29 @@ impl Outcome {
         (over, under): (usize, impl Fn(&Measure) -> Option<f64>),
         aim: Option<Aim>,
     ) {
+        self.found(what, self.over((row, of), (over, under)), aim);
+    }
+
+    /// A figure of each round of a row over one of another row.
+    fn over(
+        &self,
+        (row, of): (usize, impl Fn(&Measure) -> Option<f64>),
+        (over, under): (usize, impl Fn(&Measure) -> Option<f64>),
+    ) -> Vec<f64> {
         let ratio = |(a, b): (&Measure, &Measure)| Some(of(a)? / under(b).filter(|under| *under > 0.0)?);
         let rows = self.rows.get(row).zip(self.rows.get(over));
         let pairs = rows.map(|(row, over)| row.rounds.iter().zip(&over.rounds));
-        let figures: Vec<f64> = pairs.into_iter().flatten().filter_map(ratio).collect();
-        self.found(what, figures, aim);
+        pairs.into_iter().flatten().filter_map(ratio).collect()
+    }
+
+    /// Compares the rates of two rows, each by its ratio to the bare loop's rate that was measured beside it: minutes of load
+    /// slow some machines down.
+    fn compare(&mut self, what: &str, [row, beside]: [usize; 2], [over, over_beside]: [usize; 2], aim: Aim) {
+        let sustained = |measure: &Measure| Some(measure.sustained_per_s);
+        let rounds = self.over((row, sustained), (beside, sustained)).into_iter();
+        let others = self.over((over, sustained), (over_beside, sustained));
+        let ratios: Vec<f64> = rounds.zip(others).map(|(row, over)| row / over).collect();
+        self.found(what, ratios, Some(aim));
     }
 
     /// Notes figures, or that there are none for an aim.

@@ -18,7 +18,14 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     );
     let about = "64 producers, closed loop, 1 KiB, 10 endpoints: one gateway and worker, then a second of each is added";
     let mut outcome = Outcome::new("processes", about);
-    outcome.subjects(["bare loop, 1 + 1", "postrider, 1 + 1", "postrider, 2 + 2"].map(Into::into));
+    for row in [
+        "bare loop",
+        "postrider, 1 + 1",
+        "bare loop again",
+        "postrider, 2 + 2",
+    ] {
+        outcome.subjects([row.to_owned()]);
+    }
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
     let floor = Floor::start(
         lab,
@@ -29,9 +36,6 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     )
     .await?;
     for _ in 0..lab.rounds {
-        outcome.rows[0]
-            .rounds
-            .push(measure(lab, &floor.target, &load).await?);
         let mut postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);
         let tenants = Tenants {
@@ -43,25 +47,22 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         let made = tenants
             .make(&postrider.http, |number| format!("{base}/{number}"))
             .await?;
-        for (index, row) in outcome.rows[1..].iter_mut().enumerate() {
+        for (index, rows) in outcome.rows.chunks_exact_mut(2).enumerate() {
+            rows[0].rounds.push(measure(lab, &floor.target, &load).await?);
             if index > 0 {
                 // Beside those that run: none is restarted.
                 postrider.add(lab, "worker").await?;
                 postrider.add(lab, "gateway").await?;
             }
             let target = postrider.target_of(&tenants, &made);
-            row.rounds.push(measure(lab, &target, &load).await?);
+            rows[1].rounds.push(measure(lab, &target, &load).await?);
         }
         postrider.stop(lab).await?;
     }
     floor.stop().await?;
     let sustained = |measure: &Measure| Some(measure.sustained_per_s);
     outcome.ratio("sustained, 1 + 1 / bare loop", (1, 0), sustained, None);
-    outcome.ratio(
-        "sustained, 2 + 2 / 1 + 1",
-        (2, 1),
-        sustained,
-        Some(Aim::AtLeast(0.9)),
-    );
+    outcome.ratio("sustained, 2 + 2 / bare loop", (3, 2), sustained, None);
+    outcome.compare("the same, 2 + 2 / 1 + 1", [3, 2], [1, 0], Aim::AtLeast(0.9));
     Ok(outcome)
 }

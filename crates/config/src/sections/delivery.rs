@@ -40,8 +40,9 @@ settings! {
             Items(20, Between(Period::secs(1), Period::days(7)));
         /// Attempts in flight, per worker.
         max_in_flight: usize = 4_096, Between(1, 100_000);
-        /// Deliveries held, tried or waiting for their turn, per worker.
-        max_held: usize = 20_000, Between(1, 1_000_000);
+        /// Deliveries held, tried or waiting for their turn, per worker; the others wait in the broker. With more than a
+        /// worker starts within `queue_max_wait`, what is behind goes to the store, which is slower.
+        max_held: usize = 5_000, Between(1, 1_000_000);
         /// Bytes of frames held, per worker.
         max_held_bytes: ByteSize = ByteSize::mib(256), Between(ByteSize::mib(16), ByteSize::mib(65_536));
         /// Attempts in flight to one host, per worker; slow endpoints share a quarter of it.

@@ -61,7 +61,7 @@ pub(super) async fn size(lab: &mut Lab, name: &str, bytes: usize) -> Result<Outc
 }
 
 async fn saturation(lab: &Lab, mut outcome: Outcome, tenants: &Tenants) -> Result<Outcome> {
-    let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
+    let load = Load::saturating(if lab.quick { 2.0 } else { 10.0 });
     let aims = Aims {
         sustained: Some(Aim::AtLeast(1.2)),
         burst: Some(Aim::AtLeast(1.5)),

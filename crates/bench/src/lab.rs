@@ -201,18 +201,9 @@ impl Receiver {
         )?)
     }
 
-    /// Replaces it by one with TLS hosts as well.
-    pub(crate) async fn with_tls(lab: &mut Lab, hosts: u16) -> Result<()> {
-        Self::replace(lab, hosts).await
-    }
-
-    /// Replaces it by one without TLS hosts.
-    pub(crate) async fn plain(lab: &mut Lab) -> Result<()> {
-        Self::replace(lab, 0).await
-    }
-
-    async fn replace(lab: &mut Lab, hosts: u16) -> Result<()> {
-        let new = Self::start(&lab.names, &lab.own, lab.dir.path(), hosts).await?;
+    /// Replaces it by one with so many TLS hosts.
+    pub(crate) async fn restart(lab: &mut Lab, tls_hosts: u16) -> Result<()> {
+        let new = Self::start(&lab.names, &lab.own, lab.dir.path(), tls_hosts).await?;
         std::mem::replace(&mut lab.receiver, new).process.stop().await
     }
 }

@@ -57,8 +57,8 @@ impl Process {
         let mut command = match find_binary("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
-                // SIGQUIT makes Postgres end at once with its children; the others do not catch it.
-                command.arg("--pdeathsig=QUIT");
+                // Not a signal that a shell's background jobs ignore. Postgres' children end when they miss their parent.
+                command.arg("--pdeathsig=KILL");
                 if let Some(user) = start.user {
                     command
                         .args([format!("--reuid={user}"), format!("--regid={user}")])

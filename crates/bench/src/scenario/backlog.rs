@@ -25,10 +25,6 @@ const QUIET: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the backlog scenario needs the `postrider` binary"
-    );
     let wanted = if lab.quick { DELIVERIES_QUICK } else { DELIVERIES };
     let about = format!(
         "{wanted} deliveries (fan-out 10, 1 KiB) are accepted with no worker; then one worker starts"

@@ -22,10 +22,6 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the embedded scenario needs the `postrider` binary"
-    );
     let about =
         "one process, embedded store, against the floors on RabbitMQ: 64 producers, then 100/s, 1 KiB";
     let mut outcome = Outcome::new("embedded", about);

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::{Aim, Outcome, ROLES};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, measure, once};
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
 use crate::subject::{Target, Tenants};
 use crate::usage;
@@ -60,16 +60,12 @@ impl Size {
 }
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the growth scenario needs the `postrider` binary"
-    );
     let about = "64 producers, closed loop, 1 KiB: with 10⁴, 10⁵ and 10⁶ messages on record, then with 10, 10³ and 10⁵ endpoints";
     let mut outcome = Outcome::new("growth", about);
     for size in &SIZES {
         outcome.subjects(["bare loop", "postrider"].map(|subject| format!("{subject}, {}", size.name)));
     }
-    let floor = Floor::start(lab, Shape::BARE).await?;
+    let floor = Floor::bare(lab, 1).await?;
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
     let mut at_rest = Vec::new();
     for _ in 0..lab.rounds {

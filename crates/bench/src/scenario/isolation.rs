@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{Aim, Outcome};
 use crate::clock::seconds;
@@ -15,7 +15,7 @@ use crate::figures::figure;
 use crate::lab::Lab;
 use crate::load::{Load, Measure, once};
 use crate::subject::Tenants;
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
 
 const ENDPOINTS: u16 = 100;
@@ -70,24 +70,13 @@ impl Case {
 }
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the isolation scenario needs the `postrider` binary"
-    );
     let about = "100 endpoints at 5/s each, of which none, 1, 20 and again none hang for 15 s, then saturated; figures of the healthy ones";
     let mut outcome = Outcome::new("isolation", about);
     // What hangs does not count as delivered.
     outcome.all_due = false;
     let names = CASES.iter().map(|case| format!("postrider, {}", case.name));
     outcome.subjects(["bare loop, none hung".to_owned()].into_iter().chain(names));
-    let floor = Floor::start(
-        lab,
-        Shape {
-            endpoints: ENDPOINTS,
-            ..Shape::BARE
-        },
-    )
-    .await?;
+    let floor = Floor::bare(lab, ENDPOINTS).await?;
     for _ in 0..lab.rounds {
         lab.rest().await?;
         let measured = once(lab, &floor.target, &CASES[0].load(lab)).await?;

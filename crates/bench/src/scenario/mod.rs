@@ -13,7 +13,7 @@ mod soak;
 mod storm;
 mod tls;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::figures::Spread;
@@ -42,11 +42,25 @@ pub(crate) const NAMES: [&str; 14] = [
 /// Those that `--quick` runs.
 pub(crate) const QUICK: [&str; 4] = ["saturation-1", "fan-out-10", "latency", "embedded"];
 
+/// Those that tell something without the binary: of the floors.
+const OF_THE_FLOORS: [&str; 6] = [
+    "saturation-1",
+    "saturation-1000",
+    "fan-out-10",
+    "latency",
+    "size-10k",
+    "size-256k",
+];
+
 /// The names of Postrider's processes, scaled out.
 const ROLES: [&str; 3] = ["gateway", "worker", "ledger"];
 
 /// Runs a scenario.
 pub(crate) async fn run(lab: &mut Lab, name: &str) -> Result<Outcome> {
+    ensure!(
+        lab.postrider.is_some() || OF_THE_FLOORS.contains(&name),
+        "it needs the `postrider` binary: build it beside this program, or name one with `--postrider`"
+    );
     match name {
         "saturation-1" => Box::pin(rates::one_endpoint(lab)).await,
         "saturation-1000" => Box::pin(rates::thousand_endpoints(lab)).await,
@@ -76,7 +90,7 @@ pub(crate) struct Outcome {
     pub(crate) findings: Vec<Finding>,
     /// Aims without a figure.
     pub(crate) unmeasured: Vec<String>,
-    /// Whether everything that was accepted is due to arrive, and to every subject.
+    /// Whether everything that was accepted is due to arrive while it is measured.
     pub(crate) all_due: bool,
 }
 

@@ -1,21 +1,17 @@
 //! A second gateway and worker on the same two cores, added while the first ones run.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{Aim, Outcome};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, measure};
 use crate::subject::Tenants;
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
 
 const ENDPOINTS: u16 = 10;
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the processes scenario needs the `postrider` binary"
-    );
     let about = "64 producers, closed loop, 1 KiB, 10 endpoints: one gateway and worker, then a second of each is added";
     let mut outcome = Outcome::new("processes", about);
     for row in [
@@ -27,14 +23,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
         outcome.subjects([row.to_owned()]);
     }
     let load = Load::saturating(if lab.quick { 2.5 } else { 10.0 });
-    let floor = Floor::start(
-        lab,
-        Shape {
-            endpoints: ENDPOINTS,
-            ..Shape::BARE
-        },
-    )
-    .await?;
+    let floor = Floor::bare(lab, ENDPOINTS).await?;
     for _ in 0..lab.rounds {
         let mut postrider = Postrider::start(lab, 1).await?;
         let base = lab.receiver.url("ok", 0);

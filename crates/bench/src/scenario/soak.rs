@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::time::Instant;
 
 use super::{Aim, Outcome, ROLES};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, Peaks, measure, once};
 use crate::subject::Tenants;
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
 
 const ENDPOINTS: u16 = 100;
@@ -21,23 +21,12 @@ const MINUTE_QUICK: Duration = Duration::from_secs(3);
 const SERVICES: [&str; 3] = ["broker", "redis", "postgres"];
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the soak scenario needs the `postrider` binary"
-    );
     let minute = if lab.quick { MINUTE_QUICK } else { MINUTE };
     let about =
         "64 producers, closed loop, 1 KiB, 100 endpoints, ten minutes (once), after the bare loop for one";
     let mut outcome = Outcome::new("soak", about);
     outcome.subjects(["bare loop", "postrider"].map(Into::into));
-    let floor = Floor::start(
-        lab,
-        Shape {
-            endpoints: ENDPOINTS,
-            ..Shape::BARE
-        },
-    )
-    .await?;
+    let floor = Floor::bare(lab, ENDPOINTS).await?;
     let load = Load::saturating(minute.as_secs_f64());
     outcome.rows[0]
         .rounds

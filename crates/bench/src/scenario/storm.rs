@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tokio::time::sleep;
 
 use super::Outcome;
@@ -12,7 +12,7 @@ use crate::clock::{now_ns, seconds};
 use crate::lab::Lab;
 use crate::load::{Load, Measure, once};
 use crate::subject::Tenants;
-use crate::subject::floor::{Floor, Shape};
+use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
 
 const FAILING: Duration = Duration::from_secs(30);
@@ -22,21 +22,10 @@ const PER_S: f64 = 500.0;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(420);
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the storm scenario needs the `postrider` binary"
-    );
     let about = "100 endpoints, 500/s for 30 s, in which all fail; from then until everything is delivered";
     let mut outcome = Outcome::new("storm", about);
     outcome.subjects(["bare loop, none fails", "postrider"].map(Into::into));
-    let floor = Floor::start(
-        lab,
-        Shape {
-            endpoints: ENDPOINTS,
-            ..Shape::BARE
-        },
-    )
-    .await?;
+    let floor = Floor::bare(lab, ENDPOINTS).await?;
     let load = Load {
         quiet: RECOVERY_LIMIT,
         ..Load::steady(PER_S, FAILING.as_secs_f64())

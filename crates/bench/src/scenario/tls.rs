@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{Aim, Outcome};
 use crate::lab::{Lab, Receiver};
@@ -19,13 +19,9 @@ const EACH: u64 = 3_000;
 const WORKERS: [usize; 3] = [1, 2, 4];
 
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
-    ensure!(
-        lab.postrider.is_some(),
-        "the TLS scenario needs the `postrider` binary"
-    );
     let about = "5,000 TLS hosts that answer in 200 ms, 500 applications of 10 endpoints, 1, 2 and 4 workers of 25 attempts in flight each";
     let mut outcome = Outcome::new("tls", about);
-    Receiver::with_tls(lab, HOSTS).await?;
+    Receiver::restart(lab, HOSTS).await?;
     let port = lab.receiver.tls_port;
     outcome.subjects(WORKERS.map(|workers| format!("postrider, {workers} workers")));
     for _ in 0..lab.rounds {
@@ -59,7 +55,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
             postrider.stop(lab).await?;
         }
     }
-    Receiver::plain(lab).await?;
+    Receiver::restart(lab, 0).await?;
     let rate = |measure: &crate::load::Measure| Some(measure.delivered_per_s);
     outcome.ratio("2 workers / 1", (1, 0), rate, Some(Aim::AtLeast(1.9)));
     outcome.ratio("4 workers / 1", (2, 0), rate, Some(Aim::AtLeast(3.6)));

@@ -69,6 +69,15 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
+    /// Starts the bare loop for so many endpoints, each message to one of them.
+    pub(crate) async fn bare(lab: &Lab, endpoints: u16) -> Result<Self> {
+        let shape = Shape {
+            endpoints,
+            ..Shape::BARE
+        };
+        Self::start(lab, shape).await
+    }
+
     /// Starts its gateway and its worker.
     pub(crate) async fn start(lab: &Lab, shape: Shape) -> Result<Self> {
         let mut new = Self::start_idle(lab, shape).await?;

@@ -146,8 +146,8 @@ PIPELINE = dashboard(
             panel("Reconnects", "Connections that had to be made again.", [("sum by (service) (increase(postrider_reconnects_total[$__rate_interval]))", "{{service}}")]),
         ]),
         ("Worker", [
-            panel("In flight and held", "Attempts under way, and deliveries that have not started.",
-                  [("sum(postrider_attempts_in_flight)", "in flight"), ("sum(postrider_deliveries_queued)", "held")]),
+            panel("In flight and waiting", "Attempts under way, and deliveries that have not started.",
+                  [("sum(postrider_attempts_in_flight)", "in flight"), ("sum(postrider_deliveries_queued)", "waiting")]),
             panel("Deferred to the store", "By reason.", [(rate("postrider_deliveries_deferred_total", "reason"), "{{reason}}")], "ops", stack=True),
             panel("Our own failures", "They do not count against the endpoint.", [(rate("postrider_our_failures_total", "stage"), "{{stage}}")], "ops"),
         ]),
@@ -177,7 +177,7 @@ CAPACITY = dashboard(
     [
         ("Workers", [
             panel("Attempts in flight by worker", "The limit is delivery.max_in_flight, 4,096 by default.", [("postrider_attempts_in_flight", "{{instance}}")]),
-            panel("Deliveries held by worker", "The limit is delivery.max_held, 5,000 by default.", [("postrider_deliveries_queued", "{{instance}}")]),
+            panel("Deliveries held by worker", "In flight or waiting for their turn. The limit is delivery.max_held, 5,000 by default.", [("postrider_attempts_in_flight + postrider_deliveries_queued", "{{instance}}")]),
             panel("Attempts by worker", "Are they evenly loaded?", [(rate(ALL, "instance"), "{{instance}}")], "ops"),
         ]),
         ("Envelopes", [

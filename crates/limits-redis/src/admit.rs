@@ -72,6 +72,7 @@ async fn claim_free(
             version: known[versions[&request.app]],
             quota_wait: None,
             claims: vec![ClaimAnswer::Claimed],
+            has_forgotten: false,
         })
     };
     Ok(batch.iter().map(made).collect())
@@ -155,6 +156,8 @@ fn read_admission(claims: usize, values: &mut IntoIter<Value>) -> RedisResult<Ad
         version,
         quota_wait,
         claims,
+        // What a full server drops it does not tell.
+        has_forgotten: false,
     })
 }
 

@@ -1,8 +1,8 @@
 //! A bounded map whose entries expire: sharded, swept a little with every write, never all at once.
 //!
 //! Each key that a shard holds is in its queue exactly once. A write looks at a few of the oldest: what expired
-//! goes, what lives returns to the end. A full shard drops the oldest, alive or not: all that is kept here may
-//! be lost (see the crate's documentation).
+//! goes, what lives returns to the end. A full shard drops what it looks at, alive or not: all that is kept here may
+//! be lost (see the crate's documentation). It tells so until the last of that would have expired.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -23,6 +23,8 @@ pub(crate) struct Shard<K, V> {
     map: HashMap<K, Entry<V>>,
     queue: VecDeque<K>,
     limit: usize,
+    /// When the last of what was dropped alive would have expired.
+    dropped_until: u64,
 }
 
 struct Entry<V> {
@@ -38,6 +40,7 @@ impl<K: Eq + Hash + Copy, V> Expiring<K, V> {
                 map: HashMap::new(),
                 queue: VecDeque::new(),
                 limit: limit.max(1),
+                dropped_until: 0,
             })
         };
         Self {
@@ -98,12 +101,19 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
         }
     }
 
+    /// Whether something that was put here and has not expired is missing.
+    pub(crate) fn has_forgotten(&self, now: u64) -> bool {
+        self.dropped_until > now
+    }
+
     fn sweep(&mut self, now: u64) {
         for _ in 0..SWEPT {
             let Some(key) = self.queue.pop_front() else { return };
             let full = self.map.len() > self.limit;
-            if full || self.map.get(&key).is_none_or(|entry| entry.expires <= now) {
+            let expires = self.map.get(&key).map_or(0, |entry| entry.expires);
+            if full || expires <= now {
                 self.map.remove(&key);
+                self.dropped_until = self.dropped_until.max(expires);
             } else {
                 self.queue.push_back(key);
             }
@@ -125,6 +135,7 @@ mod tests {
             map.lock(&0).put(key, key, 100, 20);
         }
         let shard = map.lock(&0);
+        assert!(!shard.has_forgotten(20), "nothing was dropped alive");
         assert!(shard.map.len() <= 301, "{} entries", shard.map.len());
         assert_eq!(shard.map.len(), shard.queue.len());
         assert_eq!(shard.get(&3, 20), None);
@@ -132,15 +143,18 @@ mod tests {
     }
 
     #[test]
-    fn a_full_shard_drops_an_old_entry() {
+    fn a_full_shard_drops_an_entry_and_tells_so_while_it_would_live() {
         let map = Expiring::new(1, 8);
         for key in 0..100_u64 {
-            map.lock(&0).put(key, (), u64::MAX, 0);
+            map.lock(&0).put(key, (), 1_000 + key, 0);
             let shard = map.lock(&0);
             assert!(shard.map.len() <= 8);
             assert_eq!(shard.map.len(), shard.queue.len());
+            assert_eq!(shard.has_forgotten(0), key >= 8, "{key}");
         }
-        assert!(map.lock(&0).get(&99, 0).is_some());
+        let shard = map.lock(&0);
+        assert!(shard.get(&99, 0).is_some());
+        assert!(shard.has_forgotten(1_000) && !shard.has_forgotten(1_100));
     }
 
     #[test]

@@ -128,10 +128,14 @@ impl InProcess {
                     version,
                     quota_wait,
                     claims: skipped(),
+                    has_forgotten: false,
                 };
             }
         };
-        let (claims, made) = claim_all(&mut self.claims.lock(&request.app), &request.claims, now);
+        let mut shard = self.claims.lock(&request.app);
+        let (claims, made) = claim_all(&mut shard, &request.claims, now);
+        let has_forgotten = shard.has_forgotten(now);
+        drop(shard);
         if let (true, Some(tat)) = (made, taken) {
             app.tat = tat;
             apps.put(request.app, app, app.expires(), now);
@@ -140,6 +144,7 @@ impl InProcess {
             version,
             quota_wait: None,
             claims,
+            has_forgotten,
         }
     }
 }

@@ -75,6 +75,9 @@ pub struct Admission {
     pub quota_wait: Option<Duration>,
     /// One answer a claim, in order. All or none are made: when one is held, the others are not.
     pub claims: Vec<ClaimAnswer>,
+    /// There were so many claims that some were forgotten before their time: a key that is answered
+    /// [`ClaimAnswer::Claimed`] may be an earlier request's.
+    pub has_forgotten: bool,
 }
 
 /// The answer to a [`ClaimRequest`].

@@ -20,7 +20,7 @@ pub use serving::{Ingest, Log, Metrics, Server, Traces};
 settings! {
     /// Every setting of a process.
     Config in "" {
-        /// Address and port of the API and the console. `--listen` on the command line.
+        /// Address and port of the API, its documentation (`/docs`) and the health checks. `--listen` on the command line.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)), Any;
         /// Directory of the embedded store and of the secrets key made at the first start; made when missing.
         /// `--data-dir` on the command line.

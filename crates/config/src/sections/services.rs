@@ -22,7 +22,7 @@ settings! {
         prefix: String = "postrider".to_owned(), Name;
         /// Time for connecting and for declaring a queue.
         connect_timeout: Period = Period::secs(10), Between(Period::millis(100), Period::secs(60));
-        /// Time until a published frame is confirmed; the publisher counts it as failed after it.
+        /// Time until RabbitMQ confirms a published frame; the publisher counts it as failed after it.
         publish_timeout: Period = Period::secs(5), Between(Period::millis(100), Period::secs(60));
         /// Frames published and not yet confirmed, per process.
         publish_window: usize = 128, Between(1, 10_000);
@@ -38,7 +38,7 @@ settings! {
 settings! {
     /// Redis or Valkey, for what several processes share.
     Redis in "redis" {
-        /// `redis://` or `rediss://` URL; several separated by commas, or `redis+cluster://`, are nodes of a
+        /// `redis://` or `rediss://` URL; several separated by commas, or `redis+cluster://` and `rediss+cluster://`, are nodes of a
         /// cluster. Without it the limits are kept in the process.
         url: Option<RedactedUrl> = None, Any;
         /// What all keys start with. Every process must have the same.

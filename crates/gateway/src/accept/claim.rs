@@ -3,7 +3,7 @@
 //! All claims of a request are made in one trip, all or none. A held key decides: the same request finished is
 //! answered again; the same request in progress is waited for; a message whose event id is another's is left out and the
 //! rest is claimed again. In the embedded set-up finished claims are also in the store, and are looked for there until
-//! all that were made before this process started have ended.
+//! all that were made before this process started have ended, and while the limits have forgotten some.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use postrider_model::{AppId, MessageId, UnixMillis};
 use tokio::time::Instant;
 
 use super::claimed::{Claimed, Fate, Made, give_up};
-use super::earlier::{persisted, recall};
+use super::earlier::{forgotten_key, persisted, recall};
 use super::{Draft, Request};
 use crate::error::Error;
 use crate::idempotency::{PENDING_TTL, POLL, TTL, WAIT, digest, event_id_hash, in_progress, reused};
@@ -36,7 +36,12 @@ pub(crate) async fn claim(
         }
         match claimer.read(&wanted, &admission, Instant::now() >= deadline)? {
             // A request that is refused leaves no claim behind: its key may be used again.
-            Step::Again if claimer.is_refused() => return Ok(claimer.claimed(Vec::new(), None, true)),
+            Step::Again if claimer.is_refused() => {
+                if admission.has_forgotten && !api.broker.is_durable() {
+                    Box::pin(forgotten_key(api, &mut claimer)).await?;
+                }
+                return Ok(claimer.claimed(Vec::new(), None, true));
+            }
             Step::Again => {}
             Step::GiveUpAndAgain(made) => give_up(api, app, &made).await,
             Step::Wait => tokio::time::sleep(POLL).await,
@@ -50,7 +55,8 @@ pub(crate) async fn claim(
                     return Ok(claimed);
                 }
                 // Boxed, here and above, since the future of a request should stay small.
-                return Box::pin(persisted(api, claimed, &mut claimer)).await;
+                let forgotten = admission.has_forgotten;
+                return Box::pin(persisted(api, claimed, &mut claimer, forgotten)).await;
             }
         }
     }

@@ -1,5 +1,5 @@
 //! What an earlier request with the same keys had become, when the limits alone do not tell: of a repeated batch, and in
-//! the embedded set-up of requests to a process before this one.
+//! the embedded set-up of requests to a process before this one, and of those that the limits have forgotten.
 
 use postrider_limits::ClaimAnswer;
 use postrider_model::{Claim, UnixMillis};
@@ -53,24 +53,31 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
     Ok(())
 }
 
-/// Looks for the keys among those that were persisted before this process started.
+/// Looks for the keys among those that were persisted before this process started; when the limits have forgotten some,
+/// among all that were persisted.
 pub(super) async fn persisted(
     api: &Api,
     mut claimed: Claimed,
     claimer: &mut Claimer<'_>,
+    has_forgotten: bool,
 ) -> Result<Claimed, Error> {
     let uptime = api.started_at.elapsed();
     let old: Vec<Made> = claimed
         .made
         .iter()
-        .filter(|made| made.request.ttl > uptime)
+        .filter(|made| has_forgotten || made.request.ttl > uptime)
         .cloned()
         .collect();
     if old.is_empty() {
         return Ok(claimed);
     }
     let keys: Vec<[u8; 32]> = old.iter().map(|made| made.request.key).collect();
-    let stored = match stored_claims(api, &keys).await {
+    let stored = if has_forgotten {
+        api.store.claims(&keys).await
+    } else {
+        stored_claims(api, &keys).await
+    };
+    let stored = match stored {
         Ok(stored) => stored,
         Err(error) => {
             claimed.give_up(api).await;
@@ -108,6 +115,22 @@ pub(super) async fn persisted(
         claimed.settled = true;
     }
     Ok(claimed)
+}
+
+/// Of a request whose event ids all are other messages': if its key was claimed by an earlier request, and forgotten by the
+/// limits, these may be the messages of that one.
+pub(super) async fn forgotten_key(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), Error> {
+    let Some(key) = claimer.wanted().into_iter().find(|made| made.draft.is_none()) else {
+        return Ok(());
+    };
+    let Some(stored) = api.store.claims(&[key.request.key]).await?.into_iter().flatten().next() else {
+        return Ok(());
+    };
+    if stored.fingerprint != key.request.fingerprint {
+        return Err(reused());
+    }
+    claimer.rebase(from_claim(stored.resource));
+    recall(api, claimer).await
 }
 
 /// The claims of these keys that were in the store when this process started, unless all of those have ended.

@@ -16,6 +16,7 @@ mod claim;
 mod claimed;
 mod earlier;
 mod fan_out;
+mod goes_on;
 mod publish;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use postrider_broker::{PublishError, Queue};
 use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
+use super::goes_on::GoesOn;
 use crate::error::Error;
 use crate::state::Api;
 
@@ -32,15 +33,12 @@ pub(crate) async fn publish(api: &Api, load: Load) -> Result<(), (Error, Trace)>
     let result = if api.broker.is_durable() {
         publish_durable(api, load).await
     } else {
-        // In a task of its own: a client that hangs up drops its request, and a record without its jobs would wait for
-        // the end of their lease.
+        // A client that hangs up drops its request, and a record without its jobs would wait for the end of their lease.
         let owner = api.clone();
-        let publishing = api
-            .tasks
-            .spawn(async move { publish_in_process(&owner, load).await });
-        publishing
-            .await
-            .unwrap_or_else(|_| Err(refused(&PublishError::Lost, Trace::Possible)))
+        GoesOn::new(api.tasks.clone(), async move {
+            publish_in_process(&owner, load).await
+        })
+        .await
     };
     postrider_failpoint::hit("gateway.after_publish");
     result
@@ -56,13 +54,15 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     let queues = queues(api, load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
     let jobs: Vec<_> = queues.collect();
     let journal = api.journal.publish(load.records);
-    // All of it is on its way. Waiting for one after the other wakes the request less often than waiting for all at once.
+    // All of it is on its way. The journal went last: by its confirm the others are mostly there, and who waits for it first
+    // is woken once.
+    let recorded = journal.await;
     let mut failed = None;
     let mut clean = true;
     for job in jobs {
         note(job.await, &mut failed, &mut clean);
     }
-    note(journal.await, &mut failed, &mut clean);
+    note(recorded, &mut failed, &mut clean);
     match failed {
         None => Ok(()),
         Some(error) => Err(refused(&error, if clean { Trace::None } else { Trace::Possible })),

@@ -35,8 +35,8 @@ pub(crate) struct MessageIn<'a> {
     /// Channels that it goes to.
     #[schema(min_items = 1, max_items = 5)]
     pub(crate) channels: Option<Vec<String>>,
-    /// Days that the payload is kept.
-    #[schema(minimum = 5, maximum = 90, default = 90)]
+    /// Days that the payload is kept; without it as many as the server's `retention.payload_days`.
+    #[schema(minimum = 5, maximum = 90)]
     pub(crate) payload_retention_period: Option<u16>,
     /// An application to create if there is none of the path's uid.
     pub(crate) application: Option<ApplicationIn>,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use postrider_broker::PublishError;
 use postrider_gateway::Settings;
-use postrider_model::MessageId;
+use postrider_limits::{AdmitRequest, ClaimRequest};
+use postrider_model::{AppId, MessageId};
 use serde_json::{Value, json};
 
 use crate::harness::{Fail, Harness, text};
@@ -91,6 +92,57 @@ async fn embedded_a_key_is_known_after_a_restart() {
         .post_with_key(MSG, "k2", json!({"eventType": "a", "payload": {}}))
         .await
         .is(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn embedded_a_key_is_known_when_the_limits_have_forgotten_it() {
+    /// Twice what the limits keep of one application.
+    const OTHERS: u32 = 1 << 19;
+    let harness = Harness::new().await;
+    let app = harness.acme().await;
+    let send = async |number: usize| {
+        let body = json!({"eventType": "a", "payload": {"n": number}, "eventId": format!("e{number}")});
+        let made = harness.post_with_key(MSG, &format!("k{number}"), body).await;
+        text(&made.is(StatusCode::ACCEPTED), "id").to_owned()
+    };
+    let mut first = Vec::new();
+    for number in 0..20 {
+        first.push(send(number).await);
+    }
+    for others in (0..OTHERS).collect::<Vec<_>>().chunks(1_024) {
+        harness
+            .limits
+            .admit(&[claims(app, others)])
+            .await
+            .expect("claims");
+    }
+    for (number, first) in first.iter().enumerate() {
+        assert_eq!(send(number).await, *first, "{number}");
+    }
+    let taken = harness.post_with_key(MSG, "new", event("e0")).await;
+    taken.is(StatusCode::CONFLICT);
+    assert_eq!(ids(&harness).len(), first.len());
+}
+
+/// A request for these claims.
+fn claims(app: AppId, numbers: &[u32]) -> AdmitRequest {
+    let claim = |number: &u32| {
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        ClaimRequest {
+            key,
+            resource: [7; 16],
+            fingerprint: [7; 32],
+            ttl: Duration::from_secs(3_600),
+            pending_ttl: Duration::from_secs(5),
+        }
+    };
+    AdmitRequest {
+        app,
+        messages: 0,
+        quota: None,
+        claims: numbers.iter().map(claim).collect(),
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use postrider_broker::{
 use postrider_egress::Policy;
 use postrider_gateway::{Deps, Gateway, Metrics, Settings};
 use postrider_limits::{BreakerSettings, InProcess, SharedLimits};
-use postrider_model::{Accepted, Job, Outcome, Record};
+use postrider_model::{Accepted, AppId, Job, Outcome, Record};
 use postrider_secrets::Keyring;
 use postrider_store::SharedStore;
 use postrider_store_sqlite::SqliteStore;
@@ -273,13 +273,14 @@ impl Harness {
     }
 
     /// An application of the uid `acme`, with one endpoint of the uid `main`.
-    pub(crate) async fn acme(&self) {
+    pub(crate) async fn acme(&self) -> AppId {
         let made = self
             .post("/api/v1/app", json!({"name": "Acme", "uid": "acme"}))
             .await;
-        made.is(StatusCode::CREATED);
+        let app = made.is(StatusCode::CREATED);
         self.endpoint(json!({"url": "https://example.com/hook", "uid": "main"}))
             .await;
+        text(&app, "id").parse().expect("an application's id")
     }
 
     pub(crate) async fn endpoint(&self, input: Value) -> Value {

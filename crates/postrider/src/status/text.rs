@@ -95,7 +95,11 @@ fn waiting(waiting: &WaitingStatus) -> String {
         let _ = write!(text, "{} {reason} {count}", if number == 0 { ":" } else { "," });
     }
     if waiting.ready_age_seconds > 0.0 {
-        let _ = write!(text, "; the oldest is {:.1} s overdue", waiting.ready_age_seconds);
+        let _ = write!(
+            text,
+            "; the oldest ready one for {:.1} s",
+            waiting.ready_age_seconds
+        );
     }
     text
 }

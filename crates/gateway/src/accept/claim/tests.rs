@@ -14,6 +14,7 @@ fn admission(claims: [ClaimAnswer; 2]) -> Admission {
         version: None,
         quota_wait: None,
         claims: claims.into(),
+        has_forgotten: false,
     }
 }
 

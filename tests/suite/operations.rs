@@ -275,3 +275,17 @@ async fn looking_makes_no_store() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_command_whose_output_nobody_reads_ends_without_a_word() -> Result<()> {
+    let (nobody, output) = std::io::pipe()?;
+    drop(nobody);
+    let mut command = Command::new(binary()?);
+    command.args(["check-config", "--reference"]).stdout(output);
+    let ended = command.stderr(Stdio::piped()).spawn()?.wait_with_output().await?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    ensure!(said.is_empty(), "it said: {said}");
+    // As a shell tells it of a program that SIGPIPE ended.
+    ensure!(ended.status.code() == Some(141), "{}", ended.status);
+    Ok(())
+}

@@ -2,8 +2,9 @@
 
 use postrider_config::{Loaded, Roles};
 
+use crate::out::say;
+
 /// Prints each value with its source, then says whether it can work.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub(crate) fn run(loaded: &Loaded, roles: Roles) -> anyhow::Result<()> {
     let values = loaded.effective();
     let width = values
@@ -13,15 +14,13 @@ pub(crate) fn run(loaded: &Loaded, roles: Roles) -> anyhow::Result<()> {
         .unwrap_or_default();
     for value in &values {
         let shown = value.value.as_deref().unwrap_or("(not set)");
-        println!("{:width$} = {shown}  # {}", value.key, value.origin);
+        say(format_args!("{:width$} = {shown}  # {}", value.key, value.origin))?;
     }
     loaded.config.validate(roles)?;
-    println!("\n# This configuration can work.");
-    Ok(())
+    say("\n# This configuration can work.")
 }
 
 /// Prints the reference of all keys.
-#[expect(clippy::print_stdout, reason = "the command's output")]
-pub(crate) fn print_reference() {
-    print!("{}", postrider_config::reference());
+pub(crate) fn print_reference() -> anyhow::Result<()> {
+    say(postrider_config::reference().trim_end())
 }

@@ -127,10 +127,7 @@ impl Cli {
             Command::Migrate(args) => crate::migrate::run(args.load(None)?.config).await,
             Command::Move { config, from } => crate::relocate::run(config.load(None)?.config, &from).await,
             Command::Key { config, command } => crate::keys::run(config.load(None)?.config, command).await,
-            Command::CheckConfig(args) if args.reference => {
-                crate::check_config::print_reference();
-                Ok(())
-            }
+            Command::CheckConfig(args) if args.reference => crate::check_config::print_reference(),
             Command::CheckConfig(args) => {
                 crate::check_config::run(&args.config.load(None)?, roles(args.roles))
             }

@@ -6,6 +6,8 @@ use postrider_model::{KeyId, UnixMillis};
 use postrider_secrets::{ApiKey, Scope};
 use postrider_store::{NewKey, ResealCursor, SharedStore};
 
+use crate::out::say;
+
 /// Rows of one chunk.
 const RESEAL_ROWS: u32 = 500;
 
@@ -39,7 +41,7 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     match command {
         Command::Create { scope, name } => {
             let key = create(&store, &scope, &name).await?;
-            say(key.expose());
+            say(key.expose())?;
         }
         Command::List => {
             for stored in store.keys().await? {
@@ -48,10 +50,10 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
                 } else {
                     "live"
                 };
-                say(&format!(
+                say(format_args!(
                     "{}  {state:7}  {}  {}",
                     stored.key.id, stored.key.scope, stored.key.name
-                ));
+                ))?;
             }
         }
         Command::Revoke { id } => {
@@ -59,7 +61,7 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
                 store.revoke_key(id, UnixMillis::now()).await?,
                 "there is no live key {id}"
             );
-            say("revoked");
+            say("revoked")?;
         }
         Command::Reseal => reseal(&config, &store).await?,
     }
@@ -77,13 +79,13 @@ async fn reseal(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
         (seen, resealed) = (seen + chunk.seen, resealed + chunk.resealed);
         lost += chunk.unreadable.len();
         for why in chunk.unreadable {
-            say(&format!("unreadable: {why}"));
+            say(format_args!("unreadable: {why}"))?;
         }
         if chunk.next.is_none_or(|next| next.part != at.part) {
-            say(&format!(
+            say(format_args!(
                 "{}: {seen} rows looked at, {resealed} values sealed anew",
                 at.part.as_str()
-            ));
+            ))?;
             (seen, resealed) = (0, 0);
         }
         cursor = chunk.next;
@@ -92,7 +94,7 @@ async fn reseal(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
         lost == 0,
         "{lost} values are sealed with keys that are not in the list; nothing was lost by this run"
     );
-    say(&format!("everything is sealed with key {current}"));
+    say(format_args!("everything is sealed with key {current}"))?;
     Ok(())
 }
 
@@ -110,9 +112,4 @@ pub(crate) async fn create(store: &SharedStore, scope: &Scope, name: &str) -> an
     };
     store.create_key(&new).await?;
     Ok(key)
-}
-
-#[expect(clippy::print_stdout, reason = "the command's output")]
-fn say(line: &str) {
-    println!("{line}");
 }

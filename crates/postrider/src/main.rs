@@ -9,6 +9,7 @@ mod keys;
 #[cfg(test)]
 mod metrics_page;
 mod migrate;
+mod out;
 mod parts;
 mod poison;
 mod quickstart;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<out::Unread>() => ExitCode::from(out::UNREAD_STATUS),
         Err(error) => fail(&error),
     }
 }

@@ -18,6 +18,7 @@ use postrider_telemetry::Metrics;
 use postrider_wire::Frame;
 use serde_json::json;
 
+use crate::out::say;
 use crate::parts::{self, Parts};
 
 const BROKER_LIMIT: Duration = Duration::from_secs(15);
@@ -75,14 +76,14 @@ async fn list(store: &SharedStore, limit: u32, json: bool) -> anyhow::Result<()>
                 "holds": holds(row),
             })
         });
-        say(&serde_json::to_string_pretty(
+        say(serde_json::to_string_pretty(
             &json!({"data": rows.collect::<Vec<_>>()}),
-        )?);
+        )?)?;
     } else if rows.is_empty() {
-        say("nothing is parked");
+        say("nothing is parked")?;
     } else {
         for row in &rows {
-            say(&format!(
+            say(format_args!(
                 "{}  {}  {}  {} bytes  {}: {}",
                 row.id,
                 show(row.at),
@@ -90,7 +91,7 @@ async fn list(store: &SharedStore, limit: u32, json: bool) -> anyhow::Result<()>
                 row.bytes.len(),
                 holds(row),
                 row.reason
-            ));
+            ))?;
         }
     }
     Ok(())
@@ -100,15 +101,15 @@ async fn drop_all(store: &SharedStore, which: Which) -> anyhow::Result<()> {
     let mut failed = 0_usize;
     for id in which.ids(store).await? {
         match store.unpark(id).await? {
-            Some(row) => say(&format!(
+            Some(row) => say(format_args!(
                 "dropped {id}: {} of {} bytes, {}",
                 row.kind,
                 row.bytes.len(),
                 holds(&row)
-            )),
+            ))?,
             None => {
                 failed += 1;
-                say(&format!("nothing is parked as {id}"));
+                say(format_args!("nothing is parked as {id}"))?;
             }
         }
     }
@@ -122,10 +123,10 @@ async fn replay_all(config: &Config, store: &SharedStore, which: Which) -> anyho
     let mut failed = 0_usize;
     for id in ids {
         match replay(store, &journal, id).await {
-            Ok(done) => say(&format!("replayed {id}: {done}")),
+            Ok(done) => say(format_args!("replayed {id}: {done}"))?,
             Err(error) => {
                 failed += 1;
-                say(&format!("kept {id}: {error:#}"));
+                say(format_args!("kept {id}: {error:#}"))?;
             }
         }
     }
@@ -310,9 +311,4 @@ fn show(at: UnixMillis) -> String {
     jiff::Timestamp::from_millisecond(at.0)
         .unwrap_or(jiff::Timestamp::MAX)
         .to_string()
-}
-
-#[expect(clippy::print_stdout, reason = "the command's output")]
-fn say(line: &str) {
-    println!("{line}");
 }

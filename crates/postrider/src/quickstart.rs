@@ -8,6 +8,8 @@ use postrider_signature::SigningSecret;
 use postrider_store::SharedStore;
 use secrecy::ExposeSecret as _;
 
+use crate::out::say;
+
 /// Where `postrider sink` listens, and the one private address that an embedded Postrider delivers to by default.
 pub(crate) const SINK: &str = "127.0.0.1:9595";
 
@@ -21,23 +23,23 @@ pub(crate) fn sink_exemption(config: &Config) -> Option<SocketAddr> {
 pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAddr) -> anyhow::Result<()> {
     // Who reads JSON finds it in the log.
     if config.log.format == LogFormat::Text {
-        say(&format!(
+        say(format_args!(
             "postrider: listening on http://{listen}, API documentation at http://{listen}/docs"
-        ));
+        ))?;
     }
     if config.auth.admin_key.is_some() || !store.keys().await?.is_empty() {
         return Ok(());
     }
     let key = crate::keys::create(store, &Scope::Admin, "made at the first start").await?;
     let key = key.expose();
-    say(&format!("\nAdmin key, shown this once: {key}"));
+    say(format_args!("\nAdmin key, shown this once: {key}"))?;
     if sink_exemption(config).is_none() {
         return Ok(());
     }
     let secret = SigningSecret::generate_symmetric(&mut rand::rng()).to_text();
     let secret = secret.expose_secret();
     let program = program();
-    say(&format!(
+    say(format_args!(
         "\nTry it. In a second terminal, a receiver; in a third, an application with that receiver as its endpoint, \
          and a message:\n\n  \
          {program} sink --secret {secret}\n\n  \
@@ -48,7 +50,7 @@ pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAd
          curl -sS http://{listen}/api/v1/app/demo/msg -H 'authorization: Bearer {key}' \
          -H 'content-type: application/json' \
          -d '{{\"eventType\":\"invoice.paid\",\"payload\":{{\"amount\":42}}}}'\n"
-    ));
+    ))?;
     Ok(())
 }
 
@@ -63,9 +65,4 @@ fn program() -> String {
         .and_then(|here| path.strip_prefix(here).ok())
         .unwrap_or(&path);
     short.display().to_string()
-}
-
-#[expect(clippy::print_stdout, reason = "the newcomer's first words")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -10,6 +10,8 @@ use postrider_store::UpkeepStore as _;
 use postrider_store_sqlite::Export;
 use secrecy::SecretString;
 
+use crate::out::say;
+
 /// Moves what is in the data directory `from` to the Postgres of the configuration.
 pub(crate) async fn run(config: Config, from: &Path) -> anyhow::Result<()> {
     let StoreTarget::Postgres(url) = config.store_target() else {
@@ -46,17 +48,15 @@ pub(crate) async fn run(config: Config, from: &Path) -> anyhow::Result<()> {
     }
     import.finish().await?;
     target.close().await;
-    report(from, &moved);
-    Ok(())
+    report(from, &moved)
 }
 
-#[expect(clippy::print_stdout, reason = "the command's output")]
-fn report(from: &Path, moved: &[(&str, usize)]) {
+fn report(from: &Path, moved: &[(&str, usize)]) -> anyhow::Result<()> {
     for (kind, rows) in moved.iter().filter(|(kind, _)| *kind != "sequence") {
-        println!("{kind:20} {rows:>10}");
+        say(format_args!("{kind:20} {rows:>10}"))?;
     }
-    println!(
+    say(format_args!(
         "moved. {} is as it was: do not start Postrider on it again, it would send what waits a second time",
         from.display()
-    );
+    ))
 }

@@ -12,6 +12,9 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use postrider_model::UnixMillis;
 use postrider_signature::{HeaderStyle, SigningSecret, TOLERANCE_S_DEFAULT, Verifier};
+use tokio::sync::mpsc;
+
+use crate::out::say;
 
 /// Longest body that the sink takes.
 const BODY_MAX: usize = 16 * 1024 * 1024;
@@ -45,9 +48,11 @@ struct Sink {
     verifier: Option<Verifier>,
     status: StatusCode,
     delay: Duration,
+    /// Takes why a line could not be printed.
+    failed: mpsc::Sender<anyhow::Error>,
 }
 
-/// Listens until interrupted.
+/// Listens until interrupted, or until nobody reads what it prints.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let keys = options
         .secrets
@@ -57,7 +62,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .context(
             "--secret is not a signing secret; copy it from GET /api/v1/app/{app}/endpoint/{endpoint}/secret",
         )?;
+    let (failed, mut failures) = mpsc::channel(1);
     let sink = Arc::new(Sink {
+        failed,
         verifier: (!keys.is_empty()).then(|| Verifier::new(keys.clone())),
         status: StatusCode::from_u16(options.status)
             .context("--status is not an HTTP status (100 to 999)")?,
@@ -71,15 +78,19 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
                 options.listen
             )
         })?;
-    say(&format!("sink: listening on http://{}/", listener.local_addr()?));
+    say(format_args!(
+        "sink: listening on http://{}/",
+        listener.local_addr()?
+    ))?;
     let app = Router::new()
         .fallback(receive)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(sink);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(crate::shutdown::signalled())
-        .await
-        .context("the sink failed")
+    let served = axum::serve(listener, app).with_graceful_shutdown(crate::shutdown::signalled());
+    tokio::select! {
+        served = served => served.context("the sink failed"),
+        Some(error) = failures.recv() => Err(error),
+    }
 }
 
 async fn receive(
@@ -93,7 +104,10 @@ async fn receive(
     let verdict = verdict(&sink, &headers, &body);
     let refused = sink.verifier.is_some() && verdict.is_err();
     let (Ok(words) | Err(words)) = verdict;
-    say(&format!("{method} {uri}  {words}\n{}", shown(&body)));
+    if let Err(error) = say(format_args!("{method} {uri}  {words}\n{}", shown(&body))) {
+        // One is enough to end the sink.
+        let _ = sink.failed.try_send(error);
+    }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = if refused {
         StatusCode::UNAUTHORIZED
@@ -136,9 +150,4 @@ fn shown(body: &[u8]) -> String {
         Some((end, _)) => format!("  {} … ({} bytes)", &text[..end], body.len()),
         None => format!("  {text}"),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "printing is what the sink is for")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -19,6 +19,7 @@ use postrider_telemetry::Metrics;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
+use crate::out::say;
 use crate::parts::{self, Parts};
 use process::{Probe, Process};
 
@@ -68,14 +69,13 @@ pub(crate) struct Journal {
 }
 
 /// Prints the status once.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub(crate) async fn run(config: Config, options: Options, json: bool) -> anyhow::Result<()> {
     let source = Source::new(&config, options).await?;
     let report = source.report().await?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print!("{}", text::render(&report));
+        say(text::render(&report).trim_end())?;
     }
     source.close().await;
     Ok(())

@@ -10,6 +10,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwins
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::out::say;
 use crate::status::{Options, Report, Source};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -17,13 +18,12 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
 /// Shows the status until it is ended.
-#[expect(clippy::print_stdout, reason = "the command's output")]
 pub(crate) async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let source = Source::new(&config, options).await?;
     if std::io::stdout().is_terminal() {
         live(&source).await?;
     } else {
-        print!("{}", Source::text(&source.report().await?));
+        say(Source::text(&source.report().await?).trim_end())?;
     }
     source.close().await;
     Ok(())

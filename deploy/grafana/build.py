@@ -177,7 +177,7 @@ CAPACITY = dashboard(
     [
         ("Workers", [
             panel("Attempts in flight by worker", "The limit is delivery.max_in_flight, 4,096 by default.", [("postrider_attempts_in_flight", "{{instance}}")]),
-            panel("Deliveries held by worker", "In flight or waiting for their turn. The limit is delivery.max_held, 5,000 by default.", [("postrider_attempts_in_flight + postrider_deliveries_queued", "{{instance}}")]),
+            panel("Deliveries held by worker", "Those of envelopes that are not acknowledged. The limit is delivery.max_held, 5,000 by default.", [("postrider_deliveries_held", "{{instance}}")]),
             panel("Attempts by worker", "Are they evenly loaded?", [(rate(ALL, "instance"), "{{instance}}")], "ops"),
         ]),
         ("Envelopes", [

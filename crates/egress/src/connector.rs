@@ -151,7 +151,7 @@ async fn connect(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<T
         let until = now + deadline.saturating_duration_since(now) / untried.max(1);
         untried -= 1;
         let address = SocketAddr::new(*address, port);
-        last = match timeout_at(until, TcpStream::connect(address)).await {
+        let failure = match timeout_at(until, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => Failure::from_connect(address, &error),
             Err(_) => Failure::Timeout {
@@ -159,8 +159,12 @@ async fn connect(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<T
             },
         };
         // Another address would fare no better.
-        if last.is_ours() {
-            break;
+        if failure.is_ours() {
+            return Err(failure);
+        }
+        // What another address said tells more than that there is no way to this one.
+        if last == Failure::NoAddress || !failure.is_unreachable() {
+            last = failure;
         }
     }
     Err(last)

@@ -182,10 +182,13 @@ impl Failure {
 
     /// What a failed connect means.
     pub(crate) fn from_connect(address: SocketAddr, error: &io::Error) -> Self {
-        if let Some(what) = resources(error) {
+        // Where IPv6 is off, no address of this machine may go there.
+        let is_v6_off = address.is_ipv6() && error.kind() == io::ErrorKind::AddrNotAvailable;
+        if !is_v6_off && let Some(what) = resources(error) {
             return Self::Resources(what);
         }
         let error = match error.kind() {
+            io::ErrorKind::AddrNotAvailable => ConnectError::Unreachable,
             io::ErrorKind::TimedOut => {
                 return Self::Timeout {
                     phase: Phase::Connect,
@@ -197,6 +200,17 @@ impl Failure {
             other => ConnectError::Other(other),
         };
         Self::Connect { address, error }
+    }
+
+    /// Whether there was no way to the address.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect {
+                error: ConnectError::Unreachable,
+                ..
+            }
+        )
     }
 
     /// What a failed TLS handshake means.
@@ -260,6 +274,9 @@ mod tests {
         }
         let failure = Failure::from_connect(address, &io::ErrorKind::AddrNotAvailable.into());
         assert!(failure.is_ours());
+        let v6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 1));
+        let failure = Failure::from_connect(v6, &io::ErrorKind::AddrNotAvailable.into());
+        assert!(!failure.is_ours(), "IPv6 may be off here");
         let failure = Failure::from_connect(address, &io::ErrorKind::ConnectionRefused.into());
         assert!(!failure.is_ours());
     }

@@ -3,19 +3,28 @@
 //! The pooled client does not say whether a failed request went over a reused connection, nor whether a byte came
 //! back. Both decide whether it may be sent again, so the stream notes them itself: HTTP/1.1 without pipelining
 //! alternates, so a write after a read begins a new exchange.
+//!
+//! A deadline ends the attempt, not the connection: the client flushes what is left before it hangs up. So a write that
+//! stands still ends the connection here.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::client::TlsStream;
 
 use crate::connections::Open;
+
+/// How long a write may stand still, as long as the longest attempt: a receiver that does not read would otherwise keep the
+/// connection and the body.
+const STILL_MAX: Duration = Duration::from_secs(30);
 
 /// What a connection tells about itself after a request over it failed. A clone shares the state.
 #[derive(Clone, Default)]
@@ -54,6 +63,8 @@ impl Exchanges {
 pub(crate) struct Stream {
     transport: Transport,
     exchanges: Exchanges,
+    /// Ends a write that stands still.
+    still: Option<Pin<Box<Sleep>>>,
     _open: Open,
 }
 
@@ -67,6 +78,7 @@ impl Stream {
         Self {
             transport: Transport::Plain(tcp),
             exchanges: Exchanges::default(),
+            still: None,
             _open: open,
         }
     }
@@ -75,8 +87,20 @@ impl Stream {
         Self {
             transport: Transport::Tls(Box::new(tls)),
             exchanges: Exchanges::default(),
+            still: None,
             _open: open,
         }
+    }
+
+    /// What a write came to, unless it stands still for too long.
+    fn unless_still<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.still = None;
+            return polled;
+        }
+        let still = self.still.get_or_insert_with(|| Box::pin(sleep(STILL_MAX)));
+        ready!(still.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -107,10 +131,11 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.exchanges.wrote();
-        match &mut self.transport {
+        let polled = match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-        }
+        };
+        self.unless_still(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -119,10 +144,11 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.exchanges.wrote();
-        match &mut self.transport {
+        let polled = match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.unless_still(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -133,16 +159,47 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let polled = match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
-        }
+        };
+        self.unless_still(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let polled = match &mut self.transport {
             Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-        }
+        };
+        self.unless_still(cx, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::connections::Count;
+
+    #[tokio::test]
+    async fn a_write_that_stands_still_ends() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let tcp = TcpStream::connect(listener.local_addr()?).await?;
+        let (_reads_nothing, _) = listener.accept().await?;
+        let mut stream = Stream::plain(tcp, Count::default().open());
+        // From here on time passes when nothing else can.
+        tokio::time::pause();
+        let began = Instant::now();
+        let ended = loop {
+            if let Err(error) = stream.write_all(&[0; 65_536]).await {
+                break error;
+            }
+        };
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= STILL_MAX);
+        Ok(())
     }
 }

@@ -85,7 +85,7 @@ impl Admitter {
                 version: None,
                 quota_wait: None,
                 claims: vec![ClaimAnswer::Claimed; claims],
-                has_forgotten: false,
+                has_forgotten: true,
             },
         }
     }

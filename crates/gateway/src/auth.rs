@@ -11,9 +11,10 @@ use axum::RequestExt as _;
 use axum::extract::{RawPathParams, Request};
 use http::{HeaderMap, Method, header};
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use postrider_model::AppId;
 use postrider_secrets::{KeyHash, Scope};
-use postrider_store::{AppRef, SharedStore};
+use postrider_store::{AppRef, SharedStore, StoredKey};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::state::{Api, app_ref};
 const TRUST: Duration = Duration::from_secs(10);
 /// How long it is remembered, for when the store is away.
 const REMEMBER: Duration = Duration::from_secs(3600);
+/// How long a known key is looked up, and how long the store is left alone when it gave no answer.
+const LOOK_UP: Duration = Duration::from_secs(1);
 const KEYS_MAX: u64 = 10_000;
 /// Longest key that is looked at, in bytes.
 const KEY_BYTES_MAX: usize = 512;
@@ -66,6 +69,8 @@ pub(crate) struct Authenticator {
     store: SharedStore,
     admin: Option<KeyHash>,
     known: Cache<KeyHash, (Option<Scope>, Instant)>,
+    /// When a look-up last began that the store did not answer; `None` again once it answers.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Authenticator {
@@ -77,6 +82,7 @@ impl Authenticator {
                 .max_capacity(KEYS_MAX)
                 .time_to_live(REMEMBER)
                 .build(),
+            away: Mutex::default(),
         }
     }
 
@@ -107,17 +113,42 @@ impl Authenticator {
         {
             return Ok(scope.clone());
         }
-        let read = match self.store.key_by_hash(&hash.0).await {
-            Ok(read) => read,
-            Err(error) if error.is_transient() && known.is_some() => {
-                return Ok(known.and_then(|(scope, _)| scope));
-            }
-            Err(error) => return Err(error.into()),
+        let read = match known {
+            None => self.store.key_by_hash(&hash.0).await?,
+            Some((scope, _)) => match self.look_up(&hash).await? {
+                Some(read) => read,
+                None => return Ok(scope),
+            },
         };
         let live = read.filter(|stored| stored.revoked_at.is_none());
         let scope = live.and_then(|stored| stored.key.scope.parse::<Scope>().ok());
         self.known.insert(hash, (scope.clone(), Instant::now()));
         Ok(scope)
+    }
+
+    /// Looks up a key that is known; `None` without the store. One request a second waits for a store that is away, and for
+    /// a second.
+    async fn look_up(&self, hash: &KeyHash) -> Result<Option<Option<StoredKey>>, Error> {
+        let began = Instant::now();
+        {
+            let mut away = self.away.lock();
+            match *away {
+                Some(since) if began.duration_since(since) < LOOK_UP => return Ok(None),
+                Some(_) => *away = Some(began),
+                None => {}
+            }
+        }
+        match tokio::time::timeout(LOOK_UP, self.store.key_by_hash(&hash.0)).await {
+            Ok(Ok(read)) => {
+                *self.away.lock() = None;
+                Ok(Some(read))
+            }
+            Ok(Err(error)) if !error.is_transient() => Err(error.into()),
+            Ok(Err(_)) | Err(_) => {
+                *self.away.lock() = Some(Instant::now());
+                Ok(None)
+            }
+        }
     }
 
     /// Forgets all keys, so that this process sees a revocation at once.

@@ -11,7 +11,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use jiff::fmt::temporal::DateTimePrinter;
 use postrider_model::UnixMillis;
-use postrider_store::{Page, TimeRange};
+use postrider_store::{PAGE_PAYLOAD_BYTES, Page, TimeRange};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -20,6 +20,8 @@ use crate::state::Api;
 
 pub(crate) const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 250;
+/// Comes before the iterator of a page behind a name that begins with `-`, which stands for the page before.
+const AFTER: char = '=';
 
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -211,7 +213,7 @@ impl PageQuery {
             None => (false, None),
             Some(text) => match text.strip_prefix('-') {
                 Some(rest) => (true, Some(rest)),
-                None => (false, Some(text)),
+                None => (false, Some(text.strip_prefix(AFTER).unwrap_or(text))),
             },
         };
         let bad = || {
@@ -236,14 +238,26 @@ impl PageQuery {
     /// The response for rows of [`PageQuery::page`], which may be one more than asked for.
     pub(crate) fn respond<R, T>(
         &self,
-        mut rows: Vec<R>,
+        rows: Vec<R>,
         cursor: impl Fn(&R) -> String,
         show: impl FnMut(R) -> T,
     ) -> ListResponse<T> {
+        self.respond_part(rows, |_| 0, cursor, show)
+    }
+
+    /// As [`PageQuery::respond`], for rows of which the store may return fewer, when their payloads are large.
+    pub(crate) fn respond_part<R, T>(
+        &self,
+        mut rows: Vec<R>,
+        payload_bytes: impl Fn(&R) -> usize,
+        cursor: impl Fn(&R) -> String,
+        show: impl FnMut(R) -> T,
+    ) -> ListResponse<T> {
+        let is_part = rows.iter().map(payload_bytes).sum::<usize>() >= PAGE_PAYLOAD_BYTES;
         let limit = usize::try_from(self.limit.unwrap_or(LIMIT_DEFAULT)).unwrap_or(usize::MAX);
         let backwards = self.iterator.as_deref().is_some_and(|text| text.starts_with('-'));
-        let done = rows.len() <= limit;
-        if !done {
+        let done = rows.len() <= limit && !is_part;
+        if rows.len() > limit {
             if backwards {
                 rows.drain(..rows.len() - limit);
             } else {
@@ -251,8 +265,16 @@ impl PageQuery {
             }
         }
         let asked = self.iterator.as_ref().filter(|_| !backwards).cloned();
+        let forward = |row: &R| {
+            let cursor = cursor(row);
+            if cursor.starts_with('-') {
+                format!("{AFTER}{cursor}")
+            } else {
+                cursor
+            }
+        };
         ListResponse {
-            iterator: rows.last().map(&cursor).or(asked),
+            iterator: rows.last().map(forward).or(asked),
             prev_iterator: rows.first().map(|row| format!("-{}", cursor(row))),
             data: rows.into_iter().map(show).collect(),
             done,

@@ -123,7 +123,7 @@ async fn retain(context: &Context) -> bool {
         )
         .await;
     match chunk {
-        Ok(report) => report.payloads + report.messages + report.cancelled > 0,
+        Ok(report) => report.payloads + report.messages + report.cancelled + report.rows > 0,
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "retention failed");
             false

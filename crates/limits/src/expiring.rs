@@ -101,7 +101,7 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
         }
     }
 
-    /// Whether something that was put here and has not expired is missing.
+    /// Whether something that was put here and has not expired may be missing.
     pub(crate) fn has_forgotten(&self, now: u64) -> bool {
         self.dropped_until > now
     }

@@ -170,6 +170,7 @@ impl Limits for Fallback {
         for admission in &mut answer {
             // What this process knows may be older than what another one committed.
             admission.version = None;
+            admission.has_forgotten = true;
         }
         Ok(answer)
     }

@@ -110,10 +110,19 @@ impl Endpoint {
     /// Whether a message of this type and these channels goes to this endpoint. A message without channels
     /// reaches only endpoints without channels, and those that name none reach all.
     pub fn subscribes_to(&self, event_type: &str, channels: &[String]) -> bool {
-        !self.disabled
-            && (self.event_types.is_empty() || self.event_types.iter().any(|wanted| wanted == event_type))
-            && (self.channels.is_empty() || self.channels.iter().any(|wanted| channels.contains(wanted)))
+        !self.disabled && is_subscribed((&self.event_types, &self.channels), event_type, channels)
     }
+}
+
+/// Whether a message of this type and these channels goes to an endpoint that subscribed to these event types and channels,
+/// unless it is disabled.
+pub fn is_subscribed(
+    (event_types, wanted_channels): (&[String], &[String]),
+    event_type: &str,
+    channels: &[String],
+) -> bool {
+    (event_types.is_empty() || event_types.iter().any(|wanted| wanted == event_type))
+        && (wanted_channels.is_empty() || wanted_channels.iter().any(|wanted| channels.contains(wanted)))
 }
 
 /// A kind of event that applications publish.

@@ -18,6 +18,7 @@ pub mod time;
 
 pub use config::{
     AppSnapshot, Application, Endpoint, EndpointSecret, EventType, ExhaustedPolicy, HeaderNames,
+    is_subscribed,
 };
 pub use ids::{AppId, AttemptId, DeliveryId, EndpointId, EventTypeId, IdError, KeyId, MessageId, TaskId};
 pub use journal::{

@@ -41,7 +41,11 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
     match command {
         Command::Create { scope, name } => {
             let key = create(&store, &scope, &name).await?;
-            say(key.expose())?;
+            say(key.expose()).map_err(|error| {
+                anyhow::anyhow!(
+                    "{error:#}: the key {name} was made and not shown; revoke it (`key list`, `key revoke`)"
+                )
+            })?;
         }
         Command::List => {
             for stored in store.keys().await? {
@@ -74,18 +78,20 @@ async fn reseal(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
     let current = crate::parts::keyring(config)?.current();
     let (mut cursor, mut lost) = (Some(ResealCursor::default()), 0);
     let (mut seen, mut resealed) = (0, 0);
+    // Whoever stops reading does not stop the walk.
+    let mut said = Ok(());
     while let Some(at) = cursor {
         let chunk = store.reseal(at, RESEAL_ROWS).await?;
         (seen, resealed) = (seen + chunk.seen, resealed + chunk.resealed);
         lost += chunk.unreadable.len();
         for why in chunk.unreadable {
-            say(format_args!("unreadable: {why}"))?;
+            said = said.and(say(format_args!("unreadable: {why}")));
         }
         if chunk.next.is_none_or(|next| next.part != at.part) {
-            say(format_args!(
+            said = said.and(say(format_args!(
                 "{}: {seen} rows looked at, {resealed} values sealed anew",
                 at.part.as_str()
-            ))?;
+            )));
             (seen, resealed) = (0, 0);
         }
         cursor = chunk.next;
@@ -94,8 +100,7 @@ async fn reseal(config: &Config, store: &SharedStore) -> anyhow::Result<()> {
         lost == 0,
         "{lost} values are sealed with keys that are not in the list; nothing was lost by this run"
     );
-    say(format_args!("everything is sealed with key {current}"))?;
-    Ok(())
+    said.and(say(format_args!("everything is sealed with key {current}")))
 }
 
 /// Makes and stores a key.

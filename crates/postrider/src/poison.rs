@@ -99,40 +99,42 @@ async fn list(store: &SharedStore, limit: u32, json: bool) -> anyhow::Result<()>
 
 async fn drop_all(store: &SharedStore, which: Which) -> anyhow::Result<()> {
     let mut failed = 0_usize;
+    // Whoever stops reading, here and below, does not stop what was asked for.
+    let mut said = Ok(());
     for id in which.ids(store).await? {
-        match store.unpark(id).await? {
+        said = said.and(match store.unpark(id).await? {
             Some(row) => say(format_args!(
                 "dropped {id}: {} of {} bytes, {}",
                 row.kind,
                 row.bytes.len(),
                 holds(&row)
-            ))?,
+            )),
             None => {
                 failed += 1;
-                say(format_args!("nothing is parked as {id}"))?;
+                say(format_args!("nothing is parked as {id}"))
             }
-        }
+        });
     }
     ensure!(failed == 0, "{failed} could not be dropped");
-    Ok(())
+    said
 }
 
 async fn replay_all(config: &Config, store: &SharedStore, which: Which) -> anyhow::Result<()> {
     let ids = which.ids(store).await?;
     let journal = Journal::open(config, store).await?;
-    let mut failed = 0_usize;
+    let (mut failed, mut said) = (0_usize, Ok(()));
     for id in ids {
-        match replay(store, &journal, id).await {
-            Ok(done) => say(format_args!("replayed {id}: {done}"))?,
+        said = said.and(match replay(store, &journal, id).await {
+            Ok(done) => say(format_args!("replayed {id}: {done}")),
             Err(error) => {
                 failed += 1;
-                say(format_args!("kept {id}: {error:#}"))?;
+                say(format_args!("kept {id}: {error:#}"))
             }
-        }
+        });
     }
     journal.close().await;
     ensure!(failed == 0, "{failed} could not be replayed and are still parked");
-    Ok(())
+    said
 }
 
 impl Which {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
+use crate::out::Unread;
 use crate::parts::{self, Parts};
 use crate::{dependencies, quickstart, schema, shutdown, standby, traces};
 
@@ -159,7 +160,13 @@ impl Running {
         });
         tracing::info!(listen = %address, roles = %roles, "started");
         if !config.is_scaled_out() && roles.is_all() {
-            quickstart::greet(config, &parts.store, address).await?;
+            let greeted = quickstart::greet(config, &parts.store, address).await;
+            match greeted {
+                Err(error) if error.is::<Unread>() => {
+                    tracing::warn!("nobody reads the greeting; `postrider key create` makes a key");
+                }
+                greeted => greeted?,
+            }
         }
         Ok(Self {
             listener,

@@ -169,12 +169,12 @@ fn wake_late(batch: &[Record], known: &Known, now: UnixMillis, changes: &mut Cha
         }
     }
     for (id, put) in &changes.waiting {
-        let in_sequence = known
-            .deliveries
-            .get(id)
-            .and_then(|known| known.waiting)
-            .is_some_and(|row| row.seq > 0);
-        if let (None, true, Some(delivery)) = (put, in_sequence, changes.deliveries.get(id)) {
+        let had = known.deliveries.get(id).and_then(|known| known.waiting);
+        let (None, Some(had), Some(delivery)) = (put, had, changes.deliveries.get(id)) else {
+            continue;
+        };
+        let endpoint = known.endpoints.get(&delivery.endpoint);
+        if had.seq > 0 || endpoint.is_some_and(|known| known.ordered) {
             wake(delivery.endpoint, delivery.app, now);
         }
     }

@@ -81,6 +81,7 @@ macro_rules! store_conformance {
                 nothing_else_goes_while_a_lease_is_out,
                 a_head_that_waits_blocks_the_rest,
                 a_removed_head_lets_the_next_go,
+                what_waited_before_it_was_ordered_goes_run_after_run,
             }
             sweeps {
                 a_paused_endpoint_keeps_what_waits,
@@ -115,6 +116,7 @@ macro_rules! store_conformance {
             log {
                 five_hundred_messages_page_both_ways,
                 messages_are_filtered,
+                a_page_of_large_payloads_is_cut,
                 attempts_are_filtered,
                 attempts_page,
                 one_message_and_one_attempt_are_found,

@@ -29,6 +29,10 @@ pub struct MessageRow {
     pub payload_gone: bool,
 }
 
+/// A page with payloads ends after the row with which they reach so many bytes: a page of the largest ones would not fit into
+/// memory. Rows of so many bytes may have others behind them.
+pub const PAGE_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
+
 /// Which messages of an application.
 #[derive(Clone, Debug, Default)]
 pub struct MessageFilter {

@@ -107,6 +107,8 @@ pub struct RetentionReport {
     pub messages: u64,
     /// Deliveries cancelled because their payload expired first.
     pub cancelled: u64,
+    /// Claims, counters, finished tasks and marks of trials.
+    pub rows: u64,
 }
 
 /// Which connections of a store.

@@ -98,6 +98,12 @@ pub const DOCS: &[Doc] = &[
         "Deliveries that this worker holds and has not started",
     ),
     doc(
+        "postrider_deliveries_held",
+        Gauge,
+        "1",
+        "Deliveries of the envelopes that this worker has not acknowledged: started, waiting, and ended beside others that have not; `delivery.max_held` at most",
+    ),
+    doc(
         "postrider_deliveries_deferred_total",
         Counter,
         "1",

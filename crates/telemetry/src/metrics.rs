@@ -47,6 +47,7 @@ pub struct Metrics {
     end_to_end: Histogram,
     in_flight: Gauge,
     queued: Gauge,
+    held: Gauge,
     deferred: By<WaitReason, Counter>,
     our_failures: By<Stage, Counter>,
     breaker_opened: Counter,
@@ -99,6 +100,7 @@ impl Metrics {
             end_to_end: new.histogram("postrider_end_to_end_seconds", WAIT_SECONDS),
             in_flight: new.one("postrider_attempts_in_flight"),
             queued: new.one("postrider_deliveries_queued"),
+            held: new.one("postrider_deliveries_held"),
             deferred: new.counters("postrider_deliveries_deferred_total"),
             our_failures: new.counters("postrider_our_failures_total"),
             breaker_opened: new.one("postrider_breaker_opened_total"),
@@ -164,9 +166,10 @@ impl Metrics {
     }
 
     /// What the worker has on its hands.
-    pub fn worker_load(&self, in_flight: usize, queued: usize) {
+    pub fn worker_load(&self, in_flight: usize, queued: usize, held: usize) {
         self.in_flight.set(clamp(in_flight));
         self.queued.set(clamp(queued));
+        self.held.set(clamp(held));
     }
 
     /// A delivery goes to the store to wait.
@@ -460,7 +463,7 @@ mod tests {
         metrics.waiting([("retry", 7), ("paused", 2)], Duration::from_millis(1_500));
         metrics.waiting([("retry", 3)], Duration::from_millis(2_500));
         metrics.cache(Cache::Gateway, CacheResult::Miss);
-        metrics.worker_load(5, 6);
+        metrics.worker_load(5, 6, 12);
         metrics.store_connections(Pool::Write, 6, 0, 3);
         metrics.receiver_connections(4, 9);
         metrics.receiver_connections(2, 11);
@@ -477,6 +480,7 @@ mod tests {
             "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"miss\"} 1",
             "postrider_cache_lookups_total{name=\"gateway_configuration\",result=\"hit\"} 0",
             "postrider_attempts_in_flight 5",
+            "postrider_deliveries_held 12",
             "postrider_store_connections{pool=\"write\",state=\"waiting\"} 3",
             "postrider_store_connections{pool=\"read\",state=\"idle\"} 0",
             "postrider_receiver_connections 2",

@@ -221,7 +221,13 @@ fn target(
         None => return Err(deferred(DeferReason::Ours, OURS_DELAY)),
     };
     // A cancelled or paused endpoint counts before a limit that it met.
-    let endpoint = wanted(snapshot.endpoint(job.endpoint))?;
+    let endpoint = match wanted(snapshot.endpoint(job.endpoint)) {
+        // A newer configuration may know better, and an end is final. What really is gone is swept in the store.
+        Err(Next::Cancelled(_)) if is_behind(snapshots, job.message.app, gated.gate.version) => {
+            return Err(deferred(DeferReason::Ours, OURS_DELAY));
+        }
+        endpoint => endpoint?,
+    };
     if lease_is_over(job, context.clock.now()) {
         context.clock.doubt();
         return Err(deferred(DeferReason::Ours, LEASE_OVER_DELAY));

@@ -182,7 +182,9 @@ async fn sweep(context: Arc<Context>) {
             let board = context.board.lock();
             (board.in_flight(), board.queued())
         };
-        context.deps.metrics.worker_load(in_flight, queued);
+        let free = context.room_jobs.available_permits();
+        let held = context.settings.held_jobs_max.saturating_sub(free);
+        context.deps.metrics.worker_load(in_flight, queued, held);
         context.pump();
     }
 }

@@ -191,7 +191,8 @@ impl<'a> Claimer<'a> {
                         return Ok(Step::Repeated);
                     }
                     None if late => return Err(in_progress()),
-                    None => wait = true,
+                    // It tells what its messages are when it is finished; what holds their event ids may be those.
+                    None => return Ok(Step::Wait),
                     Some(draft) if finished || late || self.is_own(draft, resource) => {
                         self.fates[draft] = Fate::Taken;
                         changed = true;

@@ -72,36 +72,42 @@ pub(super) async fn persisted(
         return Ok(claimed);
     }
     let keys: Vec<[u8; 32]> = old.iter().map(|made| made.request.key).collect();
-    let stored = if has_forgotten {
-        api.store.claims(&keys).await
-    } else {
-        stored_claims(api, &keys).await
-    };
-    let stored = match stored {
+    let stored = match stored_claims(api, &keys, has_forgotten).await {
         Ok(stored) => stored,
         Err(error) => {
             claimed.give_up(api).await;
             return Err(error.into());
         }
     };
-    let mut taken = Vec::new();
-    for (made, stored) in old.iter().zip(stored) {
-        let Some(stored) = stored else { continue };
-        match made.draft {
-            None if stored.fingerprint != made.request.fingerprint => {
-                claimed.give_up(api).await;
-                return Err(reused());
-            }
-            None => {
-                claimed.give_up_all(api).await;
-                claimer.rebase(from_claim(stored.resource));
-                recall(api, claimer).await?;
-                return Ok(claimer.claimed(Vec::new(), None, true));
-            }
-            Some(draft) if stored.resource != made.request.resource => taken.push(draft),
-            Some(_) => {}
+    let found = old.iter().zip(&stored);
+    let found: Vec<(&Made, &Claim)> = found
+        .filter_map(|(made, stored)| Some((made, stored.as_ref()?)))
+        .collect();
+    if let Some((key, stored)) = found.iter().find(|(made, _)| made.draft.is_none()) {
+        if stored.fingerprint != key.request.fingerprint {
+            claimed.give_up(api).await;
+            return Err(reused());
         }
+        let is_stored = |made: &Made| {
+            let is = |(old, stored): &(&Made, &Claim)| {
+                old.request.key == made.request.key && stored.resource == made.request.resource
+            };
+            found.iter().any(is)
+        };
+        // What was taken over from the very request that put it into the store holds on.
+        let (stored_too, free): (Vec<Made>, Vec<Made>) = claimed.made.drain(..).partition(is_stored);
+        claimed.made = free;
+        claimed.give_up_all(api).await;
+        claimed.made = stored_too;
+        claimed.finish(api);
+        claimer.rebase(from_claim(stored.resource));
+        recall(api, claimer).await?;
+        return Ok(claimer.claimed(Vec::new(), None, true));
     }
+    let taken = found
+        .iter()
+        .filter(|(made, stored)| stored.resource != made.request.resource);
+    let taken: Vec<usize> = taken.filter_map(|(made, _)| made.draft).collect();
     let is_taken = |made: &Made| made.draft.is_some_and(|draft| taken.contains(&draft));
     let (gone, kept): (Vec<Made>, Vec<Made>) = claimed.made.drain(..).partition(is_taken);
     claimed.made = gone;
@@ -140,10 +146,15 @@ pub(super) async fn forgotten_key(api: &Api, claimer: &mut Claimer<'_>) -> Resul
     recall(api, claimer).await
 }
 
-/// The claims of these keys that were in the store when this process started, unless all of those have ended.
-async fn stored_claims(api: &Api, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
+/// The claims of these keys that are in the store. While the limits have not forgotten any, that is asked until those have
+/// ended that were there when this process started.
+async fn stored_claims(
+    api: &Api,
+    keys: &[[u8; 32]],
+    has_forgotten: bool,
+) -> Result<Vec<Option<Claim>>, StoreError> {
     let last = async || Ok(api.store.last_claim_ends().await?.unwrap_or(UnixMillis(0)));
-    if *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
+    if !has_forgotten && *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
         return Ok(vec![None; keys.len()]);
     }
     api.store.claims(keys).await

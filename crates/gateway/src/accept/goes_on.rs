@@ -1,31 +1,30 @@
 //! A future that goes on in a task of its own when it is dropped before its end: what a client that hangs up must not stop.
 //!
-//! While nobody drops it, it costs no task and no wake-up.
+//! While nobody drops it, it costs no task and no wake-up. Its tracker waits for it either way.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TrackedFuture;
 
-/// Runs where it is awaited; if it is dropped before its end, as a task of `tasks`.
+/// Runs where it is awaited; if it is dropped before its end, as a task.
 pub(super) struct GoesOn<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
     /// None once it has ended.
-    future: Option<Pin<Box<F>>>,
-    tasks: TaskTracker,
+    future: Option<Pin<Box<TrackedFuture<F>>>>,
 }
 
 impl<F> GoesOn<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    pub(super) fn new(tasks: TaskTracker, future: F) -> Self {
+    pub(super) fn new(tasks: &TaskTracker, future: F) -> Self {
         Self {
-            future: Some(Box::pin(future)),
-            tasks,
+            future: Some(Box::pin(tasks.track_future(future))),
         }
     }
 }
@@ -38,7 +37,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Some(future) = &mut self.future else {
-            // It has ended, and who awaits it has its output.
+            // It has ended, and who awaited it has its output.
             return Poll::Pending;
         };
         let output = ready!(future.as_mut().poll(context));
@@ -57,7 +56,7 @@ where
             && let Some(future) = self.future.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            self.tasks.spawn_on(future, &runtime);
+            runtime.spawn(future);
         }
     }
 }

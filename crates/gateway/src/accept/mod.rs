@@ -1,7 +1,7 @@
 //! Accepting messages: from a parsed request to a 202 that is true.
 //!
 //! The steps, none of which touches SQL for an application that is cached (in the embedded set-up a key may be looked
-//! up among the persisted ones for a while after a start):
+//! up among the persisted ones for a while after a start, and when there are too many for memory):
 //!
 //! 1. the broker and the journal must take messages now ([`crate::health::may_accept`]);
 //! 2. one batched trip (a second one for keys that are held) claims the keys, takes from the quota and tells the

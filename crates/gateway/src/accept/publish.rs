@@ -35,10 +35,7 @@ pub(crate) async fn publish(api: &Api, load: Load) -> Result<(), (Error, Trace)>
     } else {
         // A client that hangs up drops its request, and a record without its jobs would wait for the end of their lease.
         let owner = api.clone();
-        GoesOn::new(api.tasks.clone(), async move {
-            publish_in_process(&owner, load).await
-        })
-        .await
+        GoesOn::new(&api.tasks, async move { publish_in_process(&owner, load).await }).await
     };
     postrider_failpoint::hit("gateway.after_publish");
     result

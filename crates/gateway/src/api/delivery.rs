@@ -127,7 +127,8 @@ pub(crate) async fn list_attempted_messages(
         }
     };
     let place = |(delivery, _): &(DeliveryRow, MessageRow)| Place::of(delivery).to_string();
-    Ok(Json(page.respond(rows, place, show)))
+    let bytes = |(_, row): &(DeliveryRow, MessageRow)| row.message.payload.len();
+    Ok(Json(page.respond_part(rows, bytes, place, show)))
 }
 
 fn next_attempt(delivery: &DeliveryRow) -> Option<String> {

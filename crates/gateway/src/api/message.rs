@@ -158,7 +158,9 @@ pub(crate) async fn list(
     };
     let rows = api.store.messages(app.id, &filter, &store_page).await?;
     let show = |row: MessageRow| MessageOut::new(&row.message, content.wanted());
-    Ok(Json(page.respond(rows, |row| row.message.id.to_string(), show)))
+    let bytes = |row: &MessageRow| row.message.payload.len();
+    let place = |row: &MessageRow| row.message.id.to_string();
+    Ok(Json(page.respond_part(rows, bytes, place, show)))
 }
 
 /// Get a message by id or event id.

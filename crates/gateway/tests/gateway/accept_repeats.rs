@@ -116,12 +116,23 @@ async fn embedded_a_key_is_known_when_the_limits_have_forgotten_it() {
             .await
             .expect("claims");
     }
+    // Of some both the key and the event id are forgotten, of some one of them, of some neither: nobody may notice.
     for (number, first) in first.iter().enumerate() {
+        let event_id = format!("e{number}");
+        let other = harness
+            .post_with_key(MSG, &format!("k{number}"), event(&event_id))
+            .await;
+        other.is(StatusCode::UNPROCESSABLE_ENTITY);
+        let other = harness.post_with_key(MSG, "new", event(&event_id)).await;
+        other.is(StatusCode::CONFLICT);
         assert_eq!(send(number).await, *first, "{number}");
     }
-    let taken = harness.post_with_key(MSG, "new", event("e0")).await;
-    taken.is(StatusCode::CONFLICT);
-    assert_eq!(ids(&harness).len(), first.len());
+    let batch = json!({"messages": [event("e0"), event("e1"), event("e20")]});
+    let answer = harness.post_with_key(BATCH, "batch", batch).await;
+    let made = answer.is(StatusCode::ACCEPTED);
+    let statuses = made["data"].as_array().unwrap().iter().map(|one| &one["status"]);
+    assert!(statuses.eq([409, 409, 202].iter()), "{made}");
+    assert_eq!(ids(&harness).len(), first.len() + 1);
 }
 
 /// A request for these claims.

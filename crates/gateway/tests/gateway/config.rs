@@ -377,3 +377,32 @@ async fn configuration_is_read_once_and_a_change_that_nobody_announced_is_found(
     }
     panic!("messages still go to an endpoint that was deleted");
 }
+
+#[tokio::test]
+async fn names_that_begin_with_a_minus_are_listed_page_by_page() {
+    let harness = Harness::new().await;
+    let names = ["-a", "-b", "x"];
+    for name in names {
+        let made = harness
+            .post("/api/v1/event-type", json!({"name": name, "description": ""}))
+            .await;
+        made.is(StatusCode::CREATED);
+    }
+    let mut path = "/api/v1/event-type?limit=1".to_owned();
+    let mut listed = Vec::new();
+    while listed.len() <= names.len() {
+        let page = harness.get(&path).await.is(StatusCode::OK);
+        listed.extend(
+            page["data"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| text(one, "name").to_owned()),
+        );
+        if page["done"] == true {
+            break;
+        }
+        path = format!("/api/v1/event-type?limit=1&iterator={}", text(&page, "iterator"));
+    }
+    assert_eq!(listed, names);
+}

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use axum::body::Body;
+use http::{Method, StatusCode};
 use postrider_gateway::Settings;
 use postrider_secrets::Keyring;
 use postrider_store::SharedStore;
@@ -12,7 +14,7 @@ use postrider_testkit::services::PostgresServer;
 use secrecy::SecretString;
 use serde_json::json;
 
-use crate::harness::Harness;
+use crate::harness::{Harness, text};
 
 #[tokio::test]
 async fn without_the_store_a_cached_application_goes_on() {
@@ -29,6 +31,23 @@ async fn without_the_store_a_cached_application_goes_on() {
     let body = json!({"eventType": "a", "payload": {}});
     harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
     let app = harness.broker.accepted()[0].message.app;
+    let key = harness.post(
+        "/api/v1/auth/key",
+        json!({"scope": "ingest", "name": "a producer"}),
+    );
+    let key = key.await.is(StatusCode::CREATED);
+    let send = async || {
+        let bearer = format!("Bearer {}", text(&key, "key"));
+        let headers = [
+            ("authorization", &bearer[..]),
+            ("content-type", "application/json"),
+        ];
+        let body = Body::from(body.to_string());
+        harness
+            .call(Method::POST, "/api/v1/app/acme/msg", &headers, body)
+            .await
+    };
+    send().await.is(StatusCode::ACCEPTED);
 
     server.stop().await.expect("stopped");
     harness.broker.recording.store(false, Ordering::SeqCst);
@@ -39,7 +58,16 @@ async fn without_the_store_a_cached_application_goes_on() {
         .await
         .expect("published");
     harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
-    assert_eq!(harness.broker.jobs().len(), 2);
+    assert_eq!(harness.broker.jobs().len(), 3);
+    // A stored key that was looked up longer ago than it is trusted: one request a second waits for the store, and no longer
+    // than a second.
+    tokio::time::sleep(Duration::from_millis(10_100)).await;
+    send().await.is(StatusCode::ACCEPTED);
+    let begun = Instant::now();
+    for _ in 0..50 {
+        send().await.is(StatusCode::ACCEPTED);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let refused = harness.post("/api/v1/app/other/msg", body.clone()).await;
     assert_eq!(refused.code(), "store_unavailable");
     assert!(refused.retry_after().is_some());
@@ -51,7 +79,7 @@ async fn without_the_store_a_cached_application_goes_on() {
         if harness.post("/api/v1/app/other/msg", body.clone()).await.status == StatusCode::ACCEPTED {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the gateway did not find its store again");
 }

@@ -68,12 +68,9 @@ pub(super) async fn of_endpoint(
         .bind(clean_opt(filter.channel.as_ref()))
         .bind(window.low_second)
         .bind(window.high_second)
-        .fetch_all(&store.read)
-        .await?;
-    let found = rows
-        .iter()
-        .map(|row| Ok((decode(row)?, messages::decode(store, row, with_payload)?)))
-        .collect::<Work<Vec<_>>>()?;
+        .fetch(&store.read);
+    let decode = |row: &PgRow| Ok((decode(row)?, messages::decode(store, row, with_payload)?));
+    let found = messages::part(rows, decode, |(_, row)| row.message.payload.len()).await?;
     Ok(window.arrange(found))
 }
 

@@ -1,8 +1,10 @@
 //! Messages and their payloads.
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::BoxStream;
 use postrider_model::{AppId, CancelReason, Message, MessageId, UnixMillis};
-use postrider_store::{MessageFilter, MessageRow, Page};
+use postrider_store::{MessageFilter, MessageRow, PAGE_PAYLOAD_BYTES, Page};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -99,13 +101,27 @@ pub(super) async fn list(
         .bind(window.high)
         .bind(clean_all(&filter.event_types))
         .bind(clean_opt(filter.channel.as_ref()))
-        .fetch_all(&store.read)
-        .await?;
-    let messages = rows
-        .iter()
-        .map(|row| decode(store, row, filter.with_payload))
-        .collect::<Work<Vec<_>>>()?;
+        .fetch(&store.read);
+    let decode = |row: &PgRow| decode(store, row, filter.with_payload);
+    let messages = part(rows, decode, |row| row.message.payload.len()).await?;
     Ok(window.arrange(messages))
+}
+
+/// Reads rows until their payloads are as many bytes as a page may have.
+pub(super) async fn part<T>(
+    mut rows: BoxStream<'_, sqlx::Result<PgRow>>,
+    decode: impl Fn(&PgRow) -> Work<T>,
+    payload_bytes: impl Fn(&T) -> usize,
+) -> Work<Vec<T>> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE_PAYLOAD_BYTES
+        && let Some(row) = rows.try_next().await?
+    {
+        let row = decode(&row)?;
+        bytes += payload_bytes(&row);
+        part.push(row);
+    }
+    Ok(part)
 }
 
 pub(super) async fn payload(store: &PostgresStore, id: MessageId) -> Work<Option<(String, Bytes)>> {

@@ -80,7 +80,7 @@ async fn load_endpoints(
     let ids: Vec<Uuid> = endpoints.iter().map(EndpointId::as_uuid).collect();
     let rows = sqlx::query(
         "SELECT c.now, e.id, e.disabled OR e.deleted_at IS NOT NULL AS disabled, e.paused, \
-         e.ordered AND e.pause_when_exhausted AS pause_when_exhausted, h.failing_since \
+         e.ordered, e.ordered AND e.pause_when_exhausted AS pause_when_exhausted, h.failing_since \
          FROM (SELECT now_ms() AS now) c LEFT JOIN endpoints e ON e.id = ANY($1) \
          LEFT JOIN endpoint_health h ON h.endpoint = e.id",
     )
@@ -98,6 +98,7 @@ async fn load_endpoints(
         let endpoint = KnownEndpoint {
             held: disabled || row.try_get("paused")?,
             disabled,
+            ordered: row.try_get("ordered")?,
             pause_when_exhausted: row.try_get("pause_when_exhausted")?,
             failing_since: row.try_get::<Option<i64>, _>("failing_since")?.map(UnixMillis),
         };

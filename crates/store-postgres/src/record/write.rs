@@ -84,7 +84,9 @@ async fn update_deliveries(connection: &mut PgConnection, moved: &[&DeliveryPut]
             })
             .collect();
         let statement = format!(
-            "UPDATE {} d SET state = u.state, attempts = u.attempts, cancelled = u.cancelled \
+            // A cancelled delivery keeps its reason: the fold does not know it.
+            "UPDATE {} d SET state = u.state, attempts = u.attempts, \
+             cancelled = CASE WHEN d.state = u.state THEN d.cancelled ELSE u.cancelled END \
              FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::smallint[], $5::smallint[], $6::bigint[]) \
              AS u(id, state, attempts, cancelled, old_state, old_attempts) \
              WHERE d.id = u.id AND d.state = u.old_state \

@@ -103,11 +103,12 @@ async fn chunk(
             log_day.saturating_mul(DAY_MS),
         ),
     ] {
-        sqlx::query(statement)
+        let gone = sqlx::query(statement)
             .bind(bound)
             .bind(limit)
             .execute(&mut *connection)
             .await?;
+        report.rows += gone.rows_affected();
     }
     Ok(report)
 }

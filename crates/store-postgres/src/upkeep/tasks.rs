@@ -5,7 +5,9 @@ pub(super) mod rows;
 
 use std::collections::HashMap;
 
-use postrider_model::{DeferReason, DeliveryId, DeliveryState, Endpoint, EndpointId, MessageId, Trigger};
+use postrider_model::{
+    DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, is_subscribed,
+};
 use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts, WaitingPut};
 use postrider_store::{TaskKind, TaskRow, TaskState};
 use sqlx::postgres::PgRow;
@@ -13,7 +15,6 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::PostgresStore;
-use crate::config::endpoints;
 use crate::error::{Work, corrupt};
 use crate::log::deliveries::to_state;
 use crate::record::write::{self, column};
@@ -43,20 +44,16 @@ async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
     let Some(task) = row.as_ref().map(rows::decode).transpose()? else {
         return Ok(None);
     };
-    let endpoint = endpoints::all(store, &mut tx, task.app)
-        .await?
-        .into_iter()
-        .find(|endpoint| endpoint.id == task.endpoint);
-    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.disabled) else {
+    let Some(wanted) = wanted(&mut tx, &task).await? else {
         rest(&mut tx, &task, TaskState::Failed, task.cursor).await?;
         tx.commit().await?;
         return Ok(Some(0));
     };
     let found = match task.kind {
         TaskKind::Recover => failed(&mut tx, &task, limit).await?,
-        TaskKind::Replay => missed(&mut tx, &task, &endpoint, limit).await?,
+        TaskKind::Replay => missed(&mut tx, &task, &wanted, limit).await?,
     };
-    let made = deliver_again(&mut tx, &task, &endpoint, &found.messages).await?;
+    let made = deliver_again(&mut tx, &task, wanted.ordered, &found.messages).await?;
     let state = if found.is_last {
         TaskState::Finished
     } else {
@@ -65,6 +62,31 @@ async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
     rest(&mut tx, &task, state, found.cursor.or(task.cursor)).await?;
     tx.commit().await?;
     Ok(Some(made))
+}
+
+/// What a task needs to know of its endpoint. Nothing sealed: what cannot be opened stops deliveries, and no task.
+struct Wanted {
+    event_types: Vec<String>,
+    channels: Vec<String>,
+    ordered: bool,
+}
+
+/// None when the endpoint is disabled or gone.
+async fn wanted(connection: &mut PgConnection, task: &TaskRow) -> Work<Option<Wanted>> {
+    let row = sqlx::query(
+        "SELECT event_types, channels, ordered FROM endpoints \
+         WHERE id = $1 AND app = $2 AND NOT disabled AND deleted_at IS NULL",
+    )
+    .bind(task.endpoint.as_uuid())
+    .bind(task.app.as_uuid())
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Wanted {
+        event_types: row.try_get("event_types")?,
+        channels: row.try_get("channels")?,
+        ordered: row.try_get("ordered")?,
+    }))
 }
 
 async fn rest(
@@ -132,12 +154,7 @@ async fn failed(connection: &mut PgConnection, task: &TaskRow, limit: i64) -> Wo
 }
 
 /// Messages that the endpoint subscribes to, without a delivery that arrived or is on its way.
-async fn missed(
-    connection: &mut PgConnection,
-    task: &TaskRow,
-    endpoint: &Endpoint,
-    limit: i64,
-) -> Work<Found> {
+async fn missed(connection: &mut PgConnection, task: &TaskRow, wanted: &Wanted, limit: i64) -> Work<Found> {
     let (low, high) = bounds(task);
     let rows = sqlx::query(
         "SELECT m.id AS message, m.event_type, m.channels::text AS channels, EXISTS (SELECT 1 FROM deliveries d \
@@ -157,8 +174,9 @@ async fn missed(
             Some(text) => serde_json::from_str(text).map_err(|_| corrupt("channels are not a list"))?,
             None => Vec::new(),
         };
-        if !row.try_get::<bool, _>("has_it")? && endpoint.subscribes_to(row.try_get("event_type")?, &channels)
-        {
+        let subscription = (&wanted.event_types[..], &wanted.channels[..]);
+        let has_it: bool = row.try_get("has_it")?;
+        if !has_it && is_subscribed(subscription, row.try_get("event_type")?, &channels) {
             messages.push(MessageId::from_uuid(row.try_get("message")?));
         }
     }
@@ -182,7 +200,7 @@ fn found(rows: &[PgRow], messages: Vec<MessageId>, limit: i64) -> Work<Found> {
 async fn deliver_again(
     connection: &mut PgConnection,
     task: &TaskRow,
-    endpoint: &Endpoint,
+    ordered: bool,
     messages: &[MessageId],
 ) -> Work<u64> {
     if messages.is_empty() {
@@ -211,7 +229,7 @@ async fn deliver_again(
     .await?;
     made.sort_unstable();
     let count = i64::try_from(made.len()).unwrap_or(i64::MAX);
-    let mut seq = if endpoint.ordered {
+    let mut seq = if ordered {
         let last: i64 = sqlx::query_scalar("UPDATE sequence SET last_seq = last_seq + $1 RETURNING last_seq")
             .bind(count)
             .fetch_one(&mut *connection)

@@ -5,7 +5,7 @@ use postrider_secrets::Keyring;
 use postrider_store::{DeliveryFilter, DeliveryRow, MessageRow, Page, TimeRange};
 use rusqlite::{Connection, Row, params};
 
-use super::messages::{MESSAGE_COLUMNS, message_filter, read_message, with_payload};
+use super::messages::{MESSAGE_COLUMNS, message_filter, part, read_message, with_payload};
 use crate::codec::{self, Walk};
 use crate::error::Fallible;
 
@@ -81,13 +81,12 @@ pub(super) fn of_endpoint(
             |row| Ok((read_delivery(row)?, read_message(row, 8)?)),
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    walk.arrange(rows)
-        .into_iter()
-        .map(|(delivery, message)| {
-            let message = with_payload(connection, keyring, message, query.with_payload)?;
-            Ok((delivery, message))
-        })
-        .collect()
+    let add = |(delivery, message)| {
+        let message = with_payload(connection, keyring, message, query.with_payload)?;
+        Ok((delivery, message))
+    };
+    let payload_bytes = |(_, row): &(DeliveryRow, MessageRow)| row.message.payload.len();
+    Ok(walk.arrange(part(rows, add, payload_bytes)?))
 }
 
 /// Walks a message's deliveries.

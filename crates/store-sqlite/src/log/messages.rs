@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postrider_model::{AppId, CancelReason, Message, MessageId};
 use postrider_secrets::Keyring;
-use postrider_store::{MessageFilter, MessageRow, Page, StoreError};
+use postrider_store::{MessageFilter, MessageRow, PAGE_PAYLOAD_BYTES, Page, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::cancel;
@@ -137,10 +137,27 @@ pub(super) fn list(
             |row| read_message(row, 0),
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    walk.arrange(rows)
-        .into_iter()
-        .map(|row| with_payload(connection, keyring, row, filter.with_payload))
-        .collect()
+    let add = |row| with_payload(connection, keyring, row, filter.with_payload);
+    let part = part(rows, add, |row: &MessageRow| row.message.payload.len())?;
+    Ok(walk.arrange(part))
+}
+
+/// Adds payloads to the rows of a walk, until they are as many bytes as a page may have.
+pub(super) fn part<T, U>(
+    rows: Vec<T>,
+    add: impl Fn(T) -> Fallible<U>,
+    payload_bytes: impl Fn(&U) -> usize,
+) -> Fallible<Vec<U>> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        if bytes >= PAGE_PAYLOAD_BYTES {
+            break;
+        }
+        let row = add(row)?;
+        bytes += payload_bytes(&row);
+        part.push(row);
+    }
+    Ok(part)
 }
 
 pub(super) fn expunge(connection: &Connection, app: AppId, id: MessageId) -> Fallible<bool> {

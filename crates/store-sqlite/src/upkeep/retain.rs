@@ -35,7 +35,7 @@ pub(crate) fn retain(
             .execute([mark])?;
     }
     remove_records(connection, now.minus(log), limit, &mut report)?;
-    remove_by_time(connection, now, now.minus(log), limit)?;
+    report.rows = remove_by_time(connection, now, now.minus(log), limit)?;
     Ok(report)
 }
 
@@ -107,20 +107,20 @@ fn remove_records(
     Ok(())
 }
 
-/// Expired claims and marks of trials; counters and finished tasks from before `cutoff`.
-fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, limit: u32) -> Fallible<()> {
-    connection
+/// Expired claims and marks of trials; counters and finished tasks from before `cutoff`. Returns how many.
+fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, limit: u32) -> Fallible<u64> {
+    let mut gone = connection
         .prepare_cached(
             "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
         )?
         .execute(params![now.0, limit])?;
-    connection
+    gone += connection
         .prepare_cached(
             "DELETE FROM trials WHERE (delivery, run) IN (
                 SELECT delivery, run FROM trials WHERE at < ?1 ORDER BY at LIMIT ?2)",
         )?
         .execute(params![now.minus(TRIALS_KEPT).0, limit])?;
-    connection
+    gone += connection
         .prepare_cached(
             "DELETE FROM counters WHERE (endpoint, hour) IN (
                 SELECT endpoint, hour FROM counters WHERE hour < ?1 ORDER BY hour LIMIT ?2)",
@@ -129,10 +129,10 @@ fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, 
             cutoff.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS),
             limit
         ])?;
-    connection
+    gone += connection
         .prepare_cached(
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < ?1 LIMIT ?2)",
         )?
         .execute(params![cutoff.0, limit])?;
-    Ok(())
+    Ok(u64::try_from(gone).unwrap_or(u64::MAX))
 }

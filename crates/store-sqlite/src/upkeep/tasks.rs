@@ -3,7 +3,7 @@
 pub(crate) mod rows;
 
 use postrider_model::{
-    AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis,
+    AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis, is_subscribed,
 };
 use postrider_store::fold::StateCounts;
 use postrider_store::{TaskKind, TaskRow, TaskState};
@@ -154,14 +154,9 @@ fn messages(connection: &Connection, task: &TaskRow, limit: u32) -> Fallible<Vec
     Ok(messages)
 }
 
-/// As `Endpoint::subscribes_to`, without the rest of the endpoint.
 fn subscribes(wanted: &Wanted, found: &Found) -> bool {
-    (wanted.event_types.is_empty() || wanted.event_types.contains(&found.event_type))
-        && (wanted.channels.is_empty()
-            || wanted
-                .channels
-                .iter()
-                .any(|channel| found.channels.contains(channel)))
+    let subscription = (&wanted.event_types[..], &wanted.channels[..]);
+    is_subscribed(subscription, &found.event_type, &found.channels)
 }
 
 /// Whether a message is to be delivered (again): nothing delivered it and nothing is about to; for a recovery,

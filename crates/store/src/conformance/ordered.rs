@@ -107,3 +107,31 @@ pub async fn a_removed_head_lets_the_next_go(store: SharedStore) {
     })
     .await;
 }
+
+/// As before, for rows without a place in the sequence.
+pub async fn what_waited_before_it_was_ordered_goes_run_after_run(store: SharedStore) {
+    let world = World::new(store).await;
+    let mut endpoint = world.endpoint(|_| {}).await;
+    for _ in 0..5 {
+        let message = world.message();
+        let waiting = Disposition::Waiting(DeferReason::Backlog);
+        world
+            .record(&[world.accepted(&message, &[endpoint.id], waiting)])
+            .await;
+    }
+    let was = endpoint.updated_at;
+    endpoint.ordered = true;
+    endpoint.updated_at = was.plus(Duration::from_millis(1));
+    must(world.store.update_endpoint(&endpoint, was).await);
+    let mut seen = 0;
+    while seen < 5 {
+        let jobs = world.take(endpoint.id, 2).await;
+        assert!(jobs.iter().all(|job| job.ordered));
+        for job in &jobs {
+            world
+                .record(&[world.ended(&job.message, endpoint.id, job.run, Next::Delivered)])
+                .await;
+        }
+        seen += jobs.len();
+    }
+}

@@ -20,6 +20,7 @@ async fn retain_all(world: &World, payloads: Duration, log: Duration) -> Retenti
         sum.payloads += report.payloads;
         sum.messages += report.messages;
         sum.cancelled += report.cancelled;
+        sum.rows += report.rows;
     }
     panic!("retention never ends: {sum:?}");
 }

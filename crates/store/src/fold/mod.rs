@@ -10,7 +10,8 @@
 //! 3. Only the current run moves or removes a waiting row. A fact of an earlier run is stale: it adds its attempt.
 //! 4. Facts may come in any order: an outcome before its message makes the delivery.
 //! 5. A due time is at most the store's clock plus the delay, and at least the lease's start plus the delay, so that
-//!    a worker whose clock is wrong can neither burn the retries nor postpone them.
+//!    a worker whose clock is wrong can neither burn the retries nor postpone them. That of an attempt in flight counts from the
+//!    store's clock alone: a journal that lags brings its outcome as late.
 
 mod changes;
 mod outcome;
@@ -73,6 +74,8 @@ pub struct KnownEndpoint {
     pub held: bool,
     /// Disabled or deleted already.
     pub disabled: bool,
+    /// What waits for it is handed out a run at a time: when one ends, the next may go.
+    pub ordered: bool,
     /// An exhausted head pauses it (`ordered` endpoints with that policy).
     pub pause_when_exhausted: bool,
     /// Start of the first failure since the last success.

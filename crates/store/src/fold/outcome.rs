@@ -24,13 +24,16 @@ impl Folder<'_> {
             }
             Next::Retry { delay } => {
                 self.set_state(outcome, DeliveryState::Retrying, None);
-                self.reschedule(outcome, current.waiting, delay, DeferReason::Retry);
+                self.reschedule(outcome, current.waiting, outcome.at, delay, DeferReason::Retry);
             }
-            Next::Deferred { reason, delay } => self.reschedule(outcome, current.waiting, delay, reason),
+            Next::Deferred { reason, delay } => {
+                self.reschedule(outcome, current.waiting, outcome.at, delay, reason);
+            }
             // It came after the outcome that it announces, which stands.
             Next::InFlight { .. } if current.attempts > outcome.attempts => self.changes.stale += 1,
             Next::InFlight { delay } => {
-                self.reschedule(outcome, current.waiting, delay, DeferReason::InFlight);
+                // Counted from now: if this came late, the outcome that ends it comes as late.
+                self.reschedule(outcome, current.waiting, self.now, delay, DeferReason::InFlight);
             }
         }
     }
@@ -156,12 +159,13 @@ impl Folder<'_> {
         &mut self,
         outcome: &Outcome,
         before: Option<KnownWaiting>,
+        at: UnixMillis,
         delay: Duration,
         reason: DeferReason,
     ) {
         let row = KnownWaiting {
             run: outcome.run,
-            due_at: due_at(outcome.at, delay, self.now, before.and_then(|row| row.leased_at)),
+            due_at: due_at(at, delay, self.now, before.and_then(|row| row.leased_at)),
             leased_at: before.and_then(|row| row.leased_at),
             seq: before.map_or(0, |row| row.seq),
         };

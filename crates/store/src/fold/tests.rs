@@ -176,6 +176,19 @@ fn a_late_notice_of_an_attempt_in_flight_does_not_undo_its_outcome() {
 }
 
 #[test]
+fn a_notice_that_is_recorded_late_is_not_due_before_its_outcome_is_recorded_as_late() {
+    let mut world = World::new();
+    let delay = Duration::from_secs(30);
+    let Record::Outcome(mut notice) = world.outcome(0, 0, Next::InFlight { delay }) else {
+        unreachable!()
+    };
+    notice.at = NOW.minus(Duration::from_secs(60));
+    let changes = fold(&[Record::Outcome(notice)], &Known::default(), NOW, 0, SETTINGS);
+    let due = changes.waiting[&world.delivery].map(|row| row.due_at);
+    assert_eq!(due, Some(NOW.plus(delay)));
+}
+
+#[test]
 fn a_terminal_state_is_final() {
     let mut world = World::new();
     for state in [

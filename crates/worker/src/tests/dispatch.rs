@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use postrider_limits::{GateRequest, Limits as _, Rate, Signal, Verdict};
-use postrider_model::{DeferReason, Job, Next, Outcome, UnixMillis};
+use postrider_model::{CancelReason, DeferReason, EndpointId, Job, Next, Outcome, UnixMillis};
+use postrider_store::AppRef;
 use postrider_testkit::receiver::{Reply, Script};
 use tokio_util::sync::CancellationToken;
 
@@ -177,4 +178,36 @@ async fn a_refused_delivery_costs_no_token() {
         ),
         "{outcomes:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_configuration_may_have_is_not_cancelled() {
+    let world = World::new().await;
+    let context = world.context(World::settings());
+    let made_elsewhere = EndpointId::generate(UnixMillis::now(), &mut rand::rng());
+    // A version that the store does not have, as it looks to a worker that cannot read it just now.
+    let published = world.limits.publish_version(world.app, 1_000);
+    published.await.expect("published");
+    world.dispatch(&context, vec![world.job(made_elsewhere)]).await;
+    let outcomes = world.outcomes(1).await;
+    assert!(matches!(
+        outcomes[0].next,
+        Next::Deferred {
+            reason: DeferReason::Ours,
+            ..
+        }
+    ));
+    let other = World::new().await;
+    let context = other.context(World::settings());
+    let app = other
+        .store
+        .snapshot(&AppRef::Id(other.app))
+        .await
+        .expect("the store");
+    let version = app.expect("the application").version;
+    let published = other.limits.publish_version(other.app, version);
+    published.await.expect("published");
+    other.dispatch(&context, vec![other.job(made_elsewhere)]).await;
+    let gone = Next::Cancelled(CancelReason::EndpointDeleted);
+    assert_eq!(other.outcomes(1).await[0].next, gone);
 }

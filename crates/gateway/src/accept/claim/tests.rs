@@ -83,3 +83,26 @@ fn an_event_id_that_was_taken_over_is_kept_when_giving_the_key_up_got_lost() {
         "the event id is not given up after a refusal"
     );
 }
+
+#[test]
+fn a_repeat_waits_for_its_key_although_its_event_ids_are_settled() {
+    let app = AppId::generate(UnixMillis(1), &mut rand::rng());
+    let request = request(app);
+    let mut claimer = Claimer::new(app, None, &request, id(1_000));
+    let held = |finished| ClaimAnswer::Held {
+        resource: *id(2_000).as_bytes(),
+        fingerprint: [1; 32],
+        finished,
+    };
+    let wanted = claimer.wanted();
+    // The first request settles event ids before its key.
+    let step = claimer.read(&wanted, &admission([held(false), held(true)]), false);
+    assert!(matches!(step, Ok(Step::Wait)));
+    assert_eq!(
+        claimer.fates,
+        [Fate::Id(id(1_000))],
+        "no event id is another message's"
+    );
+    let step = claimer.read(&wanted, &admission([held(true), held(true)]), false);
+    assert!(matches!(step, Ok(Step::Repeated)));
+}

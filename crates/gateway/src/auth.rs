@@ -115,7 +115,7 @@ impl Authenticator {
         }
         let read = match known {
             None => self.store.key_by_hash(&hash.0).await?,
-            Some((scope, _)) => match self.look_up(&hash).await? {
+            Some((scope, _)) => match self.ask_again(&hash).await? {
                 Some(read) => read,
                 None => return Ok(scope),
             },
@@ -126,9 +126,9 @@ impl Authenticator {
         Ok(scope)
     }
 
-    /// Looks up a key that is known; `None` without the store. One request a second waits for a store that is away, and for
+    /// Asks the store for a key that is known; `None` when it does not answer. One request a second waits for a store that is away, and for
     /// a second.
-    async fn look_up(&self, hash: &KeyHash) -> Result<Option<Option<StoredKey>>, Error> {
+    async fn ask_again(&self, hash: &KeyHash) -> Result<Option<Option<StoredKey>>, Error> {
         let began = Instant::now();
         {
             let mut away = self.away.lock();

@@ -129,14 +129,7 @@ pub(super) async fn forgotten_key(api: &Api, claimer: &mut Claimer<'_>) -> Resul
     let Some(key) = claimer.wanted().into_iter().find(|made| made.draft.is_none()) else {
         return Ok(());
     };
-    let Some(stored) = api
-        .store
-        .claims(&[key.request.key])
-        .await?
-        .into_iter()
-        .flatten()
-        .next()
-    else {
+    let Some(stored) = api.store.claims(&[key.request.key]).await?.pop().flatten() else {
         return Ok(());
     };
     if stored.fingerprint != key.request.fingerprint {

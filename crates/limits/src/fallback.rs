@@ -1,9 +1,9 @@
 //! The shared state with a local stand-in: a call that the shared one fails is answered by this process alone.
 //!
 //! Rates are then divided by the number of processes expected to share them (at least 1 a second each), claims and
-//! done marks are this process' alone, and versions are unknown. A dead server costs a few time-outs, not one a call: after three
-//! errors in a row it is left alone for half a second, and then tried by one call at a time. Each call answered
-//! locally is reported to `observe` (for the metric `limits_fallback`) and, at most once in 5 s, logged.
+//! done marks are this process' alone, and versions are unknown. A dead server costs a few time-outs, not one a call:
+//! after three errors in a row it is left alone for half a second, and then tried by one call at a time. Each call
+//! answered locally is reported to `observe` (for the metric `limits_fallback`) and, at most once in 5 s, logged.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -106,6 +106,7 @@ macro_rules! store_conformance {
                 payloads_expire_on_record,
                 a_message_may_have_a_retention_of_its_own,
                 a_young_payload_stays,
+                claims_that_ended_go,
                 old_records_go,
             }
             deliveries {

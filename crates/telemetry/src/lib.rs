@@ -17,6 +17,7 @@ mod family;
 pub mod labels;
 mod logging;
 mod metrics;
+mod registrar;
 pub mod trace;
 
 pub use chain::error_chain;

@@ -5,25 +5,22 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use postrider_model::AttemptClass;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::Registry;
 
-use crate::docs::{DOCS, Kind};
-use crate::family::{By, ByTwo, One, Two};
+use crate::family::{By, ByTwo, Two};
 use crate::labels::{
     Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, Pool, PoolState, PublishFailure,
     Service, SpanFate, Stage, WaitReason,
 };
+use crate::registrar::Registrar;
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-const PREFIX: &str = "postrider_";
 
 /// One call or attempt, to the longest deadline there is.
 const CALL_SECONDS: [f64; 15] = [
@@ -88,7 +85,7 @@ impl Metrics {
     /// As [`Metrics::new`], with what `register` adds to a registry without a prefix.
     pub fn with(register: impl FnOnce(&mut Registry)) -> Arc<Self> {
         let mut registry = Registry::default();
-        let mut new = Registrar(registry.sub_registry_with_prefix(PREFIX.trim_end_matches('_')));
+        let mut new = Registrar::new(&mut registry);
         new.register(
             "postrider_build_info",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
@@ -325,51 +322,6 @@ impl Metrics {
     }
 }
 
-/// Registers metrics with the help and the unit that [`DOCS`] gives them.
-struct Registrar<'a>(&'a mut Registry);
-
-impl Registrar<'_> {
-    /// Panics for a name that is not documented: [`Metrics::new`] is called in every test of this module.
-    fn register(&mut self, name: &str, metric: impl Metric) {
-        let doc = DOCS
-            .iter()
-            .find(|doc| doc.name == name)
-            .expect("every metric is documented");
-        let bare = name.strip_prefix(PREFIX).unwrap_or(name);
-        // The exposition format adds these suffixes again.
-        let bare = match doc.kind {
-            Kind::Counter => bare.trim_end_matches("_total"),
-            Kind::Info => bare.trim_end_matches("_info"),
-            Kind::Gauge | Kind::Histogram => bare,
-        };
-        match bare.strip_suffix("_seconds") {
-            Some(bare) => self
-                .0
-                .register_with_unit(bare, doc.meaning, Unit::Seconds, metric),
-            None => self.0.register(bare, doc.meaning, metric),
-        }
-    }
-
-    fn one<M: Metric + Clone + Default>(&mut self, name: &str) -> M {
-        let metric = M::default();
-        self.register(name, metric.clone());
-        metric
-    }
-
-    fn counters<L: Label>(&mut self, name: &str) -> By<L, Counter>
-    where
-        One<L>: EncodeLabelSet,
-    {
-        By::new(&self.one(name))
-    }
-
-    fn histogram(&mut self, name: &str, buckets: impl IntoIterator<Item = f64>) -> Histogram {
-        let histogram = Histogram::new(buckets);
-        self.register(name, histogram.clone());
-        histogram
-    }
-}
-
 /// 1 to 2048.
 fn powers_of_two() -> impl Iterator<Item = f64> {
     exponential_buckets(1.0, 2.0, 12)
@@ -388,6 +340,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::docs::{DOCS, Kind};
 
     /// Name, as dashboards write it, to type and unit, from a rendered text.
     fn exported(text: &str) -> BTreeMap<String, (String, String)> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_model::{Accepted, Disposition, Message, Next, Record, UnixMillis};
+use postrider_model::{Accepted, CancelReason, Disposition, Message, Next, Record, UnixMillis};
 use postrider_store::{LogStore, RecordStore, UpkeepStore};
 use postrider_testkit::wait::{Poll, wait_for};
 
@@ -149,4 +149,23 @@ async fn every_field_comes_back() {
             .await,
         0
     );
+}
+
+#[tokio::test]
+async fn a_late_attempt_leaves_a_cancelled_delivery_its_reason() {
+    let world = World::new().await;
+    let message = world.message(UnixMillis::now());
+    let cancelled = Next::Cancelled(CancelReason::EndpointDisabled);
+    let batch = [
+        world.accepted(&message, Disposition::Queued),
+        world.outcome(&message, 0, 0, cancelled),
+    ];
+    world.store.record(&batch).await.unwrap();
+    let late = Next::Retry {
+        delay: Duration::from_secs(5),
+    };
+    let late = [world.outcome(&message, 0, 2, late)];
+    world.store.record(&late).await.unwrap();
+    let kept = world.number("SELECT count(*) FROM deliveries WHERE attempts = 2 AND cancelled IS NOT NULL");
+    assert_eq!(kept.await, 1);
 }

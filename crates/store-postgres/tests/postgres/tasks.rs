@@ -173,3 +173,14 @@ async fn counts_of_many_rows_are_estimated() {
         "{few:?}"
     );
 }
+
+#[tokio::test]
+async fn a_task_needs_nothing_that_is_sealed() {
+    let world = World::new().await;
+    ended(&world, &[GONE]).await;
+    let broken = world.number("UPDATE endpoints SET secrets = '\\x00' RETURNING 1::bigint");
+    assert_eq!(broken.await, 1);
+    let task = task(&world, TaskKind::Recover);
+    world.store.create_task(&task).await.unwrap();
+    assert_eq!(world.store.sweep(100).await.unwrap().recovered, 1);
+}

@@ -1,6 +1,6 @@
 //! What a batch means for endpoints themselves: since when they fail, who is disabled, who is paused.
 
-use postrider_model::{AppId, UnixMillis};
+use postrider_model::{AppId, EndpointId, UnixMillis};
 use postrider_store::RecordReport;
 use postrider_store::fold::Changes;
 use rusqlite::{Connection, params};
@@ -22,27 +22,13 @@ pub(super) fn put_endpoints(
     }
     let mut changed: Vec<AppId> = Vec::new();
     for (endpoint, (app, _)) in &changes.disable {
-        let done = connection
-            .prepare_cached(
-                "UPDATE endpoints SET disabled = 1, updated_at = max(?2, updated_at + 1)
-                 WHERE id = ?1 AND NOT disabled AND deleted_at IS NULL",
-            )?
-            .execute(params![endpoint.as_bytes(), now.0])?;
-        if done > 0 {
-            waiting::reconsider(connection, *endpoint)?;
+        if turn_on(connection, "disabled", *endpoint, now)? {
             report.disabled.push(*endpoint);
             changed.push(*app);
         }
     }
     for (endpoint, app) in &changes.pause {
-        let done = connection
-            .prepare_cached(
-                "UPDATE endpoints SET paused = 1, updated_at = max(?2, updated_at + 1)
-                 WHERE id = ?1 AND NOT paused AND deleted_at IS NULL",
-            )?
-            .execute(params![endpoint.as_bytes(), now.0])?;
-        if done > 0 {
-            waiting::reconsider(connection, *endpoint)?;
+        if turn_on(connection, "paused", *endpoint, now)? {
             changed.push(*app);
         }
     }
@@ -54,4 +40,18 @@ pub(super) fn put_endpoints(
         }
     }
     Ok(())
+}
+
+/// Sets a flag of an endpoint, and has what waits for it looked at; false when it was set or the endpoint is gone.
+fn turn_on(connection: &Connection, flag: &str, endpoint: EndpointId, now: UnixMillis) -> Fallible<bool> {
+    let done = connection
+        .prepare_cached(&format!(
+            "UPDATE endpoints SET {flag} = 1, updated_at = max(?2, updated_at + 1)
+             WHERE id = ?1 AND NOT {flag} AND deleted_at IS NULL"
+        ))?
+        .execute(params![endpoint.as_bytes(), now.0])?;
+    if done > 0 {
+        waiting::reconsider(connection, endpoint)?;
+    }
+    Ok(done > 0)
 }

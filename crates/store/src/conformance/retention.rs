@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider_model::{DeliveryState, Disposition, Next};
+use postrider_model::{Claim, DeliveryState, Disposition, Next, UnixMillis};
 
 use super::fixture::{DAY, RETRY, WAITING, World, first, must};
 use crate::{AttemptFilter, MessageFilter, RetentionReport, SharedStore};
@@ -98,6 +98,21 @@ pub async fn a_young_payload_stays(store: SharedStore) {
     );
     assert!(must(world.store.payload(messages[0].id).await).is_some());
     assert_eq!(world.take(endpoint, 100).await.len(), 20);
+}
+
+/// What is only there for a time goes too, and is told, so that chunk follows chunk.
+pub async fn claims_that_ended_go(store: SharedStore) {
+    let world = World::new(store).await;
+    for n in 0..9 {
+        let ended = Claim {
+            key: [n; 32],
+            resource: [n; 16],
+            fingerprint: [n; 32],
+            expires_at: UnixMillis::now().minus(DAY),
+        };
+        must(world.store.keep_claim(&ended).await);
+    }
+    assert_eq!(retain_all(&world, YEAR, YEAR).await.rows, 9);
 }
 
 /// Old records go with everything that hangs on them.

@@ -22,7 +22,7 @@ struct Envelope {
     left: AtomicUsize,
     is_acknowledged: AtomicBool,
     /// Room in this process for the frame's jobs and bytes, given back with the frame.
-    _room: Vec<OwnedSemaphorePermit>,
+    room: Mutex<Vec<OwnedSemaphorePermit>>,
     /// Told when the frame ends unacknowledged: a broker takes frames back only with their subscription, which this one
     /// belongs to.
     give_back: Arc<Notify>,
@@ -47,7 +47,7 @@ pub(crate) fn shares(
         receipt: Mutex::new(Some(receipt)),
         left: AtomicUsize::new(count),
         is_acknowledged: AtomicBool::new(false),
-        _room: room,
+        room: Mutex::new(room),
         give_back,
     });
     std::iter::repeat_with(|| Share(envelope.clone()))
@@ -107,6 +107,13 @@ impl Active {
                 entry.insert(vec![share]);
                 true
             }
+        }
+    }
+
+    /// Has the permit given back with the delivery's frame.
+    pub(crate) fn keep(&self, key: (DeliveryId, u32), permit: OwnedSemaphorePermit) {
+        if let Some([share, ..]) = self.0.lock().get(&key).map(Vec::as_slice) {
+            share.0.room.lock().push(permit);
         }
     }
 

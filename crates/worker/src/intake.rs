@@ -29,7 +29,7 @@ use crate::{dispatch, envelope, finish, suspect};
 /// Returns after which a frame of several jobs is split.
 const SPLIT_AT: u32 = 3;
 /// Returns after which a job alone is a suspect.
-const TRIAL_AT: u32 = 5;
+pub(crate) const TRIAL_AT: u32 = 5;
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// Consumes a queue until `stop`; keeps the subscription, and with it what is unacknowledged, until `released`.
@@ -121,14 +121,10 @@ async fn begin(
     context: &Arc<Context>,
     incoming: Incoming,
     jobs: Vec<Job>,
-    mut room: Vec<OwnedSemaphorePermit>,
+    room: Vec<OwnedSemaphorePermit>,
     give_back: Arc<Notify>,
 ) {
     let suspect = incoming.delivery_count >= TRIAL_AT;
-    if suspect {
-        // Goes with the envelope, so the next suspect's turn is when this one is settled.
-        room.extend(suspect::turn(context).await);
-    }
     let shares = envelope::shares(incoming.receipt, jobs.len(), room, give_back);
     let (fresh, duties): (Vec<Job>, Vec<Duty>) = jobs
         .into_iter()
@@ -143,15 +139,19 @@ async fn begin(
             Some((job, duty))
         })
         .unzip();
-    if suspect
-        && let [job] = fresh.as_slice()
-        && suspect::is_fatal(context, job).await
-    {
-        tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
-        for duty in duties {
-            finish::untried(context, job, Next::Cancelled(CancelReason::Parked), duty).await;
+    if suspect && let [job] = fresh.as_slice() {
+        // Its copies join it while it waits: a death in the middle of a split makes some, and they are no suspects yet.
+        if let Some(turn) = suspect::turn(context).await {
+            // The next suspect's turn is when this one is settled.
+            context.active.keep(key(job), turn);
         }
-        return;
+        if suspect::is_fatal(context, job).await {
+            tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
+            for duty in duties {
+                finish::untried(context, job, Next::Cancelled(CancelReason::Parked), duty).await;
+            }
+            return;
+        }
     }
     dispatch::dispatch(context, fresh, duties).await;
 }

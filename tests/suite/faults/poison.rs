@@ -157,7 +157,8 @@ async fn restart_until_parked(stack: &mut Stack) -> Result<usize> {
         // An error means that it died again before it was ready.
         let _ = process.start_again().await;
     }
-    anyhow::bail!("not parked after {DEATHS_MAX} deaths")
+    let log = stack.gateways[0].log();
+    anyhow::bail!("not parked after {DEATHS_MAX} deaths:\n{log}")
 }
 
 /// Starts the worker again each time it dies, until something is parked; returns how often it died.
@@ -187,7 +188,8 @@ async fn die_until_parked(stack: &mut Stack, api: &Api) -> Result<usize> {
         // An error means that it died again before it was ready.
         let _ = worker.start_again().await;
     }
-    anyhow::bail!("not parked after {DEATHS_MAX} deaths")
+    let log = stack.workers[0].log();
+    anyhow::bail!("not parked after {DEATHS_MAX} deaths:\n{log}")
 }
 
 /// The poisoned delivery is cancelled (2), the others have succeeded (0).

@@ -6,6 +6,7 @@ mod dispatch;
 mod limits;
 mod outcomes;
 mod panics;
+mod suspects;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

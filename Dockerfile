@@ -17,8 +17,10 @@ COPY --from=build --chown=65532:65532 /data /var/lib/postrider
 # By number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 WORKDIR /var/lib/postrider
+# For every command, not `serve` alone.
+ENV POSTRIDER_DATA_DIR=/var/lib/postrider
 EXPOSE 8080 9464
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/postrider", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/postrider"]
-CMD ["serve", "--listen", "0.0.0.0:8080", "--data-dir", "/var/lib/postrider"]
+CMD ["serve", "--listen", "0.0.0.0:8080"]

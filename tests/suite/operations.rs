@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use postrider_model::{CancelReason, DeliveryId, EndpointId, Next, Outcome, Record, Trigger, UnixMillis};
 use postrider_store::SharedStore;
-use postrider_testkit::process::binary;
+use postrider_testkit::process::{Postrider, binary};
 use postrider_testkit::receiver::Receiver;
 use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::{Value, json};
@@ -261,7 +261,14 @@ async fn looking_makes_no_store() -> Result<()> {
         env: vec![("POSTRIDER_DATA_DIR", empty.path().display().to_string())],
         store: None,
     };
-    for args in [&["status"][..], &["poison", "list"], &["top"]] {
+    let looks = [
+        &["status"][..],
+        &["poison", "list"],
+        &["top"],
+        &["key", "list"],
+        &["key", "create", "--scope", "admin"],
+    ];
+    for args in looks {
         let output = operator.command(args)?.output().await?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(
@@ -274,6 +281,21 @@ async fn looking_makes_no_store() -> Result<()> {
         "it left something behind"
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn a_second_process_on_an_embedded_store_is_refused() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let mut first = Postrider::builder().data_dir(data.path()).start().await?;
+    let mut second = Postrider::builder().data_dir(data.path()).spawn()?;
+    let status = second.wait_exit(SOON).await?;
+    let said = second.log();
+    ensure!(
+        !status.success() && said.contains("another Postrider serves") && said.contains("--data-dir"),
+        "{status}: {said}"
+    );
+    first.kill9();
+    second.start_again().await
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ pub(crate) fn start(shared: &Arc<Shared>, links: Links, queue: Queue, prefetch: 
         queue,
         prefetch,
         sender,
-        declare_first: false,
+        failed_at: None,
     };
     shared.tasks.spawn(task.run(cancelled));
     subscription
@@ -44,8 +44,8 @@ struct Task {
     queue: Queue,
     prefetch: u16,
     sender: mpsc::Sender<Incoming>,
-    /// The last session failed although the link stood: the queue may be gone.
-    declare_first: bool,
+    /// When the last session failed: the queue may be gone, unless it has been declared since.
+    failed_at: Option<Instant>,
 }
 
 impl Task {
@@ -55,14 +55,13 @@ impl Task {
         let mut backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
         let closing = self.shared.closing.clone();
         loop {
-            let since = Instant::now();
-            tokio::select! {
+            let lasted = tokio::select! {
                 biased;
                 _ = &mut cancelled => return,
                 () = closing.cancelled() => return,
-                () = self.next_session() => {}
-            }
-            if since.elapsed() >= STABLE {
+                lasted = self.next_session() => lasted,
+            };
+            if lasted >= STABLE {
                 backoff.reset();
             }
             tokio::select! {
@@ -74,16 +73,19 @@ impl Task {
         }
     }
 
-    async fn next_session(&mut self) {
+    /// Returns how long frames came.
+    async fn next_session(&mut self) -> Duration {
         let link = match self.links.wait_for(Option::is_some).await {
             Ok(link) => link.clone(),
             Err(_) => None,
         };
         // None: the supervisor is gone, because the broker is being closed.
-        let Some(link) = link else { return };
+        let Some(link) = link else {
+            return Duration::ZERO;
+        };
         let limit = self.shared.settings.connect_timeout;
         let opened = tokio::select! {
-            () = link.broken.cancelled() => return,
+            () = link.broken.cancelled() => return Duration::ZERO,
             opened = timeout(limit, self.open(&link)) => opened,
         };
         let (mut session, mut consumer) = match opened {
@@ -91,30 +93,32 @@ impl Task {
             Ok(Err(error)) => {
                 let cause = error.source.as_ref().map(ToString::to_string);
                 tracing::warn!(queue = ?self.queue, %error, cause, "cannot consume");
-                self.declare_first = true;
-                return;
+                self.failed_at = Some(Instant::now());
+                return Duration::ZERO;
             }
             Err(_) => {
                 tracing::warn!(queue = ?self.queue, "RabbitMQ does not answer");
                 link.broken.cancel();
-                return;
+                return Duration::ZERO;
             }
         };
-        self.declare_first = false;
+        self.failed_at = None;
+        let since = Instant::now();
         tokio::select! {
             () = link.broken.cancelled() => {}
             () = self.forward(&session, &mut consumer) => {
                 tracing::warn!(queue = ?self.queue, "RabbitMQ ended a consumer");
-                self.declare_first = true;
+                self.failed_at = Some(Instant::now());
             }
         }
         session.end();
+        since.elapsed()
     }
 
     async fn open(&self, link: &Link) -> Result<(Session, Consumer), BrokerError> {
         let topology = &self.shared.topology;
-        if self.declare_first {
-            topology.declare(&link.connection).await?;
+        if let Some(failed_at) = self.failed_at {
+            link.declare_again(topology, failed_at).await?;
         }
         let name = topology.checked(self.queue)?;
         let open = async {

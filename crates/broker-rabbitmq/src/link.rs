@@ -7,10 +7,12 @@ use lapin::tcp::OwnedTLSConfig;
 use lapin::{Channel, Connection, ConnectionProperties};
 use postrider_broker::BrokerError;
 use postrider_telemetry::labels::Service;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
+use crate::topology::Topology;
 
 /// The current link of a supervisor; none while it connects.
 pub(crate) type Links = watch::Receiver<Option<Arc<Link>>>;
@@ -44,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) outlet: Option<Outlet>,
     /// Cancelled by whoever finds the link unusable; the supervisor then replaces it.
     pub(crate) broken: CancellationToken,
+    /// When its last whole declaration of the topology began.
+    declared_at: Mutex<Instant>,
 }
 
 /// A channel in confirm mode.
@@ -66,6 +70,7 @@ impl Link {
         let connection = Connection::connect_uri_with_config(shared.uri.clone(), properties, tls, runtime)
             .await
             .map_err(|error| failed("cannot connect", Some(error)))?;
+        let declared_at = Instant::now();
         shared.topology.declare(&connection).await?;
         let outlet = match purpose {
             Purpose::Consume => None,
@@ -75,7 +80,24 @@ impl Link {
             connection,
             outlet,
             broken: CancellationToken::new(),
+            declared_at: Mutex::new(declared_at),
         })
+    }
+
+    /// Declares the topology, unless that was done on this link after a consumer failed: when all fail together, once is
+    /// enough for all.
+    pub(crate) async fn declare_again(
+        &self,
+        topology: &Topology,
+        failed_at: Instant,
+    ) -> Result<(), BrokerError> {
+        let mut declared_at = self.declared_at.lock().await;
+        if *declared_at <= failed_at {
+            let began = Instant::now();
+            topology.declare(&self.connection).await?;
+            *declared_at = began;
+        }
+        Ok(())
     }
 
     /// Whether connection and channel stand, as far as this side knows.

@@ -18,16 +18,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] with one sentence for every rule that is broken.
     pub fn validate(&self, roles: Roles) -> Result<(), ConfigError> {
+        let mut broken = self.broken_values();
+        self.check_set_up(roles, &mut broken);
+        valid(broken)
+    }
+
+    /// Checks the values, and not whether they are enough to serve: a command that needs the store alone gets no more than
+    /// what it takes to reach that.
+    ///
+    /// # Errors
+    /// As [`Config::validate`].
+    pub fn validate_values(&self) -> Result<(), ConfigError> {
+        valid(self.broken_values())
+    }
+
+    fn broken_values(&self) -> Vec<String> {
         let mut broken = Vec::new();
         self.check_limits(&mut broken);
         self.check_texts(&mut broken);
         self.check_relations(&mut broken);
-        self.check_set_up(roles, &mut broken);
-        if broken.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Invalid(broken))
-        }
+        broken
     }
 
     fn check_limits(&self, broken: &mut Vec<String>) {
@@ -67,6 +77,12 @@ impl Config {
         }
         if self.store_target() == StoreTarget::Sqlite("".into()) {
             broken.push("`store.url` names no file; write `sqlite:///path/to/file`".to_owned());
+        }
+        if let Some(word) = self.log.level.split(',').find(|part| !names_level(part)) {
+            broken.push(format!(
+                "`log.level` has `{word}`; give `error`, `warn`, `info`, `debug`, `trace` or `off`, or a list such as \
+                 `info,lapin=warn`"
+            ));
         }
         if let Some(key) = &self.auth.admin_key {
             let key = key.expose_secret();
@@ -159,6 +175,12 @@ impl Config {
             ),
         );
         refuse(
+            !part && !scaled_out && !sqlite,
+            "`store.url` is a postgres:// URL, so `broker.url` (POSTRIDER_BROKER__URL) is required: what is in the \
+             in-process broker is taken up again at a restart on the embedded store alone"
+                .to_owned(),
+        );
+        refuse(
             part && sqlite,
             format!(
                 "a process that runs only {roles} needs a postgres:// URL as `store.url` (POSTRIDER_STORE__URL): SQLite \
@@ -171,6 +193,12 @@ impl Config {
                 "a process that runs only {roles} needs `redis.url` (POSTRIDER_REDIS__URL): rate limits, idempotency and \
                  breakers must be shared with the other processes"
             ),
+        );
+        refuse(
+            !part && scaled_out && self.redis.url.is_none(),
+            "`broker.url` is set, so `redis.url` (POSTRIDER_REDIS__URL) is required: idempotency keys must outlast the \
+             process, and limits and breakers be shared"
+                .to_owned(),
         );
         refuse(
             !part && scaled_out && sqlite,
@@ -191,6 +219,22 @@ impl Config {
                 .to_owned(),
         );
     }
+}
+
+fn valid(broken: Vec<String>) -> Result<(), ConfigError> {
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigError::Invalid(broken))
+    }
+}
+
+/// Whether a part of `log.level` ends with a level. A word that is none would be read as a target, and all else be silent.
+fn names_level(part: &str) -> bool {
+    let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+    ["off", "error", "warn", "info", "debug", "trace"]
+        .iter()
+        .any(|known| level.eq_ignore_ascii_case(known))
 }
 
 fn check_scheme(key: &str, url: Option<&RedactedUrl>, schemes: &[&str], broken: &mut Vec<String>) {
@@ -275,10 +319,57 @@ mod tests {
             worker,
             "must be shared with the other processes",
         );
-        refuses(&[BROKER, ADMIN, KEY], Roles::ALL, "must be a postgres:// URL");
-        refuses(&[BROKER, STORE, KEY], Roles::ALL, "POSTRIDER_AUTH__ADMIN_KEY");
-        refuses(&[BROKER, STORE, ADMIN], Roles::ALL, "POSTRIDER_SECRETS__KEY");
+        refuses(
+            &[BROKER, REDIS, ADMIN, KEY],
+            Roles::ALL,
+            "must be a postgres:// URL",
+        );
+        refuses(
+            &[BROKER, REDIS, STORE, KEY],
+            Roles::ALL,
+            "POSTRIDER_AUTH__ADMIN_KEY",
+        );
+        refuses(
+            &[BROKER, REDIS, STORE, ADMIN],
+            Roles::ALL,
+            "POSTRIDER_SECRETS__KEY",
+        );
+        refuses(&[BROKER, STORE, ADMIN, KEY], Roles::ALL, "POSTRIDER_REDIS__URL");
+        refuses(&[STORE, REDIS, ADMIN, KEY], Roles::ALL, "POSTRIDER_BROKER__URL");
         assert_eq!(broken(&[], worker).len(), 3, "every reason at once");
+    }
+
+    #[test]
+    fn a_log_level_that_would_silence_everything_is_refused() {
+        for level in ["warning", "info,lapin", "info,lapin=loud", ""] {
+            refuses(&[("log.level", level)], Roles::ALL, "`log.level` has");
+        }
+        for level in [
+            "INFO",
+            "off",
+            "info, lapin=warn",
+            "postrider_worker[attempt]=debug,error",
+        ] {
+            assert_eq!(
+                broken(&[("log.level", level)], Roles::ALL),
+                Vec::<String>::new(),
+                "{level}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_are_checked_without_the_set_up_too() {
+        let overrides = Overrides::default().set("store.url", "postgress://u:hunter2@h/d", "--test");
+        let config = Config::load_from(None, [], overrides).unwrap().config;
+        let error = config.validate_values().unwrap_err().to_string();
+        assert!(
+            error.contains("store.url") && !error.contains("hunter2"),
+            "{error}"
+        );
+        let store = Overrides::default().set(STORE.0, STORE.1, "--test");
+        let config = Config::load_from(None, [], store).unwrap().config;
+        config.validate_values().unwrap();
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! How far the journal is behind: the age of its oldest record that is not written down.
 //!
 //! The recorder tells what it takes and what it wrote; the time of what it holds grows while it is stuck, and stays
-//! known while the store is away and the broker has the frames back. Who does not consume asks the broker whether
-//! anything is left, and whether another recorder works on it. With the broker away nothing can be asked: what was
-//! known is told.
+//! known while the store is away and the broker has the frames back. Who gets nothing (it does not consume, stands by, or
+//! there is nothing) asks the broker whether anything is left, and whether another recorder works on it. With the broker
+//! away nothing can be asked: what was known is told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,10 @@ pub(crate) struct Lag(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     is_consuming: bool,
+    /// It got something since it consumes: the journal has one active consumer at a time.
+    is_active: bool,
+    /// It got nothing for a while.
+    is_quiet: bool,
     /// Time of the oldest record that was taken and is not written.
     head: Option<UnixMillis>,
     /// The same of what can neither be written nor parked.
@@ -62,7 +66,7 @@ impl Lag {
     /// This recorder consumes: frames that were held are with the broker again.
     pub(crate) fn consuming(&self) {
         let mut state = self.0.lock();
-        state.is_consuming = true;
+        (state.is_consuming, state.is_active, state.is_quiet) = (true, false, false);
         state.held = None;
     }
 
@@ -76,8 +80,10 @@ impl Lag {
 
     /// A batch begins with these records: the journal's oldest, as it hands them out in order.
     pub(crate) fn taken(&self, records: &[Record]) {
+        let mut state = self.0.lock();
+        (state.is_active, state.is_quiet) = (true, false);
         if let Some(oldest) = records.iter().map(made_at).min() {
-            self.0.lock().head = Some(oldest);
+            state.head = Some(oldest);
         }
     }
 
@@ -99,21 +105,31 @@ impl Lag {
         state.held = earlier(state.held, Some(record));
     }
 
-    /// Nothing came for a while although the broker is up: the journal is empty, or another recorder has it.
+    /// Nothing came for a while: the journal is empty, another recorder has it, or the broker hands nothing out.
     pub(crate) fn quiet(&self) {
-        self.0.lock().head = None;
+        self.0.lock().is_quiet = true;
+    }
+
+    /// Whether a look at the broker should come with the next sample.
+    fn wants_look(&self) -> bool {
+        let state = self.0.lock();
+        !state.is_consuming || state.is_quiet
     }
 
     /// The age now. `look` is what the broker says of the journal, where it was asked.
     fn sample(&self, look: Option<QueueLook>, now: UnixMillis) -> Duration {
         let mut state = self.0.lock();
-        if let (false, Some(look)) = (state.is_consuming, look) {
+        if let Some(look) = look
+            && (!state.is_consuming || state.is_quiet)
+        {
             state.others = if look.consumers > 0 {
                 state.others.saturating_add(1)
             } else {
                 0
             };
-            if look.depth == 0 || state.others >= SURE {
+            // Quiet, it is itself one of those consumers, and was not cancelled.
+            let is_taken_care_of = state.others >= if state.is_consuming { 1 } else { SURE };
+            if look.depth == 0 || is_taken_care_of {
                 state.head = None;
             } else if state.head.is_none() && look.consumers == 0 {
                 state.head = Some(state.written.map_or(now, |(newest, _)| newest));
@@ -130,13 +146,25 @@ impl Lag {
         let is_active = state.written.is_some_and(|(_, at)| now.since(at) < ACTIVE_FOR);
         state.is_consuming && is_active && state.age < CURRENT
     }
+
+    /// Whether nothing is left that is not written, by a look at the broker. A depth that leaves out what a recorder has taken
+    /// says so only to the recorder that takes, when it holds nothing.
+    fn is_drained(&self, look: QueueLook, depth_has_taken: bool) -> bool {
+        let state = self.0.lock();
+        let takes = state.is_consuming && (state.is_active || look.consumers <= 1);
+        let holds = state.head.is_some() || state.held.is_some();
+        look.depth == 0 && (depth_has_taken || (takes && !holds))
+    }
 }
 
 /// Tells the metric, once a second.
 pub(crate) async fn run(context: Arc<Context>) {
     while !context.stopped_within(EVERY).await {
-        let is_consuming = context.lag.0.lock().is_consuming;
-        let look = if is_consuming { None } else { look(&context).await };
+        let look = if context.lag.wants_look() {
+            look(&context).await
+        } else {
+            None
+        };
         let age = context.lag.sample(look, UnixMillis::now());
         context.deps.metrics.journal_lag(age);
     }
@@ -144,7 +172,11 @@ pub(crate) async fn run(context: Arc<Context>) {
 
 /// Whether whatever was journaled a while ago has been written: nobody needs to wait for it any longer.
 pub(crate) async fn is_current(context: &Context) -> bool {
-    context.lag.is_close(UnixMillis::now()) || look(context).await.is_some_and(|look| look.depth == 0)
+    let depth_has_taken = !context.deps.broker.is_durable();
+    context.lag.is_close(UnixMillis::now())
+        || look(context)
+            .await
+            .is_some_and(|look| context.lag.is_drained(look, depth_has_taken))
 }
 
 async fn look(context: &Context) -> Option<QueueLook> {
@@ -238,8 +270,40 @@ mod tests {
         assert_eq!(age(&lag, seen(0, 0)), 0, "nothing is in it");
         assert_eq!(age(&lag, seen(5, 0)), 60);
         lag.consuming();
+        assert_eq!(age(&lag, seen(5, 0)), 60, "something may come yet");
         lag.quiet();
-        assert_eq!(age(&lag, None), 0);
+        assert_eq!(age(&lag, None), 60, "the broker does not say");
+        assert_eq!(age(&lag, seen(5, 0)), 60, "the broker hands nothing out");
+        assert_eq!(age(&lag, seen(5, 1)), 0, "another one has it");
+        lag.taken(&[made(ago(50))]);
+        assert_eq!(age(&lag, seen(0, 1)), 50);
+    }
+
+    #[test]
+    fn an_empty_queue_is_no_proof_while_something_is_held() {
+        let look = |consumers| QueueLook { depth: 0, consumers };
+        let lag = Lag::default();
+        assert!(
+            !lag.is_drained(look(1), false),
+            "another recorder may hold what it took"
+        );
+        assert!(lag.is_drained(look(1), true), "here the depth has that too");
+        lag.consuming();
+        assert!(!lag.is_drained(look(2), false), "it may stand by");
+        assert!(lag.is_drained(look(1), false));
+        lag.taken(&[made(ago(50))]);
+        assert!(!lag.is_drained(look(1), false));
+        lag.written(&[made(ago(50))], NOW);
+        assert!(lag.is_drained(look(2), false));
+        lag.held(ago(90));
+        assert!(!lag.is_drained(look(1), false));
+        assert!(!lag.is_drained(
+            QueueLook {
+                depth: 1,
+                consumers: 1
+            },
+            true
+        ));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod lag;
 mod pace;
 mod poison;
 mod recorder;
+mod retreat;
 mod scheduler;
 mod strays;
 mod upkeep;
@@ -37,6 +38,9 @@ use tokio_util::task::TaskTracker;
 
 /// Rest before a task that panicked starts again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest time between two looks at a store that does not answer.
+const STORE_LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Settings of the ledger.
 #[derive(Clone, Debug)]
@@ -176,9 +180,9 @@ impl Context {
         tokio::time::timeout(time, self.stop.cancelled()).await.is_ok()
     }
 
-    /// Waits until the store answers; false when the ledger stops first.
-    async fn store_is_back(&self) -> bool {
-        let mut delay = Duration::from_millis(100);
+    /// Rests, and waits until the store answers; false when the ledger stops first.
+    async fn store_is_back(&self, rest: Duration) -> bool {
+        let mut delay = rest;
         loop {
             if self.stopped_within(delay).await {
                 return false;
@@ -187,7 +191,7 @@ impl Context {
                 Ok(()) => return true,
                 Err(error) => tracing::warn!(error = %error_chain(&error), "the store is still away"),
             }
-            delay = (delay * 2).min(Duration::from_secs(2));
+            delay = (delay * 2).min(STORE_LOOK_MAX);
         }
     }
 }

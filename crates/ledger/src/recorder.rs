@@ -5,8 +5,8 @@
 //! acknowledged after the commit; a crash in between records them again, which changes nothing.
 //!
 //! With the store away the consumer is cancelled: the broker keeps the journal, another recorder may take over, and
-//! nothing is held here. A batch that the store refuses is halved until the bad record stands alone; that one is
-//! parked with the reason, the others are recorded.
+//! nothing is held here. After that it goes on carefully ([`retreat`](crate::retreat)). A batch that the store refuses is
+//! halved until the bad record stands alone; that one is parked with the reason, the others are recorded.
 //!
 //! What the store neither records nor parks keeps its frame unacknowledged, so the broker still has it, and the journal
 //! goes on without it. It is tried again after [`Settings::held_retry`](crate::Settings::held_retry). With too many such
@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_broker::{Health, Incoming, Queue, Receipt, Subscription};
+use postrider_broker::{Incoming, Queue, Receipt, Subscription};
 use postrider_model::{AppId, CancelReason, Next, Record, UnixMillis};
 use postrider_store::{RecordReport, StoreError};
 use postrider_wire::Frame;
@@ -28,11 +28,13 @@ use postrider_telemetry::error_chain;
 use crate::Context;
 use crate::fill::{self, Pace};
 use crate::lag::made_at;
+use crate::retreat::Retreat;
 
-/// After so long without a frame the journal is empty, and nothing lags.
+/// After so long without a frame the broker is asked whether the journal is empty.
 const IDLE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(context: Arc<Context>) {
+    let mut retreat = Retreat::default();
     while !context.stop.is_cancelled() {
         let subscription = context
             .deps
@@ -42,11 +44,14 @@ pub(crate) async fn run(context: Arc<Context>) {
         match subscription {
             Ok(subscription) => {
                 context.lag.consuming();
-                let ended = consume(&context, subscription).await;
+                let ended = consume(&context, subscription, &mut retreat).await;
                 context.lag.away();
                 context.deps.metrics.journal_held(0);
-                if ended.is_err() && !context.store_is_back().await {
-                    return;
+                if ended.is_err() {
+                    retreat.failed();
+                    if !context.store_is_back(retreat.rest()).await {
+                        return;
+                    }
                 }
             }
             Err(error) => {
@@ -69,6 +74,9 @@ struct Batch {
     /// Each frame's receipt, and where its records end.
     receipts: Vec<(Receipt, usize)>,
     bytes: usize,
+    /// What it may have; a frame more may go over that.
+    records_max: usize,
+    bytes_max: usize,
     /// Somebody waits for one of them.
     is_urgent: bool,
 }
@@ -105,7 +113,11 @@ impl Held {
     }
 }
 
-async fn consume(context: &Context, mut subscription: Subscription) -> Result<(), StoreAway> {
+async fn consume(
+    context: &Context,
+    mut subscription: Subscription,
+    retreat: &mut Retreat,
+) -> Result<(), StoreAway> {
     let mut held = Held::default();
     let mut pace = Pace::default();
     while !held.is_over(context).await {
@@ -114,15 +126,17 @@ async fn consume(context: &Context, mut subscription: Subscription) -> Result<()
             () = context.stop.cancelled() => return Ok(()),
             first = subscription.next() => first,
             () = tokio::time::sleep(IDLE) => {
-                if *context.deps.broker.health().borrow() == Health::Up {
-                    context.lag.quiet();
-                }
+                context.lag.quiet();
                 continue;
             }
         };
         let Some(first) = first else { return Ok(()) };
         let began = Instant::now();
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            records_max: retreat.part_of(context.settings.batch_max_records),
+            bytes_max: retreat.part_of(context.settings.batch_max_bytes),
+            ..Batch::default()
+        };
         take(context, &mut batch, &mut held, first).await?;
         context.lag.taken(&batch.records);
         // The publishers of a broker in memory wait for their records themselves.
@@ -130,6 +144,7 @@ async fn consume(context: &Context, mut subscription: Subscription) -> Result<()
         take_more(context, &mut subscription, &mut batch, &mut held, until).await?;
         pace = Pace::after(began, batch.records.len());
         write(context, batch, &mut held).await?;
+        retreat.written();
     }
     Ok(())
 }
@@ -144,9 +159,7 @@ async fn take_more(
 ) -> Result<(), StoreAway> {
     // The broker hands out no more frames than this without an acknowledgement, which comes after the write.
     let frames_max = usize::from(context.settings.journal_prefetch / 2);
-    while batch.records.len() < context.settings.batch_max_records
-        && batch.bytes < context.settings.batch_max_bytes
-    {
+    while batch.records.len() < batch.records_max && batch.bytes < batch.bytes_max {
         let frame = match (subscription.try_next(), until) {
             (Some(frame), _) => frame,
             (None, Some(until)) if !batch.is_urgent && batch.receipts.len() < frames_max => {
@@ -229,7 +242,7 @@ async fn park(
 
 async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), StoreAway> {
     let started = Instant::now();
-    let unplaced = record(context, &batch.records).await?;
+    let unplaced = record(context, &batch.records, batch.records_max).await?;
     postrider_failpoint::hit("recorder.after_store");
     context.lag.written(&batch.records, UnixMillis::now());
     context
@@ -254,10 +267,14 @@ async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), S
 }
 
 /// Records a batch; halves it when the store refuses it, down to the bad record. Iterative, oldest first, so that
-/// the order of acceptance is kept. Returns which records are neither recorded nor parked.
-async fn record(context: &Context, records: &[Record]) -> Result<BTreeSet<usize>, StoreAway> {
+/// the order of acceptance is kept. Returns which records are neither recorded nor parked. A frame may have brought more
+/// than twice `most` records: these are written in parts.
+async fn record(context: &Context, records: &[Record], most: usize) -> Result<BTreeSet<usize>, StoreAway> {
     let mut unplaced = BTreeSet::new();
-    let mut parts: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
+    let starts = (0..records.len()).step_by(most.saturating_mul(2)).rev();
+    let mut parts: Vec<Range<usize>> = starts
+        .map(|start| start..start.saturating_add(most.saturating_mul(2)).min(records.len()))
+        .collect();
     while let Some(place) = parts.pop() {
         let part = &records[place.clone()];
         if part.is_empty() {

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use self::publish::{Publishing, Times};
 use crate::{Context, pace, poison};
 
+/// Rest after the store failed.
+const STORE_REST: Duration = Duration::from_millis(100);
 /// A claimed endpoint is hidden from other schedulers for so long: far longer than a round, short enough that an
 /// endpoint claimed by a process that died is soon looked at again.
 const HOLD: Duration = Duration::from_secs(5);
@@ -49,7 +51,7 @@ async fn rounds(context: &Arc<Context>, publishing: &Publishing) {
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(error = %error_chain(&error), "the scheduler cannot reach the store");
-                if !context.store_is_back().await {
+                if !context.store_is_back(STORE_REST).await {
                     return;
                 }
             }
@@ -101,8 +103,9 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     let (decided, now) = tokio::join!(decide(context, &due), deps.store.now());
     let granted_at = Instant::now();
     let (grants, times): (Vec<Grant>, Vec<Times>) = decided.into_iter().unzip();
-    if let Some(oldest) = due.iter().map(|endpoint| endpoint.since).min() {
-        deps.metrics.scheduler_lateness(now?.since(oldest));
+    // Without the store's time the round goes on: what was decided must be leased or given back.
+    if let (Some(oldest), Ok(now)) = (due.iter().map(|endpoint| endpoint.since).min(), now) {
+        deps.metrics.scheduler_lateness(now.since(oldest));
     }
     let leased = match deps.store.lease(&grants, settings.lease).await {
         Ok(leased) => leased,

@@ -1,12 +1,13 @@
 //! What the broker could not place (its queue was deleted, or it came back a million times) goes back where it can be
-//! handled: a job becomes a waiting row, by way of the journal; journal records go to the journal again; what nobody
-//! can read is parked.
+//! handled: a job becomes a waiting row, by way of the journal; a frame of journal records goes to the journal again, byte
+//! for byte; what nobody can read is parked.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_broker::{Incoming, Queue};
 use postrider_model::{DeferReason, Job, Next, Outcome, Record, UnixMillis};
+use postrider_store::StoreError;
 use postrider_wire::Frame;
 
 use postrider_telemetry::error_chain;
@@ -73,45 +74,49 @@ enum Taken {
 
 async fn take_back(context: &Context, incoming: Incoming) -> Taken {
     context.deps.metrics.stray();
-    let records = match postrider_wire::decode(incoming.frame.clone()) {
-        Ok(Frame::Jobs(jobs)) => {
+    let (published, unreadable) = match postrider_wire::decode_partial(incoming.frame.clone()) {
+        Ok((Frame::Jobs(jobs), rejected)) => {
             tracing::warn!(deliveries = jobs.len(), "stray deliveries were taken back");
-            jobs.iter().map(waiting_again).collect()
+            let records = jobs.iter().map(waiting_again).collect();
+            let bad = rejected
+                .first()
+                .map(|bad| format!("job {} of the frame: {}", bad.index, error_chain(&bad.error)));
+            (context.deps.journal.publish(records).await, bad)
         }
-        Ok(Frame::Journal(records)) => {
+        Ok((Frame::Journal(records), _)) => {
             tracing::warn!(records = records.len(), "stray journal records were taken back");
-            records
+            // The recorder parks what it cannot read of them.
+            let frame = incoming.frame.clone();
+            (context.deps.broker.publish(Queue::Journal, frame).await, None)
         }
-        Err(error) => {
-            let reason = error_chain(&error);
-            tracing::error!(reason, "a stray frame cannot be read; parked");
-            match context.deps.store.park("frame", &reason, &incoming.frame).await {
-                Ok(true) => context.deps.metrics.parked("frame"),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::error!(error = %error_chain(&error), "a stray frame cannot be parked");
-                    return if error.is_transient() {
-                        Taken::NotNow
-                    } else {
-                        Taken::Refused
-                    };
-                }
-            }
-            let _ = incoming.receipt.acknowledge().await;
-            return Taken::Done;
-        }
+        Err(error) => (Ok(()), Some(error_chain(&error))),
     };
-    match context.deps.journal.publish(records).await {
-        Ok(()) => {
-            // False means that it comes back and is taken back again, which changes nothing.
-            let _ = incoming.receipt.acknowledge().await;
-            Taken::Done
-        }
-        Err(error) => {
-            tracing::warn!(error = %error_chain(&error), "strays cannot be taken back");
-            Taken::NotNow
-        }
+    if let Err(error) = published {
+        tracing::warn!(error = %error_chain(&error), "strays cannot be taken back");
+        return Taken::NotNow;
     }
+    if let Some(reason) = unreadable
+        && let Err(error) = park(context, &reason, &incoming).await
+    {
+        tracing::error!(error = %error_chain(&error), "a stray frame cannot be parked");
+        return if error.is_transient() {
+            Taken::NotNow
+        } else {
+            Taken::Refused
+        };
+    }
+    // False means that it comes back and is taken back again, which changes nothing.
+    let _ = incoming.receipt.acknowledge().await;
+    Taken::Done
+}
+
+/// Keeps the frame, as it is, for an operator.
+async fn park(context: &Context, reason: &str, incoming: &Incoming) -> Result<(), StoreError> {
+    tracing::error!(reason, "a stray frame cannot be read; parked");
+    if context.deps.store.park("frame", reason, &incoming.frame).await? {
+        context.deps.metrics.parked("frame");
+    }
+    Ok(())
 }
 
 fn waiting_again(job: &Job) -> Record {

@@ -1,6 +1,7 @@
 //! The calls: requests into commands and script arguments, answers back.
 
 use std::collections::HashMap;
+use std::time::Duration;
 use std::vec::IntoIter;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use postrider_limits::{
     Rate, Release, ReleaseRequest, Settlement, Verdict,
 };
 use postrider_model::{AppId, UnixMillis};
-use redis::{RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::sync::broadcast;
 
 use crate::answer::{number, text, unexpected, wait};
@@ -130,7 +131,10 @@ impl RedisLimits {
     /// Keeps the list of open breakers, which is for people only: a failure here changes nothing else.
     async fn note_breakers(&self, batch: &[FinishReport], changes: &[BreakerChange]) {
         let key = self.keys.open_breakers();
-        let mut commands = Vec::new();
+        let (mut add, mut remove) = (redis::cmd("ZADD"), redis::cmd("ZREM"));
+        add.arg(&key);
+        remove.arg(&key);
+        let (mut longest, mut closed) = (None, false);
         for (report, change) in batch.iter().zip(changes) {
             let endpoint = report.endpoint.to_string();
             match *change {
@@ -138,18 +142,31 @@ impl RedisLimits {
                 BreakerChange::Opened(time) => {
                     let known_for = time + MEMORY;
                     let forget_at = UnixMillis::now().plus(known_for).0 / 1000;
-                    commands.push(redis::cmd("ZADD").arg(&key).arg(forget_at).arg(endpoint).take());
-                    // The list lives as long as its last entry: `GT` lengthens a time that is set, `NX` sets the first.
-                    for when in ["NX", "GT"] {
-                        let seconds = known_for.as_secs();
-                        commands.push(redis::cmd("EXPIRE").arg(&key).arg(seconds).arg(when).take());
-                    }
+                    add.arg(forget_at).arg(endpoint);
+                    longest = longest.max(Some(known_for));
                 }
-                BreakerChange::Closed => commands.push(redis::cmd("ZREM").arg(&key).arg(endpoint).take()),
+                BreakerChange::Closed => {
+                    remove.arg(endpoint);
+                    closed = true;
+                }
             }
         }
-        for command in commands {
-            if let Err(error) = self.call("breakers", self.connection.send(&command)).await {
+        // The list lives as long as its last entry: `GT` lengthens a time that is set, `NX` sets the first.
+        let expire = |time: Duration| {
+            ["NX", "GT"].map(|when| {
+                redis::cmd("EXPIRE")
+                    .arg(&key)
+                    .arg(time.as_secs())
+                    .arg(when)
+                    .take()
+            })
+        };
+        let lives_on: Vec<Cmd> = longest.into_iter().flat_map(expire).collect();
+        let mut changed = Vec::new();
+        changed.extend(longest.is_some().then_some(add));
+        changed.extend(closed.then_some(remove));
+        for commands in [changed, lives_on] {
+            if let Err(error) = self.call("breakers", self.connection.send_all(commands)).await {
                 tracing::debug!(%error, "limits: open breakers were not counted");
                 return;
             }

@@ -1,5 +1,6 @@
 //! The connection for commands: one multiplexed connection, or one a node of a cluster; reconnected for ever.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -7,13 +8,19 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisResult, Value};
+use redis::{
+    Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    Value,
+};
+use tokio::time::Instant;
 
 use crate::ConnectError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Least time between two connections made because the last one leads to a replica.
+const ANOTHER_AFTER: Duration = Duration::from_secs(1);
 /// Redirections that a command may follow while slots move.
 const CLUSTER_RETRIES: u32 = 3;
 /// When a peer that acknowledges nothing is given up.
@@ -55,7 +62,7 @@ fn tcp_settings() -> TcpSettings {
 /// A cheap handle; clones share the connection.
 #[derive(Clone)]
 pub(crate) enum Connection {
-    Single(ConnectionManager),
+    Single(Arc<Primary>),
     Cluster(ClusterConnection),
 }
 
@@ -80,9 +87,8 @@ impl Connection {
             .set_number_of_retries(usize::MAX)
             .set_min_delay(RECONNECT_MIN)
             .set_max_delay(RECONNECT_MAX);
-        ConnectionManager::new_lazy_with_config(client, config)
-            .map(Self::Single)
-            .map_err(ConnectError::Settings)
+        let primary = Primary::new(client, config).map_err(ConnectError::Settings)?;
+        Ok(Self::Single(Arc::new(primary)))
     }
 
     pub(crate) fn clustered(&self) -> bool {
@@ -91,7 +97,7 @@ impl Connection {
 
     pub(crate) async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Single(connection) => command.query_async(&mut connection.clone()).await,
+            Self::Single(primary) => primary.seen(command.query_async(&mut primary.connection()).await),
             Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
         }
     }
@@ -102,14 +108,64 @@ impl Connection {
             return Ok(Vec::new());
         }
         match self {
-            Self::Single(connection) => {
+            Self::Single(primary) => {
                 let mut pipeline = Pipeline::with_capacity(commands.len());
                 for command in commands {
                     pipeline.add_command(command);
                 }
-                pipeline.query_async(&mut connection.clone()).await
+                primary.seen(pipeline.query_async(&mut primary.connection()).await)
             }
             Self::Cluster(_) => try_join_all(commands.iter().map(|command| self.send(command))).await,
         }
     }
+}
+
+/// The connection to the one node. After a failover the node that it leads to may live on as a replica, which keeps the
+/// connection and refuses to write: a new one goes where the name leads now.
+pub(crate) struct Primary {
+    client: redis::Client,
+    config: ConnectionManagerConfig,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    connection: ConnectionManager,
+    made_at: Instant,
+}
+
+impl Primary {
+    fn new(client: redis::Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        let made_at = Instant::now();
+        Ok(Self {
+            client,
+            config,
+            current: Mutex::new(Current { connection, made_at }),
+        })
+    }
+
+    fn connection(&self) -> ConnectionManager {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.connection.clone()
+    }
+
+    /// Passes the answer on, and leaves a replica.
+    fn seen<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
+        if answer.as_ref().is_err_and(is_of_a_replica) {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.made_at.elapsed() >= ANOTHER_AFTER
+                && let Ok(connection) =
+                    ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+            {
+                tracing::warn!("limits: connected to a replica; connecting again");
+                let made_at = Instant::now();
+                *current = Current { connection, made_at };
+            }
+        }
+        answer
+    }
+}
+
+fn is_of_a_replica(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }

@@ -1,8 +1,9 @@
 //! The shared state of all processes in Redis (7.0 or newer) or Valkey, on one node or a cluster.
 //!
 //! Each call is one round trip for its whole batch: plain commands, and script calls, one a slot in a cluster, one in
-//! all on a single node, sent together. (An `admit` that finds keys held makes a second trip for them.) The server's
-//! clock is the only one. Everything expires.
+//! all on a single node, sent together. (An `admit` that finds keys held makes a second trip for them, and a `finish` that
+//! opens or closes breakers two.) The server's clock is the only one, but for the list of open breakers, which is for
+//! people. Everything expires.
 //! A call that is not answered in time fails and is never repeated here: it may have been done. Nothing here must
 //! survive; wrap it into [`postrider_limits::Fallback`] to go on without it.
 //!

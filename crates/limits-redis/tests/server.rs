@@ -11,6 +11,7 @@ use postrider_limits::{
 };
 use postrider_limits_redis::{ConnectError, RedisLimits, Settings};
 use postrider_model::{AppId, DeliveryId, EndpointId};
+use postrider_testkit::proxy::Proxy;
 use postrider_testkit::services::{RedisCluster, RedisServer};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
@@ -400,4 +401,26 @@ async fn bad_settings_are_refused_and_urls_are_hidden() {
     assert!(matches!(refused(prefix).await, ConnectError::Prefix));
     let secret = Settings::new("redis://:hunter2@localhost");
     assert!(!format!("{secret:?}").contains("hunter2"));
+}
+
+/// After a failover: the name leads to the new primary, and the old one keeps its connections.
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_left() -> Result<()> {
+    let (old, new) = (RedisServer::start().await?, RedisServer::start().await?);
+    let (old_at, new_port) = (([127, 0, 0, 1], old.port()).into(), new.port());
+    let name = Proxy::start(old_at).await?;
+    let limits = RedisLimits::connect(settings(format!("redis://{}", name.address()))).await?;
+    let app = AppId::from_uuid(Uuid::now_v7());
+    limits.admit(&claims(app, 0..1, 1)).await?;
+    name.retarget(([127, 0, 0, 1], new_port).into());
+    let replicate = ["REPLICAOF", "127.0.0.1", &new_port.to_string()];
+    assert!(old.command(&replicate).await?.starts_with("+OK"));
+    let until = Instant::now() + LIMIT;
+    while let Err(error) = limits.admit(&claims(app, 1..2, 1)).await {
+        if Instant::now() > until {
+            bail!("still there: {error:?}");
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }

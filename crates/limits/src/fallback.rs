@@ -26,6 +26,8 @@ use crate::{
 const ERRORS: u32 = 3;
 /// How long it is left alone.
 const SKIP: Duration = Duration::from_millis(500);
+/// How long no call must have failed until it counts as back.
+const QUIET: Duration = Duration::from_secs(1);
 /// Least time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 /// Versions kept to be published when the shared state is back; more are found by the caches' own refresh.
@@ -80,7 +82,8 @@ impl Fallback {
         }
     }
 
-    /// Whether the last call to the shared state failed.
+    /// Whether a call to the shared state failed, and none has succeeded since a second after the last failure: a server may
+    /// answer some calls and refuse others.
     pub fn degraded(&self) -> bool {
         self.inner.health.degraded.load(Ordering::Relaxed)
     }
@@ -98,9 +101,12 @@ impl Fallback {
         }
         match call.await {
             Ok(answer) => {
-                if inner.health.succeeded() {
-                    tracing::info!("limits: the shared state is back");
+                let (after_an_error, is_back) = inner.health.succeeded();
+                if after_an_error && !inner.unpublished.lock().is_empty() {
                     tokio::spawn(publish_late(Arc::clone(inner)));
+                }
+                if is_back {
+                    tracing::info!("limits: the shared state is back");
                 }
                 Some(answer)
             }
@@ -139,8 +145,10 @@ async fn forward(mut source: broadcast::Receiver<AppId>, target: broadcast::Send
 /// Publishes the versions that could not be while the shared state was away.
 async fn publish_late(inner: Arc<Inner>) {
     let late = std::mem::take(&mut *inner.unpublished.lock());
+    let mut is_away = false;
     for (app, version) in late {
-        if inner.shared.publish_version(app, version).await.is_err() {
+        is_away = is_away || inner.shared.publish_version(app, version).await.is_err();
+        if is_away {
             inner.keep_unpublished(app, version);
         }
     }
@@ -255,6 +263,7 @@ struct Health {
 #[derive(Default)]
 struct Times {
     skip_until: Option<Instant>,
+    failed: Option<Instant>,
     logged: Option<Instant>,
 }
 
@@ -273,10 +282,16 @@ impl Health {
         true
     }
 
-    /// Whether it was degraded until now.
-    fn succeeded(&self) -> bool {
-        self.errors.store(0, Ordering::Relaxed);
-        self.degraded.swap(false, Ordering::Relaxed)
+    /// Whether the call before failed, and whether it was degraded until now.
+    fn succeeded(&self) -> (bool, bool) {
+        if !self.degraded.load(Ordering::Relaxed) {
+            return (false, false);
+        }
+        let after_an_error = self.errors.swap(0, Ordering::Relaxed) > 0;
+        let failed = self.times.lock().failed;
+        let is_quiet = failed.is_none_or(|at| at.elapsed() >= QUIET);
+        let is_back = is_quiet && self.degraded.swap(false, Ordering::Relaxed);
+        (after_an_error, is_back)
     }
 
     /// Whether to log it.
@@ -285,6 +300,7 @@ impl Health {
         let errors = self.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let now = Instant::now();
         let mut times = self.times.lock();
+        times.failed = Some(now);
         if errors >= ERRORS {
             times.skip_until = Some(now + SKIP);
         }

@@ -167,6 +167,8 @@ async fn a_dead_one_is_tried_rarely_and_found_again() {
         104,
         "all of them again"
     );
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    setup.admit(0).await;
     assert!(!setup.fallback.degraded());
 }
 
@@ -243,4 +245,18 @@ async fn claims_and_done_marks_fail_open_then_hold_locally() {
     };
     let gate = setup.fallback.gate(&[request]).await.unwrap().remove(0);
     assert_eq!(gate.verdict, Verdict::Done(Bytes::from_static(b"done")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_refuses_some_calls_is_not_back_at_each_that_it_answers() {
+    let setup = setup(1);
+    for call in 0..1_000 {
+        setup.shared.down.store(call % 2 == 0, Ordering::Relaxed);
+        setup.admit(0).await;
+        assert!(setup.fallback.degraded(), "after call {call}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    setup.admit(0).await;
+    assert!(!setup.fallback.degraded());
 }

@@ -124,9 +124,9 @@ impl Cli {
                 let loaded = args.config.load(args.listen)?;
                 crate::serve::run(loaded.config, roles(args.roles)).await
             }
-            Command::Migrate(args) => crate::migrate::run(args.load(None)?.config).await,
-            Command::Move { config, from } => crate::relocate::run(config.load(None)?.config, &from).await,
-            Command::Key { config, command } => crate::keys::run(config.load(None)?.config, command).await,
+            Command::Migrate(args) => crate::migrate::run(args.values()?).await,
+            Command::Move { config, from } => crate::relocate::run(config.values()?, &from).await,
+            Command::Key { config, command } => crate::keys::run(config.values()?, command).await,
             Command::CheckConfig(args) if args.reference => crate::check_config::print_reference(),
             Command::CheckConfig(args) => {
                 crate::check_config::run(&args.config.load(None)?, roles(args.roles))
@@ -135,11 +135,9 @@ impl Cli {
                 config,
                 options,
                 json,
-            } => crate::status::run(config.load(None)?.config, options, json).await,
-            Command::Top { config, options } => crate::top::run(config.load(None)?.config, options).await,
-            Command::Poison { config, command } => {
-                crate::poison::run(config.load(None)?.config, command).await
-            }
+            } => crate::status::run(config.values()?, options, json).await,
+            Command::Top { config, options } => crate::top::run(config.values()?, options).await,
+            Command::Poison { config, command } => crate::poison::run(config.values()?, command).await,
             Command::Healthcheck(options) => crate::healthcheck::run(options).await,
             Command::Sink(options) => crate::sink::run(options).await,
         }
@@ -155,6 +153,13 @@ fn roles(named: Vec<Roles>) -> Roles {
 }
 
 impl ConfigArgs {
+    /// The configuration of a command that does not serve, each of its values in order.
+    fn values(&self) -> anyhow::Result<Config> {
+        let config = self.load(None)?.config;
+        config.validate_values()?;
+        Ok(config)
+    }
+
     /// Reads the configuration; what the command line says wins.
     fn load(&self, listen: Option<SocketAddr>) -> anyhow::Result<Loaded> {
         let mut overrides = Overrides::default();

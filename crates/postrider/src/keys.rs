@@ -4,7 +4,7 @@ use clap::Subcommand;
 use postrider_config::Config;
 use postrider_model::{KeyId, UnixMillis};
 use postrider_secrets::{ApiKey, Scope};
-use postrider_store::{NewKey, ResealCursor, SharedStore};
+use postrider_store::{AppRef, NewKey, ResealCursor, SharedStore};
 
 use crate::out::say;
 
@@ -36,10 +36,11 @@ pub(crate) enum Command {
 
 /// Runs the command.
 pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
-    let store = crate::parts::store(&config)?;
+    let store = crate::parts::existing_store(&config)?;
     store.check_schema().await?;
     match command {
         Command::Create { scope, name } => {
+            check_scope(&store, &scope).await?;
             let key = create(&store, &scope, &name).await?;
             say(key.expose()).map_err(|error| {
                 anyhow::anyhow!(
@@ -70,6 +71,20 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
         Command::Reseal => reseal(&config, &store).await?,
     }
     store.close().await;
+    Ok(())
+}
+
+/// A key for an application that is not there would open nothing.
+async fn check_scope(store: &SharedStore, scope: &Scope) -> anyhow::Result<()> {
+    let Scope::App(text) = scope else { return Ok(()) };
+    let is_there = match text.parse() {
+        Ok(app) => store.app(&AppRef::Id(app)).await?.is_some(),
+        Err(_) => false,
+    };
+    anyhow::ensure!(
+        is_there,
+        "there is no application {text}; its id begins with `app_`"
+    );
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod schema;
 mod serve;
 mod shutdown;
 mod sink;
+mod sole;
 mod standby;
 mod status;
 mod top;

@@ -127,7 +127,7 @@ pub(crate) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
     }
 }
 
-fn make_private_directory(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_private_directory(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());

@@ -4,6 +4,7 @@
 //! accepted meanwhile has a row in the store, and goes out after the next start. Then the ledger, which on the embedded
 //! set-up records what both of them said; then broker and store.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,23 +21,25 @@ use tokio_util::sync::CancellationToken;
 use crate::api_server::ApiServer;
 use crate::out::Unread;
 use crate::parts::{self, Parts};
-use crate::{dependencies, quickstart, schema, shutdown, standby, traces};
+use crate::{dependencies, quickstart, schema, shutdown, sole, standby, traces};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
 
 /// Runs the roles until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
+    config.validate(roles)?;
     let format = match config.log.format {
         postrider_config::LogFormat::Text => LogFormat::Text,
         postrider_config::LogFormat::Json => LogFormat::Json,
     };
     postrider_telemetry::init_logging(format, &config.log.level)?;
-    config.validate(roles)?;
     let signalled = shutdown::signalled();
 
     let (connections_max, idle_timeout) = (config.server.connections_max, config.server.idle_timeout.get());
     let server = ApiServer::bind(config.listen, tls(&config), connections_max, idle_timeout).await?;
+    let address = server.address()?;
+    let _lock = sole::lock(&config)?;
     let store = parts::store(&config)?;
     prepare_schema(&config, &store).await?;
 
@@ -46,17 +49,40 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     let (tracer, exporting) = traces::start(&config, roles, &metrics)?;
     let parts = parts::parts(&config, store, metrics).await?;
     dependencies::watch(&parts);
-    let roles = Running::start(&config, roles, &parts, gateway_metrics, tracer, server).await?;
-    let unfit = tokio::select! {
-        () = signalled => None,
-        error = schema::unfit(&parts.store) => Some(error),
+    let running = Running::start(&config, roles, &parts, gateway_metrics, tracer, server).await?;
+    tracing::info!(listen = %address, roles = %roles, "started");
+    let ended = match greet(&config, roles, &parts.store, address).await {
+        Ok(()) => tokio::select! {
+            () = signalled => Ok(()),
+            error = schema::unfit(&parts.store) => Err(error.into()),
+        },
+        Err(error) => Err(error),
     };
     tracing::info!("stopping");
-    roles.stop(&parts).await;
+    running.stop(&parts).await;
     if let Some(exporting) = exporting {
         exporting.finish().await;
     }
-    unfit.map_or(Ok(()), |error| Err(error.into()))
+    ended
+}
+
+/// What a first start of the embedded set-up says.
+async fn greet(
+    config: &Config,
+    roles: Roles,
+    store: &SharedStore,
+    address: SocketAddr,
+) -> anyhow::Result<()> {
+    if config.is_scaled_out() || !roles.is_all() {
+        return Ok(());
+    }
+    match quickstart::greet(config, store, address).await {
+        Err(error) if error.is::<Unread>() => {
+            tracing::warn!("nobody reads the greeting; `postrider key create` makes a key");
+            Ok(())
+        }
+        greeted => greeted,
+    }
 }
 
 /// Embedded: brings the schema up to date. Scaled out: refuses another version; a database that is away is waited for
@@ -120,31 +146,33 @@ impl Running {
         tracer: Option<Tracer>,
         server: ApiServer,
     ) -> anyhow::Result<Self> {
-        let ledger = roles.contains(Role::Ledger).then(|| {
-            let (settings, deps) = (ledger_settings(config), ledger_deps(parts));
-            Task::spawn(|stop| postrider_ledger::run(settings, deps, stop))
-        });
+        // First what can fail: a role at work would take deliveries, and its sudden end count against them.
         let worker = if roles.contains(Role::Worker) {
-            let (settings, deps) = (
+            Some((
                 worker_settings(config)?,
                 worker_deps(config, parts, tracer.clone())?,
-            );
-            Some(Task::spawn(|stop| postrider_worker::run(settings, deps, stop)))
+            ))
         } else {
             None
         };
         let metrics = match config.metrics.listen {
             Some(address) => {
                 let idle_timeout = config.server.idle_timeout.get();
-                let server = ApiServer::bind(address, tls(config), METRICS_CONNECTIONS, idle_timeout)
-                    .await
-                    .context("metrics.listen")?;
-                let router = standby::metrics_router(parts.metrics.clone());
-                Some(Task::spawn(|stop| server.run(router, stop)))
+                let server = ApiServer::bind(address, tls(config), METRICS_CONNECTIONS, idle_timeout);
+                Some(server.await.context("metrics.listen")?)
             }
             None => None,
         };
-        let address = server.address()?;
+        let ledger = roles.contains(Role::Ledger).then(|| {
+            let (settings, deps) = (ledger_settings(config), ledger_deps(parts));
+            Task::spawn(|stop| postrider_ledger::run(settings, deps, stop))
+        });
+        let worker =
+            worker.map(|(settings, deps)| Task::spawn(|stop| postrider_worker::run(settings, deps, stop)));
+        let metrics = metrics.map(|server| {
+            let router = standby::metrics_router(parts.metrics.clone());
+            Task::spawn(|stop| server.run(router, stop))
+        });
         let gateway = roles.contains(Role::Gateway).then(|| {
             Gateway::new(
                 gateway_settings(config),
@@ -158,16 +186,6 @@ impl Running {
             };
             server.run(router, stop)
         });
-        tracing::info!(listen = %address, roles = %roles, "started");
-        if !config.is_scaled_out() && roles.is_all() {
-            let greeted = quickstart::greet(config, &parts.store, address).await;
-            match greeted {
-                Err(error) if error.is::<Unread>() => {
-                    tracing::warn!("nobody reads the greeting; `postrider key create` makes a key");
-                }
-                greeted => greeted?,
-            }
-        }
         Ok(Self {
             listener,
             gateway,

@@ -52,8 +52,13 @@ impl FromStr for RedactedUrl {
 impl fmt::Display for RedactedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (base, query) = match self.0.split_once('?') {
-            // A `?` before the last `@` stands in a password that nobody encoded.
             Some((base, query)) if !query.contains('@') => (base, Some(query)),
+            // Whether the `@` ends a password or stands in the query's one, nobody knows.
+            Some((base, query)) if names_secret(query) => {
+                let scheme = base.split_once("://").map_or("", |(scheme, _)| scheme);
+                return write!(f, "{scheme}://***");
+            }
+            // A `?` before the last `@` stands in a password that nobody encoded.
             _ => (self.0.as_str(), None),
         };
         let mut parts = base.split("://");
@@ -95,6 +100,12 @@ fn write_query(f: &mut fmt::Formatter<'_>, query: &str) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+fn names_secret(query: &str) -> bool {
+    query
+        .split(['&', '?'])
+        .any(|pair| pair.split_once('=').is_some_and(|(name, _)| holds_secret(name)))
 }
 
 fn holds_secret(name: &str) -> bool {
@@ -147,6 +158,13 @@ mod tests {
             "postgres://host/db?user=u&password=p&sslmode=require",
             "postgres://host/db?user=u&password=***&sslmode=require",
         );
+        for ambiguous in [
+            "postgres:///db?host=/run/pg&user=u&password=p@ss",
+            "postgres://host/db?password=p@ss&sslmode=require",
+            "postgres://u:p?password=1@host/db",
+        ] {
+            check(ambiguous, "postgres://***");
+        }
     }
 
     #[test]

@@ -168,9 +168,15 @@ fn chunks(jobs: Vec<Job>, settings: &GatherSettings) -> Vec<Chunk<Job>> {
     let mut bodies: HashSet<MessageId> = HashSet::new();
     for unit in units(jobs) {
         let jobs_bytes: usize = unit.iter().map(SizeHint::size_hint).sum();
-        let added = jobs_bytes + bodies_bytes(&unit, &bodies);
+        let new_bodies = bodies_bytes(&unit, &bodies);
+        let added = jobs_bytes + new_bodies;
+        // Apart, each that shares a large body would carry it once more.
+        let joins = |chunk: &Chunk<Job>| {
+            chunk.fits(unit.len(), added, settings)
+                || (new_bodies == 0 && chunk.has_room(unit.len(), settings))
+        };
         match chunks.last_mut() {
-            Some(chunk) if chunk.fits(unit.len(), added, settings) => {
+            Some(chunk) if joins(chunk) => {
                 bodies.extend(unit.iter().map(|job| job.message.id));
                 chunk.items.extend(unit);
                 chunk.bytes += added;

@@ -21,7 +21,12 @@ pub(super) struct Chunk<T> {
 impl<T> Chunk<T> {
     /// Whether `items` more of together `bytes` still belong into a frame with these.
     pub(super) fn fits(&self, items: usize, bytes: usize, settings: &GatherSettings) -> bool {
-        self.items.len() + items <= settings.max_items && self.bytes + bytes <= settings.max_bytes
+        self.has_room(items, settings) && self.bytes + bytes <= settings.max_bytes
+    }
+
+    /// Whether `items` more still belong into a frame with these, whatever their bytes.
+    pub(super) fn has_room(&self, items: usize, settings: &GatherSettings) -> bool {
+        self.items.len() + items <= settings.max_items
     }
 }
 

@@ -39,12 +39,12 @@ settings! {
     /// Redis or Valkey, for what several processes share.
     Redis in "redis" {
         /// `redis://` or `rediss://` URL; several separated by commas, or `redis+cluster://` and `rediss+cluster://`, are nodes of a
-        /// cluster. Without it the limits are kept in the process.
+        /// cluster. Required with `broker.url`; without both the limits are kept in the process.
         url: Option<RedactedUrl> = None, Any;
         /// What all keys start with. Every process must have the same.
         prefix: String = "postrider".to_owned(), Name;
         /// Time for one call; after it the process goes on with what it knows itself.
-        timeout: Period = Period::millis(250), Between(Period::millis(10), Period::secs(5));
+        timeout: Period = Period::millis(250), Between(Period::millis(10), Period::millis(750));
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_broker::PublishError;
+use postrider_broker::{PublishError, Queue};
 use postrider_limits::{FinishReport, Signal};
 use postrider_model::{AppId, DeliveryId, EndpointId, Job};
 use postrider_store::LeasedJob;
@@ -100,19 +100,10 @@ pub(super) fn plan(
     planned
 }
 
-/// Publishes leased jobs; an `ordered` run stays together. What was surely not published is given back.
+/// Publishes leased jobs; an `ordered` run stays together.
 async fn publish(context: &Context, jobs: Vec<Job>) {
-    for jobs in portions(jobs, PORTION_JOBS, PORTION_BYTES) {
-        let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
-        let probes: Vec<FinishReport> = jobs
-            .iter()
-            .filter(|job| job.probe)
-            .map(|job| no_probe(job.message.app, job.endpoint, job.delivery, job.run))
-            .collect();
-        if let Err(error) = publish_portion(context, jobs).await {
-            give_back(context, &leases, &error).await;
-            give_probes_back(context, &probes).await;
-        }
+    for portion in portions(jobs, PORTION_JOBS, PORTION_BYTES) {
+        publish_portion(context, portion).await;
     }
 }
 
@@ -140,41 +131,60 @@ fn portions(jobs: Vec<Job>, count: usize, bytes: usize) -> Vec<Vec<Job>> {
     portions
 }
 
-/// An error only when nothing of it is out. When that is not known (the connection broke before the confirm), giving the
-/// rows back would send them twice, as two runs. The same run is published again instead, which workers recognise; if
-/// that takes too long, the leases run out.
-async fn publish_portion(context: &Context, jobs: Vec<Job>) -> Result<(), PublishError> {
+/// What surely is not out is given back. When that is not known (the connection broke before the confirm), giving the rows
+/// back would send them twice, as two runs. The same run is published again instead, which workers recognise; if that
+/// takes too long, the leases run out.
+async fn publish_portion(context: &Context, jobs: Vec<Job>) {
     let queue = context.deps.jobs.retry_queue();
-    let until = tokio::time::Instant::now() + context.settings.lease / 2;
-    let mut may_be_out = false;
-    loop {
-        let error = match context.deps.jobs.publish(queue, jobs.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        may_be_out |= matches!(
-            error,
-            PublishError::Lost | PublishError::Timeout(_) | PublishError::Refused
-        );
-        if !may_be_out {
-            return Err(error);
+    let until = Instant::now() + context.settings.lease / 2;
+    let failed = failures(context, queue, &jobs).await;
+    let is_unsent = |job: &Job| {
+        failed
+            .get(&job.delivery)
+            .is_some_and(|error| error.leaves_nothing())
+    };
+    let is_unsure = |job: &Job| failed.contains_key(&job.delivery) && !is_unsent(job);
+    let unsent: Vec<&Job> = jobs.iter().filter(|job| is_unsent(job)).collect();
+    give_back(context, &unsent, &failed).await;
+    let mut unsure: Vec<Job> = jobs.iter().filter(|job| is_unsure(job)).cloned().collect();
+    while !unsure.is_empty() {
+        let deliveries = unsure.len();
+        tracing::warn!(deliveries, "released deliveries were not confirmed");
+        if context.stopped_within(GIVE_BACK).await || Instant::now() >= until {
+            return;
         }
-        let deliveries = jobs.len();
-        tracing::warn!(error = %error_chain(&error), deliveries, "released deliveries were not confirmed");
-        if context.stopped_within(GIVE_BACK).await || tokio::time::Instant::now() >= until {
-            return Ok(());
-        }
+        let failed = failures(context, queue, &unsure).await;
+        unsure.retain(|job| failed.contains_key(&job.delivery));
     }
 }
 
-async fn give_back(context: &Context, leases: &[(DeliveryId, u32)], error: &PublishError) {
-    if !matches!(error, PublishError::Full) {
-        tracing::warn!(error = %error_chain(error), deliveries = leases.len(), "released deliveries were not published");
+/// Publishes jobs; which were not confirmed, and why.
+async fn failures(context: &Context, queue: Queue, jobs: &[Job]) -> HashMap<DeliveryId, PublishError> {
+    let failed = context.deps.jobs.publish_each(queue, jobs.to_vec()).await;
+    failed.into_iter().collect()
+}
+
+/// Ends the leases of jobs that are not out, and those of their breakers' probes.
+async fn give_back(context: &Context, jobs: &[&Job], failed: &HashMap<DeliveryId, PublishError>) {
+    let Some(job) = jobs.first() else { return };
+    match failed.get(&job.delivery) {
+        // As planned: the queue is bounded.
+        Some(PublishError::Full) | None => {}
+        Some(error) => {
+            tracing::warn!(error = %error_chain(error), deliveries = jobs.len(), "released deliveries were not published");
+        }
     }
-    if let Err(error) = context.deps.store.give_back(leases, GIVE_BACK).await {
+    let leases: Vec<(DeliveryId, u32)> = jobs.iter().map(|job| (job.delivery, job.run)).collect();
+    if let Err(error) = context.deps.store.give_back(&leases, GIVE_BACK).await {
         // Their leases expire by themselves.
         tracing::warn!(error = %error_chain(&error), "leases were not given back");
     }
+    let probes: Vec<FinishReport> = jobs
+        .iter()
+        .filter(|job| job.probe)
+        .map(|job| no_probe(job.message.app, job.endpoint, job.delivery, job.run))
+        .collect();
+    give_probes_back(context, &probes).await;
 }
 
 /// Tells the limits that a breaker's probe was not made.

@@ -1,7 +1,9 @@
 //! What the scheduler hands out, and when.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use postrider_broker::{GatherSettings, InProcessSettings, Queue};
 use postrider_ledger::Settings;
 use postrider_limits::{FinishReport, Signal};
 use postrider_model::{DeferReason, DeliveryId, Disposition, MessageId, Next, Record, UnixMillis};
@@ -74,4 +76,42 @@ async fn a_full_endpoint_goes_on_when_a_lease_ends() {
     };
     let done = tokio::time::timeout(SOON, all).await;
     done.expect("it does not wait for the next look, a second each time");
+}
+
+#[tokio::test]
+async fn of_what_a_full_queue_takes_in_part_the_rest_is_given_back() {
+    const DELIVERIES: usize = 12;
+    const FRAMES_MAX: usize = 3;
+    let queues = InProcessSettings {
+        max_frames: FRAMES_MAX,
+        ..InProcessSettings::default()
+    };
+    let gather = GatherSettings {
+        max_items: 2,
+        ..GatherSettings::default()
+    };
+    let world = World::with_queues(Settings::default(), queues, gather).await;
+    let waiting = Disposition::Waiting(DeferReason::Backlog);
+    let batch = (0..DELIVERIES)
+        .map(|_| world.accepted(&world.message(Duration::ZERO, "a"), waiting))
+        .collect();
+    world.journal.publish(batch).await.unwrap();
+    until("the queue is full", async || {
+        let depth = world.broker.depth(Queue::Retry(0)).await.unwrap();
+        (depth == FRAMES_MAX as u64).then_some(())
+    })
+    .await;
+    let mut released = world.released().await;
+    let mut seen = HashSet::new();
+    let all = async {
+        while seen.len() < DELIVERIES {
+            for job in next_jobs(&mut released).await {
+                assert!(seen.insert(job.delivery), "{} came twice", job.delivery);
+            }
+            // Slower than what could not be published is tried again.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let done = tokio::time::timeout(SOON, all).await;
+    done.expect("the leases are not waited for");
 }

@@ -57,12 +57,21 @@ pub(crate) struct World {
 impl World {
     /// Starts a ledger with one shard.
     pub(crate) async fn new(settings: Settings) -> Self {
+        Self::with_queues(settings, InProcessSettings::default(), GatherSettings::default()).await
+    }
+
+    /// As [`World::new`], with queues so large and jobs gathered so.
+    pub(crate) async fn with_queues(
+        settings: Settings,
+        queues: InProcessSettings,
+        gather: GatherSettings,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store");
         let keyring = Arc::new(Keyring::generate().unwrap().0);
         let store = SqliteStore::open(&path, postrider_store_sqlite::Settings::new(keyring)).unwrap();
         store.migrate().await.unwrap();
-        let broker: Arc<dyn Broker> = InProcess::new(InProcessSettings::default());
+        let broker: Arc<dyn Broker> = InProcess::new(queues);
         let limits: SharedLimits = Arc::new(postrider_limits::InProcess::new(BreakerSettings {
             failures: 1,
             open_for: Duration::from_millis(10),
@@ -73,7 +82,7 @@ impl World {
         let (app, endpoint) = configure(&store).await;
         let deps = Deps {
             broker: broker.clone(),
-            jobs: JobPublisher::new(broker.clone(), GatherSettings::default(), 1),
+            jobs: JobPublisher::new(broker.clone(), gather, 1),
             journal: journal.clone(),
             store: store.clone(),
             limits: limits.clone(),

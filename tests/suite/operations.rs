@@ -284,6 +284,39 @@ async fn looking_makes_no_store() -> Result<()> {
 }
 
 #[tokio::test]
+async fn looking_changes_no_schema() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let operator = Operator {
+        env: vec![("POSTRIDER_DATA_DIR", data.path().display().to_string())],
+        store: None,
+    };
+    let said = operator.run(&["migrate"]).await?;
+    ensure!(said.contains("went from version 0 to"), "{said}");
+    let said = operator.run(&["migrate"]).await?;
+    ensure!(said.contains("nothing to do"), "{said}");
+    let file = rusqlite::Connection::open(data.path().join("postrider.db"))?;
+    let version = |file: &rusqlite::Connection| file.query_row("PRAGMA user_version", [], |row| row.get(0));
+    let current: u32 = version(&file)?;
+    for (other, advice) in [
+        (current - 1, "postrider migrate"),
+        (current + 1, "newer Postrider"),
+    ] {
+        file.pragma_update(None, "user_version", other)?;
+        for args in [&["status"][..], &["poison", "list"], &["key", "list"]] {
+            let output = operator.command(args)?.output().await?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(
+                !output.status.success() && said.contains(advice),
+                "{args:?}: {said}"
+            );
+        }
+        let found: u32 = version(&file)?;
+        ensure!(found == other, "version {other} became {found}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_process_on_an_embedded_store_is_refused() -> Result<()> {
     let data = tempfile::tempdir()?;
     let mut first = Postrider::builder().data_dir(data.path()).start().await?;

@@ -12,7 +12,7 @@ use postrider_limits::{
     Admission, AdmitRequest, BreakerChange, ClaimEnd, FinishReport, Gate, GateRequest, Limits, LimitsError,
     Rate, Release, ReleaseRequest, Settlement, Verdict,
 };
-use postrider_model::{AppId, UnixMillis};
+use postrider_model::{AppId, EndpointId, UnixMillis};
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::broadcast;
 
@@ -135,9 +135,16 @@ impl RedisLimits {
         add.arg(&key);
         remove.arg(&key);
         let (mut longest, mut closed) = (None, false);
-        for (report, change) in batch.iter().zip(changes) {
-            let endpoint = report.endpoint.to_string();
-            match *change {
+        // One may close and open again within a batch.
+        let last: HashMap<EndpointId, BreakerChange> = batch
+            .iter()
+            .zip(changes)
+            .filter(|(_, change)| **change != BreakerChange::None)
+            .map(|(report, change)| (report.endpoint, *change))
+            .collect();
+        for (endpoint, change) in last {
+            let endpoint = endpoint.to_string();
+            match change {
                 BreakerChange::None => {}
                 BreakerChange::Opened(time) => {
                     let known_for = time + MEMORY;

@@ -102,16 +102,17 @@ pub(crate) fn postgres(
     PostgresStore::connect(settings).context("the store cannot be used")
 }
 
-/// The store of a Postrider that was started before. A command that only looks must not make an empty one.
+/// The store of a Postrider that was started before. A command that only looks must not make an empty one, nor change the
+/// schema of one that an older Postrider serves.
 pub(crate) fn existing_store(config: &Config) -> anyhow::Result<SharedStore> {
-    if let StoreTarget::Sqlite(path) = config.store_target()
-        && !path.is_file()
-    {
-        anyhow::bail!(
+    if let StoreTarget::Sqlite(path) = config.store_target() {
+        anyhow::ensure!(
+            path.is_file(),
             "there is no store at {}; name the data directory with --data-dir, or the services of a scaled-out \
              Postrider in the environment",
             path.display()
         );
+        SqliteStore::check_file(&path)?;
     }
     store(config)
 }

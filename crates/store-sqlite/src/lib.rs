@@ -100,6 +100,28 @@ impl SqliteStore {
         }))
     }
 
+    /// The version of an existing file's schema; nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be read.
+    pub fn schema_version(path: impl AsRef<Path>) -> Result<u32, StoreError> {
+        let version = connection::open_reader(path.as_ref()).and_then(|file| schema::version(&file));
+        version.map_err(StoreError::from)
+    }
+
+    /// Whether an existing file has this program's schema; nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when it has not, and as [`SqliteStore::schema_version`].
+    pub fn check_file(path: impl AsRef<Path>) -> Result<(), StoreError> {
+        let (found, wanted) = (Self::schema_version(path)?, schema::wanted());
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(StoreError::Schema { found, wanted })
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

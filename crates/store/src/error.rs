@@ -13,7 +13,7 @@ pub enum StoreError {
     #[error("it was changed meanwhile")]
     Changed,
     /// The schema is older or newer than this program's.
-    #[error("the store's schema is version {found}, this program needs {wanted}; run `postrider migrate`")]
+    #[error("the store's schema is version {found}, this program needs {wanted}; {}", schema_advice(*.found, *.wanted))]
     Schema {
         /// What the store has.
         found: u32,
@@ -26,6 +26,14 @@ pub enum StoreError {
     /// The data itself was refused (too large, not representable): the same call will fail again.
     #[error("the store refused the data")]
     Rejected(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn schema_advice(found: u32, wanted: u32) -> &'static str {
+    if found < wanted {
+        "run `postrider migrate`"
+    } else {
+        "a newer Postrider wrote it: run that one, or restore a backup from before"
+    }
 }
 
 impl StoreError {

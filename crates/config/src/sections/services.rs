@@ -51,7 +51,7 @@ settings! {
 settings! {
     /// The database.
     Store in "store" {
-        /// `postgres://` URL, or `sqlite:///path/to/file`. Without it a SQLite file in the data directory.
+        /// `postgres://` URL, which needs `broker.url`, or `sqlite:///path/to/file`. Without it a SQLite file in the data directory.
         url: Option<RedactedUrl> = None, Any;
         /// Postgres connections for reads of the API, per process.
         read_connections: u32 = 10, Between(1, 500);

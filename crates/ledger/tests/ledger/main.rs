@@ -4,4 +4,5 @@
 
 mod journal;
 mod release;
+mod strays;
 mod world;

@@ -271,9 +271,11 @@ async fn write(context: &Context, batch: Batch, held: &mut Held) -> Result<(), S
 /// than twice `most` records: these are written in parts.
 async fn record(context: &Context, records: &[Record], most: usize) -> Result<BTreeSet<usize>, StoreAway> {
     let mut unplaced = BTreeSet::new();
-    let starts = (0..records.len()).step_by(most.saturating_mul(2)).rev();
-    let mut parts: Vec<Range<usize>> = starts
-        .map(|start| start..start.saturating_add(most.saturating_mul(2)).min(records.len()))
+    let size = most.saturating_mul(2);
+    let mut parts: Vec<Range<usize>> = (0..records.len())
+        .step_by(size)
+        .rev()
+        .map(|start| start..start.saturating_add(size).min(records.len()))
         .collect();
     while let Some(place) = parts.pop() {
         let part = &records[place.clone()];

@@ -1,6 +1,6 @@
 //! The calls: requests into commands and script arguments, answers back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use std::vec::IntoIter;
 
@@ -12,7 +12,7 @@ use postrider_limits::{
     Admission, AdmitRequest, BreakerChange, ClaimEnd, FinishReport, Gate, GateRequest, Limits, LimitsError,
     Rate, Release, ReleaseRequest, Settlement, Verdict,
 };
-use postrider_model::{AppId, EndpointId, UnixMillis};
+use postrider_model::{AppId, UnixMillis};
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::broadcast;
 
@@ -130,48 +130,48 @@ impl Limits for RedisLimits {
 impl RedisLimits {
     /// Keeps the list of open breakers, which is for people only: a failure here changes nothing else.
     async fn note_breakers(&self, batch: &[FinishReport], changes: &[BreakerChange]) {
-        let key = self.keys.open_breakers();
-        let (mut add, mut remove) = (redis::cmd("ZADD"), redis::cmd("ZREM"));
-        add.arg(&key);
-        remove.arg(&key);
-        let (mut longest, mut closed) = (None, false);
-        // One may close and open again within a batch.
-        let last: HashMap<EndpointId, BreakerChange> = batch
-            .iter()
-            .zip(changes)
-            .filter(|(_, change)| **change != BreakerChange::None)
-            .map(|(report, change)| (report.endpoint, *change))
-            .collect();
-        for (endpoint, change) in last {
-            let endpoint = endpoint.to_string();
-            match change {
+        // One may close and open again within a batch: its last change counts.
+        let (mut opened, mut closed) = (HashMap::new(), HashSet::new());
+        for (report, change) in batch.iter().zip(changes) {
+            let endpoint = report.endpoint;
+            match *change {
                 BreakerChange::None => {}
                 BreakerChange::Opened(time) => {
-                    let known_for = time + MEMORY;
-                    let forget_at = UnixMillis::now().plus(known_for).0 / 1000;
-                    add.arg(forget_at).arg(endpoint);
-                    longest = longest.max(Some(known_for));
+                    closed.remove(&endpoint);
+                    opened.insert(endpoint, time + MEMORY);
                 }
                 BreakerChange::Closed => {
-                    remove.arg(endpoint);
-                    closed = true;
+                    opened.remove(&endpoint);
+                    closed.insert(endpoint);
                 }
             }
         }
-        // The list lives as long as its last entry: `GT` lengthens a time that is set, `NX` sets the first.
-        let expire = |time: Duration| {
-            ["NX", "GT"].map(|when| {
-                redis::cmd("EXPIRE")
-                    .arg(&key)
-                    .arg(time.as_secs())
-                    .arg(when)
-                    .take()
-            })
-        };
-        let lives_on: Vec<Cmd> = longest.into_iter().flat_map(expire).collect();
+        if opened.is_empty() && closed.is_empty() {
+            return;
+        }
+        let key = self.keys.open_breakers();
+        let on_the_list = |name| redis::cmd(name).arg(&key).take();
         let mut changed = Vec::new();
-        changed.extend(longest.is_some().then_some(add));
-        changed.extend(closed.then_some(remove));
+        if !opened.is_empty() {
+            let mut add = on_the_list("ZADD");
+            for (endpoint, known_for) in &opened {
+                let forget_at = UnixMillis::now().plus(*known_for).0 / 1000;
+                add.arg(forget_at).arg(endpoint.to_string());
+            }
+            changed.push(add);
+        }
+        if !closed.is_empty() {
+            let mut remove = on_the_list("ZREM");
+            for endpoint in &closed {
+                remove.arg(endpoint.to_string());
+            }
+            changed.push(remove);
+        }
+        // The list lives as long as its last entry: `GT` lengthens a time that is set, `NX` sets the first.
+        let expire = |time: &Duration| {
+            ["NX", "GT"].map(|when| on_the_list("EXPIRE").arg(time.as_secs()).arg(when).take())
+        };
+        let lives_on: Vec<Cmd> = opened.values().max().into_iter().flat_map(expire).collect();
         for commands in [changed, lives_on] {
             if let Err(error) = self.call("breakers", self.connection.send_all(commands)).await {
                 tracing::debug!(%error, "limits: open breakers were not counted");

@@ -1,9 +1,10 @@
 //! The connection for commands: one multiplexed connection, or one a node of a cluster; reconnected for ever.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use parking_lot::Mutex;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClientBuilder, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
@@ -145,14 +146,13 @@ impl Primary {
     }
 
     fn connection(&self) -> ConnectionManager {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.connection.clone()
+        self.current.lock().connection.clone()
     }
 
     /// Passes the answer on, and leaves a replica.
     fn seen<T>(&self, answer: RedisResult<T>) -> RedisResult<T> {
         if answer.as_ref().is_err_and(is_of_a_replica) {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.lock();
             if current.made_at.elapsed() >= ANOTHER_AFTER
                 && let Ok(connection) =
                     ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())

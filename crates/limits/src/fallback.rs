@@ -101,12 +101,13 @@ impl Fallback {
         }
         match call.await {
             Ok(answer) => {
-                let (after_an_error, is_back) = inner.health.succeeded();
-                if after_an_error && !inner.unpublished.lock().is_empty() {
-                    tokio::spawn(publish_late(Arc::clone(inner)));
-                }
-                if is_back {
-                    tracing::info!("limits: the shared state is back");
+                if self.degraded() {
+                    if !inner.unpublished.lock().is_empty() {
+                        tokio::spawn(publish_late(Arc::clone(inner)));
+                    }
+                    if inner.health.succeeded() {
+                        tracing::info!("limits: the shared state is back");
+                    }
                 }
                 Some(answer)
             }
@@ -282,16 +283,12 @@ impl Health {
         true
     }
 
-    /// Whether the call before failed, and whether it was degraded until now.
-    fn succeeded(&self) -> (bool, bool) {
-        if !self.degraded.load(Ordering::Relaxed) {
-            return (false, false);
-        }
-        let after_an_error = self.errors.swap(0, Ordering::Relaxed) > 0;
+    /// Whether it is back by this answer while degraded.
+    fn succeeded(&self) -> bool {
+        self.errors.store(0, Ordering::Relaxed);
         let failed = self.times.lock().failed;
         let is_quiet = failed.is_none_or(|at| at.elapsed() >= QUIET);
-        let is_back = is_quiet && self.degraded.swap(false, Ordering::Relaxed);
-        (after_an_error, is_back)
+        is_quiet && self.degraded.swap(false, Ordering::Relaxed)
     }
 
     /// Whether to log it.

@@ -114,12 +114,8 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Schema`] when it has not, and as [`SqliteStore::schema_version`].
     pub fn check_file(path: impl AsRef<Path>) -> Result<(), StoreError> {
-        let (found, wanted) = (Self::schema_version(path)?, schema::wanted());
-        if found == wanted {
-            Ok(())
-        } else {
-            Err(StoreError::Schema { found, wanted })
-        }
+        let checked = connection::open_reader(path.as_ref()).and_then(|file| schema::check(&file));
+        checked.map_err(StoreError::from)
     }
 
     /// The file.

@@ -33,7 +33,8 @@ pub use pace::Pace;
 pub struct GatherSettings {
     /// Most items in a frame.
     pub max_items: usize,
-    /// Bytes after which a frame takes no further item; a single larger item makes a frame of its own.
+    /// Bytes after which a frame takes no further body; a single larger one makes a frame of its own. Deliveries of a body
+    /// that the frame has join it all the same, up to `max_items`.
     pub max_bytes: usize,
     /// Records and bytes up to which what one call brings to the journal stays in one frame, so that the store takes all of it
     /// or nothing; zero where the frames of a call need not be taken together.

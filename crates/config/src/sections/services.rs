@@ -30,7 +30,7 @@ settings! {
         reconnect_max_delay: Period = Period::secs(15), Between(Period::secs(1), Period::secs(300));
         /// Deliveries or journal records in one frame.
         envelope_max_deliveries: usize = 512, Between(1, 4_096);
-        /// Bytes of one frame; a single larger body makes a frame of its own.
+        /// Bytes of one frame; a single larger body makes a frame of its own, with its deliveries.
         envelope_max_bytes: ByteSize = ByteSize::kib(256), Between(ByteSize::kib(16), ByteSize::mib(8));
     }
 }

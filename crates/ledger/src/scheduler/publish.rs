@@ -138,15 +138,15 @@ async fn publish_portion(context: &Context, jobs: Vec<Job>) {
     let queue = context.deps.jobs.retry_queue();
     let until = Instant::now() + context.settings.lease / 2;
     let failed = failures(context, queue, &jobs).await;
-    let is_unsent = |job: &Job| {
-        failed
-            .get(&job.delivery)
-            .is_some_and(|error| error.leaves_nothing())
-    };
-    let is_unsure = |job: &Job| failed.contains_key(&job.delivery) && !is_unsent(job);
-    let unsent: Vec<&Job> = jobs.iter().filter(|job| is_unsent(job)).collect();
+    let (unsent, mut unsure): (Vec<Job>, Vec<Job>) = jobs
+        .into_iter()
+        .filter(|job| failed.contains_key(&job.delivery))
+        .partition(|job| {
+            failed
+                .get(&job.delivery)
+                .is_some_and(|error| error.leaves_nothing())
+        });
     give_back(context, &unsent, &failed).await;
-    let mut unsure: Vec<Job> = jobs.iter().filter(|job| is_unsure(job)).cloned().collect();
     while !unsure.is_empty() {
         let deliveries = unsure.len();
         tracing::warn!(deliveries, "released deliveries were not confirmed");
@@ -165,7 +165,7 @@ async fn failures(context: &Context, queue: Queue, jobs: &[Job]) -> HashMap<Deli
 }
 
 /// Ends the leases of jobs that are not out, and those of their breakers' probes.
-async fn give_back(context: &Context, jobs: &[&Job], failed: &HashMap<DeliveryId, PublishError>) {
+async fn give_back(context: &Context, jobs: &[Job], failed: &HashMap<DeliveryId, PublishError>) {
     let Some(job) = jobs.first() else { return };
     match failed.get(&job.delivery) {
         // As planned: the queue is bounded.

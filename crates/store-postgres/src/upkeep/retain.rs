@@ -32,20 +32,36 @@ pub(super) async fn retain(
     limit: i64,
 ) -> Work<RetentionReport> {
     store.prepare_days().await?;
-    // A connection of its own: the lock is the session's, and ends with it however this ends.
+    // A connection of its own: the lock is the session's, and ends with it at the latest.
     let mut connection = store.write.acquire().await?.detach();
-    let mine: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-        .bind(RETAIN_LOCK)
-        .fetch_one(&mut connection)
-        .await?;
-    let report = if mine {
-        chunk(store, &mut connection, payloads, log, limit).await
-    } else {
-        Ok(RetentionReport::default())
-    };
+    let report = alone(store, &mut connection, payloads, log, limit).await;
     let closed = sqlx::Connection::close(connection).await;
     let report = report?;
     closed?;
+    Ok(report)
+}
+
+/// A chunk, unless another process is at one.
+async fn alone(
+    store: &PostgresStore,
+    connection: &mut PgConnection,
+    payloads: Duration,
+    log: Duration,
+    limit: i64,
+) -> Work<RetentionReport> {
+    let mine: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(RETAIN_LOCK)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !mine {
+        return Ok(RetentionReport::default());
+    }
+    let report = chunk(store, connection, payloads, log, limit).await?;
+    // The server ends a session some time after its connection: the next chunk would find the lock taken.
+    sqlx::query("SELECT pg_advisory_unlock($1)")
+        .bind(RETAIN_LOCK)
+        .execute(connection)
+        .await?;
     Ok(report)
 }
 

@@ -45,7 +45,7 @@ impl Keys {
     }
 
     pub(crate) fn endpoint(&self, endpoint: EndpointId) -> Vec<u8> {
-        format!("{}:{{{endpoint}}}:e", self.prefix).into_bytes()
+        format!("{}:{{{endpoint}}}:s", self.prefix).into_bytes()
     }
 
     pub(crate) fn mark(&self, endpoint: EndpointId, delivery: DeliveryId, run: u32) -> Vec<u8> {

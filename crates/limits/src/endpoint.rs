@@ -1,6 +1,6 @@
 //! What is known of one endpoint: its rate, its pause, its backlog flag and its breaker.
 //!
-//! Pure: times are microseconds given by the caller. The Redis scripts hold the same rules over a hash.
+//! Pure: times are microseconds given by the caller. The Redis scripts hold the same rules.
 
 use std::time::Duration;
 

@@ -19,22 +19,21 @@ local function failure(e, probe)
 end
 
 for r = 0, #KEYS - 1 do
-  local key = KEYS[r + 1]
   local probe, signal, pause = ARGV[3 * r + 1] == '1', ARGV[3 * r + 2], tonumber(ARGV[3 * r + 3])
-  local e, change, dirty = load(key), 0, false
+  local e, opened, dirty = load(r + 1), 0, false
   if pause > 0 and now + pause > e.p then
     e.p = now + pause
     dirty = true
   end
   if signal == 's' then
-    if e.s > 0 then change = -1 end
+    if e.s > 0 then opened = -1 end
     local restarted = e.p > 0 and e.p <= now
     if restarted then e.p = 0 end
     dirty = dirty or restarted or e.s > 0 or e.n > 0
     e.s, e.u, e.i, e.n = 0, 0, 0, 0
   elseif signal == 'f' then
     local moved
-    change, moved = failure(e, probe)
+    opened, moved = failure(e, probe)
     dirty = dirty or moved
   else
     if signal == 'b' then
@@ -46,7 +45,8 @@ for r = 0, #KEYS - 1 do
       dirty = true
     end
   end
-  if dirty then save(key, e) end
-  answer[r + 1] = change
+  if dirty then change(r + 1) end
+  answer[r + 1] = opened
 end
+save()
 return answer

@@ -2,13 +2,12 @@
 -- rate (interval 0: none). Answers per request a verdict and its value.
 local answer = {}
 for r = 0, #KEYS / 2 - 1 do
-  local key = KEYS[2 * r + 1]
-  local mark = redis.call('GET', KEYS[2 * r + 2])
+  local mark = values[2 * r + 2]
   local verdict, value = 0, 0
   if mark then
     verdict, value = 1, mark
   else
-    local e = load(key)
+    local e = load(2 * r + 1)
     local released = ARGV[3 * r + 1] == '1'
     local interval, tolerance = tonumber(ARGV[3 * r + 2]), tonumber(ARGV[3 * r + 3])
     if not released and e.w > now then
@@ -25,11 +24,12 @@ for r = 0, #KEYS / 2 - 1 do
         verdict, value = 2, after - now - tolerance
       else
         e.t = after
-        save(key, e)
+        change(2 * r + 1)
       end
     end
   end
   answer[2 * r + 1] = verdict
   answer[2 * r + 2] = value
 end
+save()
 return answer

@@ -27,15 +27,15 @@ local function decide(e, wanted, more, interval, tolerance)
 end
 
 for r = 0, #KEYS - 1 do
-  local key = KEYS[r + 1]
-  local e = load(key)
+  local e = load(r + 1)
   local wanted, more = tonumber(ARGV[4 * r + 1]), ARGV[4 * r + 2] == '1'
   local had_backlog, had_tat, had_state, had_until = e.w, e.t, e.s, e.u
   local kind, count, wait = decide(e, wanted, more, tonumber(ARGV[4 * r + 3]), tonumber(ARGV[4 * r + 4]))
   if more or count < wanted then e.w = now + BACKLOG else e.w = 0 end
-  if e.w ~= had_backlog or e.t ~= had_tat or e.s ~= had_state or e.u ~= had_until then save(key, e) end
+  if e.w ~= had_backlog or e.t ~= had_tat or e.s ~= had_state or e.u ~= had_until then change(r + 1) end
   answer[3 * r + 1] = kind
   answer[3 * r + 2] = count
   answer[3 * r + 3] = wait
 end
+save()
 return answer

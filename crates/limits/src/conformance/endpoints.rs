@@ -314,4 +314,6 @@ pub(super) async fn answers_are_in_order(limits: &dyn Limits) {
         .map(|change| *change != BreakerChange::None)
         .collect();
     assert_eq!(opened, [false, false, false, false, false, false, true]);
+    // What a batch changed is kept, also of an endpoint that it names more than once.
+    assert!(matches!(fixtures[0].gate().await, Verdict::Breaker(_)));
 }

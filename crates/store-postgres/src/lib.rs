@@ -182,10 +182,14 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Fail>>)
     }
 }
 
+/// A server notices within a minute that a client's host is gone, whose session may hold a lock.
+pub(crate) const KEEP_ALIVE: &str =
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
+
 fn read_session(limit: Duration) -> String {
     format!(
         "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = 60000; SET jit = off; \
-         SET random_page_cost = 1.1",
+         SET random_page_cost = 1.1; {KEEP_ALIVE}",
         limit.as_millis()
     )
 }
@@ -196,7 +200,7 @@ fn write_session(limit: Duration) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = 10000; SET idle_in_transaction_session_timeout = 60000; \
          SET jit = off; SET random_page_cost = 1.1; SET enable_seqscan = off; SET enable_hashjoin = off; \
-         SET enable_mergejoin = off",
+         SET enable_mergejoin = off; {KEEP_ALIVE}",
         limit.as_millis()
     )
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_model::UnixMillis;
 use postrider_store::StoreError;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 use crate::error::{Fail, Work, code};
 use crate::row::floor;
-use crate::{PostgresStore, within};
+use crate::{KEEP_ALIVE, PostgresStore, within};
 
 /// Each migration, from version 1 on. Only ever append.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -32,6 +32,11 @@ pub(crate) const VERSION: u32 = 7;
 
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long a migration stands in a table's queue, in which everybody who comes later stands behind it, and how long it lets
+/// them pass before it tries again.
+const LOCK_WAIT_MS: u32 = 2_000;
+const LOCK_REST: Duration = Duration::from_secs(2);
 
 /// Names of this program's advisory locks: schema changes, partitions, retention.
 const MIGRATE_LOCK: i64 = 0x706f_7374_7269_0001;
@@ -69,20 +74,19 @@ impl PostgresStore {
                     wanted: VERSION,
                 }));
             }
+            sqlx::raw_sql(AssertSqlSafe(format!(
+                "SET lock_timeout = {LOCK_WAIT_MS}; {KEEP_ALIVE}"
+            )))
+            .execute(&mut connection)
+            .await?;
             for (index, statements) in MIGRATIONS.into_iter().enumerate().skip(to_index(found)) {
-                let mut tx = connection.begin().await?;
-                sqlx::raw_sql(
-                    "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, applied_at \
-                     timestamptz NOT NULL DEFAULT now())",
-                )
-                .execute(&mut *tx)
-                .await?;
-                sqlx::raw_sql(statements).execute(&mut *tx).await?;
-                sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
-                    .bind(i32::try_from(index + 1).unwrap_or(i32::MAX))
-                    .execute(&mut *tx)
-                    .await?;
-                tx.commit().await?;
+                while let Err(error) = step(&mut connection, index + 1, statements).await {
+                    // LOCK NOT AVAILABLE: a long read has the table.
+                    if code(&error).as_deref() != Some("55P03") {
+                        return Err(error.into());
+                    }
+                    tokio::time::sleep(LOCK_REST).await;
+                }
             }
             connection.close().await?;
             self.prepare_days().await?;
@@ -221,23 +225,33 @@ fn civil(day: i64) -> (i64, i64, i64) {
     (era * 400 + year + next, month, of_month)
 }
 
+/// One migration, which makes the schema this version.
+async fn step(connection: &mut PgConnection, version: usize, statements: &'static str) -> sqlx::Result<()> {
+    let mut tx = connection.begin().await?;
+    sqlx::raw_sql(
+        "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, applied_at \
+         timestamptz NOT NULL DEFAULT now())",
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::raw_sql(statements).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+        .bind(i32::try_from(version).unwrap_or(i32::MAX))
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
+}
+
 async fn make_partition(connection: &mut PgConnection, table: &str, with: &str, day: i64) -> Work<()> {
     let name = partition(table, day);
-    let row = sqlx::query(
-        "SELECT to_regclass($1) IS NOT NULL AS made, \
-         EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = to_regclass($1) AND NOT i.inhdetachpending) \
-         AS attached",
-    )
-    .bind(&name)
-    .fetch_one(&mut *connection)
-    .await?;
-    let (made, attached): (bool, bool) = (row.try_get("made")?, row.try_get("attached")?);
-    if attached {
-        return Ok(());
-    }
+    let made: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(&name)
+        .fetch_one(&mut *connection)
+        .await?;
+    // One that retention took off and has not dropped yet is in nobody's way: whatever has a row for it is told so by
+    // Postgres.
     if made {
-        // Retention took it off and has not dropped it yet.
-        return Err(Fail::NoPartition);
+        return Ok(());
     }
     let (low, high) = (
         floor(UnixMillis(day * DAY_MS)),

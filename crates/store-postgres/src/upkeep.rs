@@ -24,6 +24,8 @@ use crate::{PostgresStore, reseal};
 
 /// Most bytes of a parked frame that are kept.
 const PARKED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long connections have to come back at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl UpkeepStore for PostgresStore {
@@ -104,10 +106,11 @@ impl UpkeepStore for PostgresStore {
 
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {
         self.reading(async {
-            let rows = sqlx::query("SELECT * FROM parked ORDER BY id DESC LIMIT $1")
-                .bind(i64::from(limit))
-                .fetch_all(&self.read)
-                .await?;
+            let rows =
+                sqlx::query("SELECT id, kind, reason, bytes, at FROM parked ORDER BY id DESC LIMIT $1")
+                    .bind(i64::from(limit))
+                    .fetch_all(&self.read)
+                    .await?;
             rows.iter().map(|row| decode(&self.sealer, row)).collect()
         })
         .await
@@ -115,7 +118,7 @@ impl UpkeepStore for PostgresStore {
 
     async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
         self.reading(async {
-            let row = sqlx::query("SELECT * FROM parked WHERE id = $1")
+            let row = sqlx::query("SELECT id, kind, reason, bytes, at FROM parked WHERE id = $1")
                 .bind(id)
                 .fetch_optional(&self.read)
                 .await?;
@@ -136,17 +139,23 @@ impl UpkeepStore for PostgresStore {
 
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
         self.writing(async {
-            let row = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING *")
+            let mut tx = self.write.begin().await?;
+            let row = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING id, kind, reason, bytes, at")
                 .bind(id)
-                .fetch_optional(&self.write)
+                .fetch_optional(&mut *tx)
                 .await?;
-            row.as_ref().map(|row| decode(&self.sealer, row)).transpose()
+            // What cannot be read stays.
+            let row = row.as_ref().map(|row| decode(&self.sealer, row)).transpose()?;
+            tx.commit().await?;
+            Ok(row)
         })
         .await
     }
 
     async fn close(&self) {
-        tokio::join!(self.read.close(), self.write.close());
+        // A connection whose server vanished in the middle of a statement comes back when TCP gives it up.
+        let closed = async { tokio::join!(self.read.close(), self.write.close()) };
+        let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
     }
 }
 

@@ -10,6 +10,13 @@ use crate::PostgresStore;
 use crate::error::Work;
 use crate::row::{clean, clean_opt, keyset};
 
+/// What [`decode`] reads.
+macro_rules! columns {
+    () => {
+        "id, name, description, archived, deprecated, feature_flag, schemas, created_at, updated_at"
+    };
+}
+
 macro_rules! insert {
     ($conflict:literal) => {
         concat!(
@@ -74,10 +81,14 @@ pub(super) async fn delete(store: &PostgresStore, name: &str, expunge: bool, at:
 }
 
 pub(super) async fn load(store: &PostgresStore, name: &str) -> Work<Option<EventType>> {
-    let row = sqlx::query("SELECT * FROM event_types WHERE name = $1")
-        .bind(clean(name))
-        .fetch_optional(&store.read)
-        .await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM event_types WHERE name = $1"
+    ))
+    .bind(clean(name))
+    .fetch_optional(&store.read)
+    .await?;
     row.as_ref().map(decode).transpose()
 }
 
@@ -87,11 +98,19 @@ pub(super) async fn list(
     archived_too: bool,
 ) -> Work<Vec<EventType>> {
     const UP: [&str; 2] = keyset!(
-        "SELECT * FROM event_types WHERE (archived = false OR $2) AND name > $3",
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM event_types WHERE (archived = false OR $2) AND name > $3"
+        ),
         "name"
     );
     const DOWN: [&str; 2] = keyset!(
-        "SELECT * FROM event_types WHERE (archived = false OR $2) AND ($3::text IS NULL OR name < $3)",
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM event_types WHERE (archived = false OR $2) AND ($3::text IS NULL OR name < $3)"
+        ),
         "name"
     );
     let descending = page.descending != page.backwards;

@@ -22,7 +22,7 @@ pub(super) async fn create(store: &PostgresStore, key: &NewKey) -> Work<()> {
 }
 
 pub(super) async fn by_hash(store: &PostgresStore, hash: &[u8; 32]) -> Work<Option<StoredKey>> {
-    let row = sqlx::query("SELECT * FROM api_keys WHERE hash = $1 AND revoked_at IS NULL")
+    let row = sqlx::query("SELECT id, hash, scope, name, created_at, revoked_at FROM api_keys WHERE hash = $1 AND revoked_at IS NULL")
         .bind(hash.as_slice())
         .fetch_optional(&store.read)
         .await?;
@@ -30,9 +30,11 @@ pub(super) async fn by_hash(store: &PostgresStore, hash: &[u8; 32]) -> Work<Opti
 }
 
 pub(super) async fn list(store: &PostgresStore) -> Work<Vec<StoredKey>> {
-    let rows = sqlx::query("SELECT * FROM api_keys ORDER BY id DESC LIMIT 1000")
-        .fetch_all(&store.read)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT id, hash, scope, name, created_at, revoked_at FROM api_keys ORDER BY id DESC LIMIT 1000",
+    )
+    .fetch_all(&store.read)
+    .await?;
     rows.iter().map(decode).collect()
 }
 

@@ -168,16 +168,17 @@ pub(super) async fn waiting(connection: &mut PgConnection, changes: &Changes, kn
     Ok(())
 }
 
-/// Writes waiting rows, in id order. What the recorder writes is no expired lease, so their count starts again.
+/// Writes waiting rows, in id order; starts again when one was handed out meanwhile. What the recorder writes is no
+/// expired lease, so their count starts again.
 pub(crate) async fn put_waiting(connection: &mut PgConnection, puts: &[&WaitingPut]) -> Work<()> {
-    sqlx::query(
+    let done = sqlx::query(
         "INSERT INTO waiting (delivery, endpoint, app, message, due_at, leased_at, seq, run, attempts, reason, \
          trigger, leased) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], \
          $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::smallint[], $11::smallint[], $12::boolean[]) \
          ON CONFLICT (delivery) DO UPDATE SET due_at = EXCLUDED.due_at, leased_at = EXCLUDED.leased_at, \
          seq = EXCLUDED.seq, run = EXCLUDED.run, attempts = EXCLUDED.attempts, lease_count = 0, \
          reason = EXCLUDED.reason, leased = EXCLUDED.leased, \
-         deaths = CASE WHEN EXCLUDED.leased THEN waiting.deaths ELSE 0 END",
+         deaths = CASE WHEN EXCLUDED.leased THEN waiting.deaths ELSE 0 END WHERE waiting.run <= EXCLUDED.run",
     )
     .bind(column(puts, |put| put.delivery.as_uuid()))
     .bind(column(puts, |put| put.endpoint.as_uuid()))
@@ -193,7 +194,7 @@ pub(crate) async fn put_waiting(connection: &mut PgConnection, puts: &[&WaitingP
     .bind(column(puts, |put| put.leased))
     .execute(connection)
     .await?;
-    Ok(())
+    all_done(done.rows_affected(), puts.len())
 }
 
 /// Stores the last number given.

@@ -25,6 +25,9 @@ const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Partitions dropped in one chunk: one day's tables.
 const PARTITIONS: usize = 4;
 
+/// Transactions of one chunk that cancel.
+const CANCEL_PAGES: usize = 10;
+
 pub(super) async fn retain(
     store: &PostgresStore,
     payloads: Duration,
@@ -80,25 +83,6 @@ async fn chunk(
     drop_leftovers(connection).await?;
 
     kept_bodies(store, now, log_day, limit, &mut report).await?;
-    report.cancelled += cancel_before(store, payload_day, log_day, limit).await?;
-    let mut left = PARTITIONS;
-    for (table, before) in [
-        ("bodies", payload_day),
-        ("deliveries", log_day),
-        ("attempts", log_day),
-        ("messages", log_day),
-    ] {
-        for name in expired(connection, table, before, left).await? {
-            let held_rows = drop_partition(connection, table, &name).await?;
-            store.days.forget();
-            left -= 1;
-            match table {
-                "bodies" => report.payloads += u64::from(held_rows),
-                "messages" => report.messages += u64::from(held_rows),
-                _ => {}
-            }
-        }
-    }
     for (statement, bound) in [
         (
             "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= $1 LIMIT $2)",
@@ -126,15 +110,45 @@ async fn chunk(
             .await?;
         report.rows += gone.rows_affected();
     }
+    let (cancelled, is_last) = cancel_before(store, payload_day, log_day, limit).await?;
+    report.cancelled += cancelled;
+    if !is_last {
+        return Ok(report);
+    }
+    let mut left = PARTITIONS;
+    // Bodies last: a late fact of an old day makes that day's table again, and such ones must not keep the others.
+    for (table, before) in [
+        ("deliveries", log_day),
+        ("attempts", log_day),
+        ("messages", log_day),
+        ("bodies", payload_day),
+    ] {
+        for name in expired(connection, table, before, left).await? {
+            let held_rows = u64::from(drop_partition(connection, table, &name).await?);
+            store.days.forget();
+            left -= 1;
+            match table {
+                "bodies" => report.payloads += held_rows,
+                "messages" => report.messages += held_rows,
+                _ => report.rows += held_rows,
+            }
+        }
+    }
     Ok(report)
 }
 
 /// Cancels what waits for payloads of expired days. Deliveries' ids carry their message's time, so these are the
-/// first of the primary key. Bodies that are kept longer are passed over until their record goes.
-async fn cancel_before(store: &PostgresStore, payload_day: i64, log_day: i64, limit: i64) -> Work<u64> {
+/// first of the primary key. Bodies that are kept longer are passed over until their record goes. Returns how many, and whether
+/// no more wait.
+async fn cancel_before(
+    store: &PostgresStore,
+    payload_day: i64,
+    log_day: i64,
+    limit: i64,
+) -> Work<(u64, bool)> {
     let mut cancelled = 0;
     let mut from = Uuid::nil();
-    loop {
+    for _ in 0..CANCEL_PAGES {
         let mut tx = store.write.begin().await?;
         // Not SKIP LOCKED: the partitions go next, so every row must have been seen.
         let rows = sqlx::query(
@@ -154,10 +168,10 @@ async fn cancel_before(store: &PostgresStore, payload_day: i64, log_day: i64, li
         let full = i64::try_from(doomed.len()).is_ok_and(|found| found >= limit);
         match doomed.last() {
             Some(last) if full => from = last.delivery.as_uuid(),
-            _ => break,
+            _ => return Ok((cancelled, true)),
         }
     }
-    Ok(cancelled)
+    Ok((cancelled, false))
 }
 
 /// One chunk of the bodies that have a retention of their own.

@@ -20,6 +20,7 @@ use crate::log::deliveries::to_state;
 use crate::record::write::{self, column};
 use crate::row::{floor, next, same_millisecond};
 use crate::waiting::look;
+use rows::columns;
 
 /// Moves the task that has rested longest on by a chunk; returns the deliveries made. A chunk that finds nothing to
 /// deliver is followed by the next one, so that 0 means that no task has work left for now.
@@ -37,31 +38,48 @@ pub(super) async fn advance(store: &PostgresStore, limit: i64) -> Work<u64> {
 
 async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
     let mut tx = store.write.begin().await?;
-    let row =
-        sqlx::query("SELECT * FROM tasks WHERE state = 0 ORDER BY updated_at LIMIT 1 FOR UPDATE SKIP LOCKED")
-            .fetch_optional(&mut *tx)
-            .await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM tasks WHERE state = 0 AND kind IN (1, 2) ORDER BY updated_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+    ))
+    .fetch_optional(&mut *tx)
+    .await?;
     let Some(task) = row.as_ref().map(rows::decode).transpose()? else {
         return Ok(None);
     };
-    let Some(wanted) = wanted(&mut tx, &task).await? else {
-        rest(&mut tx, &task, TaskState::Failed, task.cursor).await?;
-        tx.commit().await?;
-        return Ok(Some(0));
+    match go_on(&mut tx, &task, limit).await {
+        Ok(made) => {
+            tx.commit().await?;
+            Ok(Some(made))
+        }
+        Err(error) => {
+            tx.rollback().await?;
+            // The next one's turn: one that fails must not stand before the others.
+            rest(&mut *store.write.acquire().await?, &task, task.state, task.cursor).await?;
+            Err(error)
+        }
+    }
+}
+
+/// The task's next chunk; returns the deliveries made.
+async fn go_on(tx: &mut PgConnection, task: &TaskRow, limit: i64) -> Work<u64> {
+    let Some(wanted) = wanted(tx, task).await? else {
+        rest(tx, task, TaskState::Failed, task.cursor).await?;
+        return Ok(0);
     };
     let found = match task.kind {
-        TaskKind::Recover => failed(&mut tx, &task, limit).await?,
-        TaskKind::Replay => missed(&mut tx, &task, &wanted, limit).await?,
+        TaskKind::Recover => failed(tx, task, limit).await?,
+        TaskKind::Replay => missed(tx, task, &wanted, limit).await?,
     };
-    let made = deliver_again(&mut tx, &task, wanted.ordered, &found.messages).await?;
+    let made = deliver_again(tx, task, wanted.ordered, &found.messages).await?;
     let state = if found.is_last {
         TaskState::Finished
     } else {
         TaskState::Running
     };
-    rest(&mut tx, &task, state, found.cursor.or(task.cursor)).await?;
-    tx.commit().await?;
-    Ok(Some(made))
+    rest(tx, task, state, found.cursor.or(task.cursor)).await?;
+    Ok(made)
 }
 
 /// What a task needs to know of its endpoint. Nothing sealed: what cannot be opened stops deliveries, and no task.

@@ -49,6 +49,43 @@ async fn a_newer_schema_serves_and_is_not_migrated_back() {
 }
 
 #[tokio::test]
+async fn while_a_migration_waits_for_a_table_others_pass() {
+    let world = World::new().await;
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    sqlx::raw_sql("DELETE FROM schema_version WHERE version = 7; DROP INDEX counters_bucket")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let writes = "LOCK TABLE counters IN ROW EXCLUSIVE MODE";
+    let mut long = pool.begin().await.unwrap();
+    sqlx::raw_sql(writes).execute(&mut *long).await.unwrap();
+    let store = world.again();
+    let migrating = tokio::spawn(async move { store.migrate().await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'counters'::regclass AND NOT granted";
+    wait_for("the migration to wait", Duration::from_secs(20), async || {
+        Ok(match world.number(waits).await {
+            0 => Poll::NotYet("it does not".to_owned()),
+            _ => Poll::Ready(()),
+        })
+    })
+    .await
+    .unwrap();
+    let mut other = pool.begin().await.unwrap();
+    let passed = tokio::time::timeout(
+        Duration::from_secs(30),
+        sqlx::raw_sql(writes).execute(&mut *other),
+    );
+    passed
+        .await
+        .expect("a writer stands behind the migration")
+        .unwrap();
+    assert!(!migrating.is_finished());
+    other.commit().await.unwrap();
+    long.commit().await.unwrap();
+    assert_eq!(migrating.await.unwrap().unwrap(), (6, 7));
+}
+
+#[tokio::test]
 async fn the_store_heals_after_its_server_restarts() {
     let mut server = PostgresServer::start().await.unwrap();
     let database = PostgresDatabase::create_in(&server.url()).await.unwrap();
@@ -141,4 +178,21 @@ async fn secrets_and_payloads_are_sealed_at_rest() {
         matches!(unreadable, Err(StoreError::Corrupt(_))),
         "{unreadable:?}"
     );
+}
+
+#[tokio::test]
+async fn what_is_parked_and_cannot_be_opened_stays() {
+    let world = World::new().await;
+    let store = &world.store;
+    assert!(
+        store
+            .park("frame", "unreadable", &b"bytes".as_slice().into())
+            .await
+            .unwrap()
+    );
+    let id = store.parked(1).await.unwrap()[0].id;
+    let other = open(world.database.url(), &keyring());
+    assert!(matches!(other.unpark(id).await, Err(StoreError::Corrupt(_))));
+    let taken = store.unpark(id).await.unwrap();
+    assert_eq!(taken.map(|row| row.bytes), Some(b"bytes".as_slice().into()));
 }

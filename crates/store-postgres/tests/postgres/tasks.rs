@@ -184,3 +184,46 @@ async fn a_task_needs_nothing_that_is_sealed() {
     world.store.create_task(&task).await.unwrap();
     assert_eq!(world.store.sweep(100).await.unwrap().recovered, 1);
 }
+
+#[tokio::test]
+async fn a_task_that_fails_or_is_of_an_unknown_kind_does_not_stand_before_the_others() {
+    let world = World::new().await;
+    let now = UnixMillis::now();
+    let old = world.message(now.minus(3 * DAY));
+    world
+        .store
+        .record(&[world.accepted(&old, Disposition::Queued)])
+        .await
+        .unwrap();
+    ended(&world, &[GONE]).await;
+    let fails = TaskRow {
+        since: now.minus(4 * DAY),
+        until: now.minus(2 * DAY),
+        ..task(&world, TaskKind::Replay)
+    };
+    let works = task(&world, TaskKind::Recover);
+    for task in [&fails, &works] {
+        world.store.create_task(task).await.unwrap();
+    }
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    // The oldest day of deliveries is gone before that of the messages, and a newer process knows more kinds of tasks.
+    sqlx::raw_sql(
+        "DO $$ BEGIN EXECUTE (SELECT 'ALTER TABLE deliveries DETACH PARTITION ' || min(inhrelid::regclass::text) \
+         FROM pg_inherits WHERE inhparent = 'deliveries'::regclass); END $$; \
+         UPDATE tasks SET updated_at = 1 WHERE kind = 2; \
+         INSERT INTO tasks (id, kind, app, endpoint, since, until, state, updated_at) \
+         SELECT gen_random_uuid(), 9, app, endpoint, 0, 1, 0, 0 FROM tasks LIMIT 1",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let (mut failures, mut made) = (0, 0);
+    for _ in 0..3 {
+        match world.store.sweep(10).await {
+            Ok(report) => made += report.recovered,
+            Err(_) => failures += 1,
+        }
+    }
+    assert!(failures > 0, "the first one was to fail");
+    assert_eq!(made, 1);
+}

@@ -9,6 +9,14 @@ use uuid::Uuid;
 use crate::PostgresStore;
 use crate::error::{Work, corrupt};
 
+/// What [`decode`] reads.
+macro_rules! columns {
+    () => {
+        "id, kind, app, endpoint, since, until, cursor, state, updated_at"
+    };
+}
+pub(super) use columns;
+
 pub(in crate::upkeep) async fn create(store: &PostgresStore, task: &TaskRow) -> Work<()> {
     sqlx::query(
         "INSERT INTO tasks (id, kind, app, endpoint, since, until, cursor, state, updated_at) \
@@ -29,7 +37,7 @@ pub(in crate::upkeep) async fn create(store: &PostgresStore, task: &TaskRow) -> 
 }
 
 pub(in crate::upkeep) async fn load(store: &PostgresStore, id: TaskId) -> Work<Option<TaskRow>> {
-    let row = sqlx::query("SELECT * FROM tasks WHERE id = $1")
+    let row = sqlx::query(concat!("SELECT ", columns!(), " FROM tasks WHERE id = $1"))
         .bind(id.as_uuid())
         .fetch_optional(&store.read)
         .await?;

@@ -170,6 +170,20 @@ def check_production(documents: list[dict]) -> None:
             fail(f"the ConfigMap of {name} is not deploy/grafana/{name}.json")
 
 
+def check_settings(documents: list[dict]) -> None:
+    """Numbers keep their value, and files that settings name can be there."""
+    pods = [one(documents, "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"] for role in ROLES]
+    env = {variable["name"]: variable.get("value") for variable in pods[1]["containers"][0]["env"]}
+    wanted = {"POSTRIDER_TRACES__SAMPLE_RATIO": "0.05", "POSTRIDER_DELIVERY__MAX_IN_FLIGHT": "8192"}
+    if not wanted.items() <= env.items():
+        fail(f"settings of the worker: {env}")
+    pods.append(one(documents, "Job", "test-postrider-migrate")["spec"]["template"]["spec"])
+    for pod in pods:
+        [mount] = pod["containers"][0]["volumeMounts"]
+        if mount["name"] != pod["volumes"][0]["name"] or not PRODUCTION["config"]["broker"]["ca_file"].startswith(mount["mountPath"]):
+            fail("a file that a setting names is not mounted")
+
+
 def check_images() -> None:
     def image(values: dict, role: str) -> str:
         return one(render(values), "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -194,7 +208,9 @@ for what, values in WRONG.items():
         continue
     fail(f"the schema lets through {what}")
 check_all({}, allowed=[])
-check_production(check_all(PRODUCTION, allowed=["10.20.1.1"]))
+production = check_all(PRODUCTION, allowed=["10.20.1.1"])
+check_production(production)
+check_settings(production)
 check_images()
 version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())

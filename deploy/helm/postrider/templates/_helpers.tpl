@@ -60,12 +60,12 @@ capabilities: { drop: [ALL] }
 {{ include "postrider.secretEnv" (dict "variable" "POSTRIDER_SECRETS__KEY" "from" .Values.secrets.secretsKey) }}
 {{- end -}}
 
-{{- /* Settings, section by section, as variables. */ -}}
+{{- /* Settings, section by section, as variables. Numbers of values files are floats here, and large ones would get an exponent. */ -}}
 {{- define "postrider.configEnv" -}}
 {{- range $section, $keys := . }}
 {{- range $key, $value := $keys }}
 - name: {{ printf "POSTRIDER_%s__%s" (upper $section) (upper $key) }}
-  value: {{ if kindIs "slice" $value }}{{ join "," $value | quote }}{{ else if kindIs "float64" $value }}{{ int64 $value | quote }}{{ else }}{{ $value | toString | quote }}{{ end }}
+  value: {{ if kindIs "slice" $value }}{{ join "," $value | quote }}{{ else if and (kindIs "float64" $value) (eq (toString (floor $value)) (toString $value)) }}{{ int64 $value | quote }}{{ else }}{{ $value | toString | quote }}{{ end }}
 {{- end }}
 {{- end }}
 {{- end -}}

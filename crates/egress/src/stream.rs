@@ -11,13 +11,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::client::TlsStream;
 
 use crate::connections::Open;
@@ -63,44 +63,38 @@ impl Exchanges {
 pub(crate) struct Stream {
     transport: Transport,
     exchanges: Exchanges,
-    /// Ends a write that stands still.
-    still: Option<Pin<Box<Sleep>>>,
     _open: Open,
 }
 
 enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Guarded<TcpStream>),
+    Tls(Guarded<TlsStream<TcpStream>>),
+}
+
+/// Ends a write that stands still.
+type Guarded<S> = Pin<Box<TimeoutWriter<S>>>;
+
+fn guarded<S: AsyncWrite>(stream: S) -> Guarded<S> {
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(STILL_MAX));
+    Box::pin(stream)
 }
 
 impl Stream {
     pub(crate) fn plain(tcp: TcpStream, open: Open) -> Self {
-        Self {
-            transport: Transport::Plain(tcp),
-            exchanges: Exchanges::default(),
-            still: None,
-            _open: open,
-        }
+        Self::new(Transport::Plain(guarded(tcp)), open)
     }
 
     pub(crate) fn tls(tls: TlsStream<TcpStream>, open: Open) -> Self {
-        Self {
-            transport: Transport::Tls(Box::new(tls)),
-            exchanges: Exchanges::default(),
-            still: None,
-            _open: open,
-        }
+        Self::new(Transport::Tls(guarded(tls)), open)
     }
 
-    /// What a write came to, unless it stands still for too long.
-    fn unless_still<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.still = None;
-            return polled;
+    fn new(transport: Transport, open: Open) -> Self {
+        Self {
+            transport,
+            exchanges: Exchanges::default(),
+            _open: open,
         }
-        let still = self.still.get_or_insert_with(|| Box::pin(sleep(STILL_MAX)));
-        ready!(still.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -118,8 +112,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Transport::Plain(tcp) => tcp.as_mut().poll_read(cx, buf),
+            Transport::Tls(tls) => tls.as_mut().poll_read(cx, buf),
         };
         if buf.filled().len() > before {
             self.exchanges.read();
@@ -131,11 +125,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.exchanges.wrote();
-        let polled = match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-        };
-        self.unless_still(cx, polled)
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.as_mut().poll_write(cx, buf),
+            Transport::Tls(tls) => tls.as_mut().poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -144,11 +137,10 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.exchanges.wrote();
-        let polled = match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, bufs),
-        };
-        self.unless_still(cx, polled)
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.as_mut().poll_write_vectored(cx, bufs),
+            Transport::Tls(tls) => tls.as_mut().poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -159,19 +151,17 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
-        };
-        self.unless_still(cx, polled)
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.as_mut().poll_flush(cx),
+            Transport::Tls(tls) => tls.as_mut().poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match &mut self.transport {
-            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Transport::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
-        };
-        self.unless_still(cx, polled)
+        match &mut self.transport {
+            Transport::Plain(tcp) => tcp.as_mut().poll_shutdown(cx),
+            Transport::Tls(tls) => tls.as_mut().poll_shutdown(cx),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The HTTP listener of the API and of the health checks: connections bounded in number, TLS by setting, graceful stop.
+//! The HTTP/1.1 listener of the API and of the health checks: connections bounded in number, TLS by setting, graceful
+//! stop. A client that sends nothing, or reads nothing, loses its place.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,13 +17,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Time that a client has to finish the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an HTTP/2 client is asked whether it is still there; without an answer the connection ends.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How long a client may take nothing of its answer.
+const STILL_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a request's head, and of a body that are read at once.
+const READ_MAX: usize = 64 * 1024;
 /// How long requests under way may take once the listener stops.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -35,8 +39,8 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// Binds the address. `tls` names the certificate chain and the key, both PEM. `idle_timeout` is how long a connection of
-    /// HTTP/1.1 may wait for the whole head of its first or next request. A client's pool, or a load balancer's, may open
+    /// Binds the address. `tls` names the certificate chain and the key, both PEM. `idle_timeout` is how long a connection
+    /// may wait for the whole head of its first or next request. A client's pool, or a load balancer's, may open
     /// connections before it needs them, so the first is not hurried.
     pub(crate) async fn bind(
         address: SocketAddr,
@@ -112,51 +116,29 @@ async fn serve(
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     match tls {
-        None => speak(stream, Version::Http1, router, watcher, idle_timeout).await,
+        None => speak(stream, router, watcher, idle_timeout).await,
         Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let version = match stream.get_ref().1.alpn_protocol() {
-                    Some(b"h2") => Version::Http2,
-                    _ => Version::Http1,
-                };
-                speak(stream, version, router, watcher, idle_timeout).await;
-            }
+            Ok(Ok(stream)) => speak(stream, router, watcher, idle_timeout).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
     }
 }
 
-/// What a connection speaks: as agreed in the TLS handshake, HTTP/1.1 without one. Finding it out from the first bytes
-/// would let clients that send none keep their place among the connections for ever.
-#[derive(Clone, Copy)]
-enum Version {
-    Http1,
-    Http2,
-}
-
 async fn speak(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    version: Version,
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
     router: Router,
     watcher: Watcher,
     idle_timeout: Duration,
 ) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder = match version {
-        Version::Http1 => builder.http1_only(),
-        Version::Http2 => builder.http2_only(),
-    };
-    builder
-        .http1()
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(STILL_MAX));
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(idle_timeout);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        .header_read_timeout(idle_timeout)
+        .max_buf_size(READ_MAX)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection broke");
     }
 }
@@ -176,13 +158,14 @@ fn acceptor(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .context("server.tls_cert and server.tls_key do not belong together")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]
 mod tests {
     use anyhow::Result;
+    use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
 
@@ -193,7 +176,8 @@ mod tests {
     async fn serving(idle_timeout: Duration) -> Result<(SocketAddr, CancellationToken, JoinHandle<()>)> {
         let server = ApiServer::bind(([127, 0, 0, 1], 0).into(), None, 1, idle_timeout).await?;
         let (address, stop) = (server.address()?, CancellationToken::new());
-        let running = tokio::spawn(server.run(Router::new(), stop.clone()));
+        let large = get(async || vec![b'x'; 64 * 1024 * 1024]);
+        let running = tokio::spawn(server.run(Router::new().route("/large", large), stop.clone()));
         Ok((address, stop, running))
     }
 
@@ -225,6 +209,41 @@ mod tests {
             assert!(answer[..read].starts_with(b"HTTP/1.1 404"), "{read} bytes");
         }
         assert!(ends(&mut client).await, "the connection is still there");
+        stop.cancel();
+        Ok(running.await?)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_loses_its_place() -> Result<()> {
+        let hour = Duration::from_secs(3_600);
+        let (address, stop, running) = serving(2 * hour).await?;
+        let mut reads_nothing = TcpStream::connect(address).await?;
+        reads_nothing
+            .write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await?;
+        let mut next = TcpStream::connect(address).await?;
+        next.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await?;
+        // From here on time passes when nothing else can.
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let mut answer = String::new();
+        tokio::time::timeout(hour, next.read_to_string(&mut answer)).await??;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        assert!(began.elapsed() >= STILL_MAX);
+        stop.cancel();
+        Ok(running.await?)
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_refused() -> Result<()> {
+        let (address, stop, running) = serving(PATIENCE).await?;
+        let mut client = TcpStream::connect(address).await?;
+        let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "x".repeat(READ_MAX));
+        client.write_all(head.as_bytes()).await?;
+        let mut answer = [0; 64];
+        let read = client.read(&mut answer).await?;
+        assert!(answer[..read].starts_with(b"HTTP/1.1 431"), "{read} bytes");
         stop.cancel();
         Ok(running.await?)
     }

@@ -9,6 +9,7 @@ mod keys;
 #[cfg(test)]
 mod metrics_page;
 mod migrate;
+mod open_files;
 mod out;
 mod parts;
 mod poison;

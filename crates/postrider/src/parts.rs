@@ -11,7 +11,7 @@ use postrider_broker::{
 use postrider_broker_rabbitmq::Rabbit;
 use postrider_config::{Config, StoreTarget};
 use postrider_egress::Policy;
-use postrider_limits::{BreakerSettings, Fallback, SharedLimits};
+use postrider_limits::{BreakerSettings, Fallback, Limits as _, SharedLimits};
 use postrider_limits_redis::RedisLimits;
 use postrider_secrets::Keyring;
 use postrider_store::SharedStore;
@@ -210,6 +210,11 @@ fn watch_degradation(fallback: &Arc<Fallback>, metrics: &Arc<Metrics>) {
     tokio::spawn(async move {
         let mut was_degraded = false;
         while let Some(fallback) = fallback.upgrade() {
+            if fallback.degraded() {
+                // Somebody must ask, or a process with nothing to do would never learn that it is back. A call that writes: not
+                // each server that answers takes writes.
+                let _ = fallback.open_breakers().await;
+            }
             let degraded = fallback.degraded();
             metrics.limits_degraded(degraded);
             if was_degraded && !degraded {

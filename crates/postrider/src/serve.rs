@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api_server::ApiServer;
 use crate::out::Unread;
 use crate::parts::{self, Parts};
-use crate::{dependencies, quickstart, schema, shutdown, sole, standby, traces};
+use crate::{dependencies, open_files, quickstart, schema, shutdown, sole, standby, traces};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
@@ -34,6 +34,7 @@ pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
         postrider_config::LogFormat::Json => LogFormat::Json,
     };
     postrider_telemetry::init_logging(format, &config.log.level)?;
+    open_files::raise();
     let signalled = shutdown::signalled();
 
     let (connections_max, idle_timeout) = (config.server.connections_max, config.server.idle_timeout.get());

@@ -9,6 +9,7 @@ use postrider_store::SharedStore;
 use postrider_testkit::process::{Postrider, binary};
 use postrider_testkit::receiver::Receiver;
 use postrider_testkit::wait::{Poll, wait_for};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -329,6 +330,24 @@ async fn a_second_process_on_an_embedded_store_is_refused() -> Result<()> {
     );
     first.kill9();
     second.start_again().await
+}
+
+#[tokio::test]
+async fn a_process_may_open_as_many_files_as_the_system_lets_it() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit {
+        current: Some(512),
+        ..limit
+    };
+    // The process inherits it, and each test has a process of its own.
+    setrlimit(Resource::Nofile, few)?;
+    let process = Postrider::builder().start().await?;
+    let pid = process.pid().context("it ended")?;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let files = limits.lines().find(|line| line.starts_with("Max open files"));
+    let files: Vec<&str> = files.unwrap_or_default().split_whitespace().collect();
+    ensure!(files[3] == files[4] && files[3] != "512", "{files:?}");
+    Ok(())
 }
 
 #[tokio::test]

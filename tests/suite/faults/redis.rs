@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use postrider_testkit::process::Postrider;
 use postrider_testkit::receiver::Receiver;
+use postrider_testkit::wait::{Poll, wait_for};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -64,6 +65,44 @@ async fn redis_stopped_frozen_and_flushed_under_load() -> Result<()> {
     scene.settle(&api, "Redis lost").await?;
     ensure!(pids(&mut stack) == before, "a process was restarted");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_process_with_nothing_to_do_notices_that_redis_is_back() -> Result<()> {
+    let mut servers = Servers::start().await?;
+    let mut stack = servers.stack().await?;
+    let mut metrics = vec![];
+    for process in stack.processes_mut() {
+        metrics.push(with_metrics(process)?);
+        process.start_again().await?;
+    }
+    let api = stack.api();
+    let scene = Scene::new(&api).await?;
+    let load = scene.load(std::slice::from_ref(&api));
+    servers.redis.stop().await?;
+    for url in &metrics {
+        degraded(url, 1.0).await?;
+    }
+    load.finish().await?;
+    scene.settle(&api, "Redis away").await?;
+    servers.redis.start_again().await?;
+    for url in &metrics {
+        degraded(url, 0.0).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a process says so.
+async fn degraded(metrics: &str, wanted: f64) -> Result<()> {
+    wait_for("the gauge of local limits", SOON, async || {
+        let found = metric(metrics, "postrider_limits_degraded").await?;
+        Ok(if (found - wanted).abs() < f64::EPSILON {
+            Poll::Ready(())
+        } else {
+            Poll::NotYet(format!("{metrics}: {found}"))
+        })
+    })
+    .await
 }
 
 fn tells_fallback(process: &Postrider) -> bool {

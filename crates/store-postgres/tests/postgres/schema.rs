@@ -1,12 +1,15 @@
 //! Migrations, and a server that goes away and comes back.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use postrider_model::{Disposition, UnixMillis};
 use postrider_store::{AppRef, ConfigStore, LogStore, RecordStore, StoreError, UpkeepStore};
 use postrider_store_postgres::{PostgresStore, Settings};
+use postrider_testkit::proxy::Proxy;
 use postrider_testkit::services::{PostgresDatabase, PostgresServer};
 use postrider_testkit::wait::{Poll, wait_for};
+use sqlx::postgres::PgConnectOptions;
 
 use crate::world::{World, keyring, open};
 
@@ -110,6 +113,64 @@ async fn the_store_heals_after_its_server_restarts() {
             other => Ok(Poll::NotYet(format!("{other:?}"))),
         },
     )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn the_store_heals_after_its_server_vanished_amid_statements() {
+    let database = PostgresDatabase::create().await.unwrap();
+    let server: SocketAddr = {
+        let options: PgConnectOptions = database.url().parse().unwrap();
+        format!("{}:{}", options.get_host(), options.get_port())
+            .parse()
+            .unwrap()
+    };
+    // What goes by `old` can vanish while the front's new connections go to the server.
+    let old = Proxy::start(server).await.unwrap();
+    let front = Proxy::start(old.address()).await.unwrap();
+    let url = database
+        .url()
+        .replace(&server.to_string(), &front.address().to_string());
+    let mut settings = Settings::new(url.into(), keyring());
+    settings.write_connections = 2;
+    settings.acquire_timeout = Duration::from_millis(500);
+    settings.write_timeout = Duration::from_secs(2);
+    let store = PostgresStore::connect(settings).unwrap();
+    store.migrate().await.unwrap();
+
+    let pool = sqlx::PgPool::connect(database.url()).await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE parked")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let park = async |bytes: &'static [u8]| store.park("frame", "unreadable", &bytes.into()).await;
+    let vanish = async {
+        wait_for("both statements", Duration::from_secs(20), async || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'parked'::regclass AND NOT granted";
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await?;
+            Ok(match waiting {
+                2 => Poll::Ready(()),
+                _ => Poll::NotYet(format!("{waiting} wait")),
+            })
+        })
+        .await
+        .unwrap();
+        old.pause();
+    };
+    let (one, two, ()) = tokio::join!(park(b"1"), park(b"2"), vanish);
+    for away in [one, two] {
+        assert!(matches!(&away, Err(error) if error.is_transient()), "{away:?}");
+    }
+    front.retarget(server);
+    lock.commit().await.unwrap();
+    wait_for("the store", Duration::from_secs(30), async || {
+        Ok(match park(b"3").await {
+            Ok(_) => Poll::Ready(()),
+            Err(error) => Poll::NotYet(error.to_string()),
+        })
+    })
     .await
     .unwrap();
 }

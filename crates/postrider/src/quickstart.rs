@@ -21,10 +21,16 @@ pub(crate) fn sink_exemption(config: &Config) -> Option<SocketAddr> {
 
 /// On the very first start makes the admin key and prints it, with three lines to paste.
 pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAddr) -> anyhow::Result<()> {
+    let scheme = if config.server.tls_cert.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base = format!("{scheme}://{listen}");
     // Who reads JSON finds it in the log.
     if config.log.format == LogFormat::Text {
         say(format_args!(
-            "postrider: listening on http://{listen}, API documentation at http://{listen}/docs"
+            "postrider: listening on {base}, API documentation at {base}/docs"
         ))?;
     }
     if config.auth.admin_key.is_some() || !store.keys().await?.is_empty() {
@@ -43,11 +49,11 @@ pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAd
         "\nTry it. In a second terminal, a receiver; in a third, an application with that receiver as its endpoint, \
          and a message:\n\n  \
          {program} sink --secret {secret}\n\n  \
-         curl -sS http://{listen}/api/v1/app -H 'authorization: Bearer {key}' -H 'content-type: application/json' \
-         -d '{{\"name\":\"Demo\",\"uid\":\"demo\"}}' && curl -sS http://{listen}/api/v1/app/demo/endpoint \
+         curl -sS {base}/api/v1/app -H 'authorization: Bearer {key}' -H 'content-type: application/json' \
+         -d '{{\"name\":\"Demo\",\"uid\":\"demo\"}}' && curl -sS {base}/api/v1/app/demo/endpoint \
          -H 'authorization: Bearer {key}' -H 'content-type: application/json' \
          -d '{{\"url\":\"http://{SINK}/\",\"secret\":\"{secret}\"}}'\n\n  \
-         curl -sS http://{listen}/api/v1/app/demo/msg -H 'authorization: Bearer {key}' \
+         curl -sS {base}/api/v1/app/demo/msg -H 'authorization: Bearer {key}' \
          -H 'content-type: application/json' \
          -d '{{\"eventType\":\"invoice.paid\",\"payload\":{{\"amount\":42}}}}'\n"
     ))?;

@@ -83,6 +83,8 @@ async fn chunk(
     drop_leftovers(connection).await?;
 
     kept_bodies(store, now, log_day, limit, &mut report).await?;
+    let (cancelled, is_last) = cancel_before(store, payload_day, log_day, limit).await?;
+    report.cancelled += cancelled;
     for (statement, bound) in [
         (
             "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= $1 LIMIT $2)",
@@ -110,8 +112,7 @@ async fn chunk(
             .await?;
         report.rows += gone.rows_affected();
     }
-    let (cancelled, is_last) = cancel_before(store, payload_day, log_day, limit).await?;
-    report.cancelled += cancelled;
+    // The partitions go when nothing waits for them any more.
     if !is_last {
         return Ok(report);
     }

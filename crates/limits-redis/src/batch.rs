@@ -8,8 +8,8 @@ use redis::{RedisResult, Value};
 use crate::connection::Connection;
 use crate::scripts::Script;
 
-/// Keys in one call, so that a script holds the server for a few milliseconds at most. One request's keys are never
-/// divided.
+/// Keys in one call, so that a script holds the server for a few milliseconds at most, and can hand all of them to one
+/// command (Lua's `unpack` takes less than 8,000). One request's keys are never divided.
 const KEYS_MAX: usize = 2048;
 
 /// The requests of a batch, grouped into calls.

@@ -240,7 +240,8 @@ mod tests {
         let (address, stop, running) = serving(PATIENCE).await?;
         let mut client = TcpStream::connect(address).await?;
         let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}", "x".repeat(READ_MAX));
-        client.write_all(head.as_bytes()).await?;
+        // No byte more than is read: one that is left when the server closes would reset the connection.
+        client.write_all(&head.as_bytes()[..READ_MAX]).await?;
         let mut answer = [0; 64];
         let read = client.read(&mut answer).await?;
         assert!(answer[..read].starts_with(b"HTTP/1.1 431"), "{read} bytes");

@@ -33,10 +33,11 @@ pub(crate) const VERSION: u32 = 7;
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
 
-/// How long a migration stands in a table's queue, in which everybody who comes later stands behind it, and how long it lets
-/// them pass before it tries again.
+/// How long a migration stands in a table's queue, in which everybody who comes later stands behind it, how long it lets
+/// them pass before it tries again, and how often it tries: some seven minutes.
 const LOCK_WAIT_MS: u32 = 2_000;
 const LOCK_REST: Duration = Duration::from_secs(2);
+const LOCK_TRIES: u32 = 100;
 
 /// Names of this program's advisory locks: schema changes, partitions, retention.
 const MIGRATE_LOCK: i64 = 0x706f_7374_7269_0001;
@@ -80,11 +81,13 @@ impl PostgresStore {
             .execute(&mut connection)
             .await?;
             for (index, statements) in MIGRATIONS.into_iter().enumerate().skip(to_index(found)) {
+                let mut tries = 1;
                 while let Err(error) = step(&mut connection, index + 1, statements).await {
                     // LOCK NOT AVAILABLE: a long read has the table.
-                    if code(&error).as_deref() != Some("55P03") {
+                    if code(&error).as_deref() != Some("55P03") || tries == LOCK_TRIES {
                         return Err(error.into());
                     }
+                    tries += 1;
                     tokio::time::sleep(LOCK_REST).await;
                 }
             }

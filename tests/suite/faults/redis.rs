@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Scene, Servers, metric, pids, say, wait_health, with_metrics};
-use crate::stack::SOON;
+use crate::stack::{SOON, Stack};
 
 const FALLBACKS: &str = "postrider_limits_fallback_total";
 
@@ -18,11 +18,7 @@ const FALLBACKS: &str = "postrider_limits_fallback_total";
 async fn redis_stopped_frozen_and_flushed_under_load() -> Result<()> {
     let mut servers = Servers::start().await?;
     let mut stack = servers.stack().await?;
-    let mut metrics = vec![];
-    for process in stack.processes_mut() {
-        metrics.push(with_metrics(process)?);
-        process.start_again().await?;
-    }
+    let metrics = with_metrics_each(&mut stack).await?;
     let before = pids(&mut stack);
     let api = stack.api();
     let scene = Scene::new(&api).await?;
@@ -71,11 +67,7 @@ async fn redis_stopped_frozen_and_flushed_under_load() -> Result<()> {
 async fn a_process_with_nothing_to_do_notices_that_redis_is_back() -> Result<()> {
     let mut servers = Servers::start().await?;
     let mut stack = servers.stack().await?;
-    let mut metrics = vec![];
-    for process in stack.processes_mut() {
-        metrics.push(with_metrics(process)?);
-        process.start_again().await?;
-    }
+    let metrics = with_metrics_each(&mut stack).await?;
     let api = stack.api();
     let scene = Scene::new(&api).await?;
     let load = scene.load(std::slice::from_ref(&api));
@@ -103,6 +95,16 @@ async fn degraded(metrics: &str, wanted: f64) -> Result<()> {
         })
     })
     .await
+}
+
+/// Starts each process again with a metrics page; their URLs, in the order of [`Stack::processes_mut`].
+async fn with_metrics_each(stack: &mut Stack) -> Result<Vec<String>> {
+    let mut urls = vec![];
+    for process in stack.processes_mut() {
+        urls.push(with_metrics(process)?);
+        process.start_again().await?;
+    }
+    Ok(urls)
 }
 
 fn tells_fallback(process: &Postrider) -> bool {

@@ -38,6 +38,7 @@ pub(super) async fn advance(store: &PostgresStore, limit: i64) -> Work<u64> {
 
 async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
     let mut tx = store.write.begin().await?;
+    // A kind that only a newer process knows is left to it.
     let row = sqlx::query(concat!(
         "SELECT ",
         columns!(),
@@ -54,9 +55,11 @@ async fn chunk(store: &PostgresStore, limit: i64) -> Work<Option<u64>> {
             Ok(Some(made))
         }
         Err(error) => {
-            tx.rollback().await?;
-            // The next one's turn: one that fails must not stand before the others.
-            rest(&mut *store.write.acquire().await?, &task, task.state, task.cursor).await?;
+            // The next one's turn: one that fails must not stand before the others. Where this fails too, the store is away.
+            let _ = tx.rollback().await;
+            if let Ok(mut connection) = store.write.acquire().await {
+                let _ = rest(&mut connection, &task, task.state, task.cursor).await;
+            }
             Err(error)
         }
     }

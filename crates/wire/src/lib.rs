@@ -9,6 +9,7 @@
 //! A frame names its schema version. This build reads [`SCHEMA`] and older ones; a newer one is an error, and
 //! whoever meets it must leave the frame's bytes as they are (unknown fields would be lost on re-encoding).
 
+mod backward;
 mod decode;
 mod encode;
 mod enums;

@@ -27,18 +27,31 @@ pub enum IdError {
     Body(&'static str),
 }
 
-/// In chunks of ten digits that fit 64 bits: a 128-bit division costs as much as ten of those.
+/// Two digits for each number below 62².
+const PAIRS: [[u8; 2]; 62 * 62] = {
+    let mut pairs = [[0; 2]; 62 * 62];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [DIGITS[number / 62], DIGITS[number % 62]];
+        number += 1;
+    }
+    pairs
+};
+
+/// In chunks of ten digits that fit 64 bits, since a 128-bit division costs as much as ten of those, and of these two
+/// digits at a time.
 fn encode(uuid: Uuid) -> [u8; TEXT_LEN] {
     const CHUNK_LEN: usize = 10;
     const CHUNK: u128 = 62_u128.pow(10);
     let mut rest = uuid.as_u128();
     let mut text = [b'0'; TEXT_LEN];
     for slots in text.rchunks_mut(CHUNK_LEN) {
-        let mut chunk = u64::try_from(rest % CHUNK).unwrap_or(0);
-        rest /= CHUNK;
-        for slot in slots.iter_mut().rev() {
-            *slot = DIGITS[usize::try_from(chunk % 62).unwrap_or(0)];
-            chunk /= 62;
+        let above = rest / CHUNK;
+        let mut chunk = u64::try_from(rest - above * CHUNK).unwrap_or(0);
+        rest = above;
+        for slot in slots.rchunks_exact_mut(2) {
+            slot.copy_from_slice(&PAIRS[usize::try_from(chunk % 3844).unwrap_or(0)]);
+            chunk /= 3844;
         }
     }
     text
@@ -136,8 +149,11 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str($prefix)?;
-                let text = encode(self.0);
+                // In one piece, so that a string grows once.
+                let mut text = [0; $prefix.len() + TEXT_LEN];
+                let (prefix, digits) = text.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                digits.copy_from_slice(&encode(self.0));
                 f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }

@@ -17,6 +17,9 @@ use crate::answer::{text, unexpected, wait};
 use crate::batch::Batch;
 use crate::scripts::VERSION_TTL;
 
+/// Bytes of a claim's command but for its key and its value.
+const OTHER_ARGS: usize = 32;
+
 pub(crate) async fn admit(limits: &RedisLimits, batch: &[AdmitRequest]) -> RedisResult<Vec<Admission>> {
     let (mut lone, mut others) = (Vec::new(), Vec::new());
     for request in batch {
@@ -97,9 +100,10 @@ fn claim_if_free(limits: &RedisLimits, app: AppId, claim: &ClaimRequest) -> Cmd 
     value.extend_from_slice(&pending(&claim.resource));
     value.extend_from_slice(&claim.fingerprint);
     value.extend_from_slice(left(claim).to_string().as_bytes());
-    let mut command = redis::cmd("SET");
     let key = limits.keys.claim(app, &claim.key);
+    let mut command = Cmd::with_capacity(7, key.len() + value.len() + OTHER_ARGS);
     command
+        .arg("SET")
         .arg(key)
         .arg(value)
         .arg("NX")

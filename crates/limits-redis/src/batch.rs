@@ -11,6 +11,8 @@ use crate::scripts::Script;
 /// Keys in one call, so that a script holds the server for a few milliseconds at most, and can hand all of them to one
 /// command (Lua's `unpack` takes less than 8,000). One request's keys are never divided.
 const KEYS_MAX: usize = 2048;
+/// Digits of a call's number of keys.
+const NUMBER: usize = 4;
 
 /// The requests of a batch, grouped into calls.
 pub(crate) struct Batch {
@@ -44,12 +46,11 @@ impl Call {
     }
 
     fn command(&self, name: &str, script: &str) -> redis::Cmd {
-        let mut command = redis::cmd(name);
-        command
-            .arg(script)
-            .arg(self.keys.len())
-            .arg(&self.keys)
-            .arg(&self.args);
+        let bytes = |parts: &[Vec<u8>]| parts.iter().map(Vec::len).sum::<usize>();
+        let (keys, args) = (&self.keys, &self.args);
+        let all = name.len() + script.len() + NUMBER + bytes(keys) + bytes(args);
+        let mut command = redis::Cmd::with_capacity(3 + keys.len() + args.len(), all);
+        command.arg(name).arg(script).arg(keys.len()).arg(keys).arg(args);
         command
     }
 }

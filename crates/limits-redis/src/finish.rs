@@ -12,6 +12,9 @@ use crate::RedisLimits;
 use crate::answer::number;
 use crate::batch::Batch;
 
+/// Bytes of a mark's command but for its key and the mark.
+const OTHER_ARGS: usize = 24;
+
 pub(crate) async fn finish(limits: &RedisLimits, batch: &[FinishReport]) -> RedisResult<Vec<BreakerChange>> {
     let marks = batch
         .iter()
@@ -29,9 +32,10 @@ pub(crate) async fn finish(limits: &RedisLimits, batch: &[FinishReport]) -> Redi
 /// The first mark of a delivery's run stands.
 fn keep_mark(limits: &RedisLimits, report: &FinishReport) -> Option<Cmd> {
     let mark = report.mark.as_deref()?;
-    let mut command = redis::cmd("SET");
     let key = limits.keys.mark(report.endpoint, report.delivery, report.run);
+    let mut command = Cmd::with_capacity(6, key.len() + mark.len() + OTHER_ARGS);
     command
+        .arg("SET")
         .arg(key)
         .arg(mark)
         .arg("NX")

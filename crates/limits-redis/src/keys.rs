@@ -3,9 +3,13 @@
 //! What belongs to an application is tagged `{app}`, what belongs to an endpoint `{endpoint}`, so that one script
 //! call touches one slot of a cluster (the hash tags of the Redis cluster specification).
 
+use std::fmt::{Display, Write as _};
+
 use postrider_model::{AppId, DeliveryId, EndpointId};
 
 const SLOTS: u16 = 16_384;
+/// Bytes of the longest key behind its prefix: an application's tag and the 32 of a claim.
+const TAGGED_MAX: usize = 72;
 
 /// Makes the keys under one prefix.
 pub(crate) struct Keys {
@@ -31,30 +35,38 @@ impl Keys {
     }
 
     pub(crate) fn version(&self, app: AppId) -> Vec<u8> {
-        format!("{}:{{{app}}}:v", self.prefix).into_bytes()
+        self.tagged(app, "v")
     }
 
     pub(crate) fn quota(&self, app: AppId) -> Vec<u8> {
-        format!("{}:{{{app}}}:q", self.prefix).into_bytes()
+        self.tagged(app, "q")
     }
 
     pub(crate) fn claim(&self, app: AppId, key: &[u8; 32]) -> Vec<u8> {
-        let mut name = format!("{}:{{{app}}}:c:", self.prefix).into_bytes();
+        let mut name = self.tagged(app, "c:");
         name.extend_from_slice(key);
         name
     }
 
     pub(crate) fn endpoint(&self, endpoint: EndpointId) -> Vec<u8> {
-        format!("{}:{{{endpoint}}}:s", self.prefix).into_bytes()
+        self.tagged(endpoint, "s")
     }
 
     pub(crate) fn mark(&self, endpoint: EndpointId, delivery: DeliveryId, run: u32) -> Vec<u8> {
-        let mut name = format!("{}:{{{endpoint}}}:d:", self.prefix).into_bytes();
+        let mut name = self.tagged(endpoint, "d:");
         name.extend_from_slice(delivery.as_bytes());
         if run > 0 {
             name.extend_from_slice(&run.to_be_bytes());
         }
         name
+    }
+
+    /// `<prefix>:{<tag>}:<kind>`, with room for what follows: every delivery has several keys.
+    fn tagged(&self, tag: impl Display, kind: &str) -> Vec<u8> {
+        let mut name = String::with_capacity(self.prefix.len() + TAGGED_MAX);
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{}:{{{tag}}}:{kind}", self.prefix);
+        name.into_bytes()
     }
 }
 

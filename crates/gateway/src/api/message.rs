@@ -33,6 +33,9 @@ use crate::validate::{NAME_CHARS_MAX, is_name};
 /// Younger than this, a message may be accepted and not yet on record.
 const YOUNG: Duration = Duration::from_secs(60);
 const RECORD_POLL: Duration = Duration::from_millis(50);
+/// Room made for an answer beside its payload, and at most for that; a longer one makes its own.
+const ANSWER: usize = 512;
+const PAYLOAD_ROOM: usize = 16 * 1024;
 
 /// Send a message.
 ///
@@ -55,7 +58,7 @@ pub(crate) async fn create(
     let (Parts { headers, .. }, body) = request.into_parts();
     let body = body::read(&api, &headers, body, api.settings.body_bytes_max).await?;
     let mut input: MessageIn<'_> = body::parse(&body.bytes)?;
-    let inline = input.application.take();
+    let (inline, payload) = (input.application.take(), input.payload);
     let draft = input.into_draft(0, &body.bytes, api.settings.body_bytes_max)?;
     let app = accepting_app(&api, &app, inline, &scope).await?;
     let request = accept::Request {
@@ -66,16 +69,21 @@ pub(crate) async fn create(
         traceparent: traceparent(&headers),
         target: Target::Subscribers,
     };
-    respond_one(accept(&api, request).await?, query.wanted())
+    let show = |message: &Message| MessageOut::accepted(message, query.wanted(), payload);
+    respond_one(accept(&api, request).await?, show)
 }
 
 /// The answer for a single message.
-pub(crate) fn respond_one(verdicts: Vec<Verdict>, with_content: bool) -> Result<Response, Error> {
+pub(crate) fn respond_one(
+    verdicts: Vec<Verdict>,
+    show: impl FnOnce(&Message) -> MessageOut,
+) -> Result<Response, Error> {
     match verdicts.into_iter().next() {
         Some(Verdict::Accepted(message)) => {
             // Into a vector: a byte buffer costs more for each of the many small pieces.
-            let json = serde_json::to_vec(&MessageOut::new(&message, with_content));
-            let mut response = Response::new(json.map_err(|_| Error::internal())?.into());
+            let mut json = Vec::with_capacity(ANSWER + message.payload.len().min(PAYLOAD_ROOM));
+            serde_json::to_writer(&mut json, &show(&message)).map_err(|_| Error::internal())?;
+            let mut response = Response::new(json.into());
             *response.status_mut() = StatusCode::ACCEPTED;
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(header::CONTENT_TYPE, json);

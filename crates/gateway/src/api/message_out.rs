@@ -38,11 +38,22 @@ pub(crate) struct MessageOut {
 
 impl MessageOut {
     pub(crate) fn new(message: &Message, with_content: bool) -> Self {
-        let json = if with_content && message.content_type == JSON {
-            json_payload(message)
-        } else {
-            None
-        };
+        let is_shown = with_content && message.content_type == JSON;
+        let json = if is_shown { json_payload(message) } else { None };
+        Self::with_payload(message, with_content, json)
+    }
+
+    /// Of a message that was just accepted, whose payload was `parsed` as a part of its request: it is not parsed again.
+    pub(crate) fn accepted(message: &Message, with_content: bool, parsed: &RawValue) -> Self {
+        // The request may bring a body of another kind, which is the payload then.
+        let is_payload = std::ptr::eq(message.payload.as_ref(), parsed.get().as_bytes());
+        if with_content && is_payload && message.content_type == JSON {
+            return Self::with_payload(message, true, Some(parsed.to_owned()));
+        }
+        Self::new(message, with_content)
+    }
+
+    fn with_payload(message: &Message, with_content: bool, json: Option<Box<RawValue>>) -> Self {
         let is_raw = with_content && json.is_none() && !message.payload.is_empty();
         let is_other = is_raw || message.content_type != JSON;
         Self {

@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header;
 use http::request::Parts;
-use postrider_model::MessageId;
+use postrider_model::{Message, MessageId};
 use utoipa::IntoParams;
 
 use super::Path;
@@ -104,5 +104,6 @@ pub(crate) async fn create_raw(
         traceparent: traceparent(&headers),
         target: Target::Subscribers,
     };
-    respond_one(accept(&api, request).await?, false)
+    let show = |message: &Message| MessageOut::new(message, false);
+    respond_one(accept(&api, request).await?, show)
 }

@@ -8,8 +8,8 @@ use std::fmt::{Display, Write as _};
 use postrider_model::{AppId, DeliveryId, EndpointId};
 
 const SLOTS: u16 = 16_384;
-/// Bytes of the longest key behind its prefix: an application's tag and the 32 of a claim.
-const TAGGED_MAX: usize = 72;
+/// Bytes of the longest key behind its prefix: an application's id between `:{` and `}:c:`, and the 32 of a claim.
+const TAGGED_MAX: usize = 64;
 
 /// Makes the keys under one prefix.
 pub(crate) struct Keys {
@@ -88,7 +88,38 @@ pub(crate) fn slot(tag: &str) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use postrider_model::UnixMillis;
+
     use super::*;
+
+    /// Processes of neighbouring releases share them.
+    #[test]
+    fn names_are_frozen_and_have_their_room() {
+        let keys = Keys::new("p");
+        let app = AppId::floor(UnixMillis(0));
+        let endpoint = EndpointId::floor(UnixMillis(0));
+        let delivery = DeliveryId::floor(UnixMillis(0));
+        let zeros = "0".repeat(22);
+        let of_app =
+            |kind: &str, rest: &[u8]| [format!("p:{{app_{zeros}}}:{kind}").as_bytes(), rest].concat();
+        let of_endpoint =
+            |kind: &str, rest: &[u8]| [format!("p:{{ep_{zeros}}}:{kind}").as_bytes(), rest].concat();
+        let named = [
+            (keys.version(app), of_app("v", b"")),
+            (keys.quota(app), of_app("q", b"")),
+            (keys.claim(app, &[7; 32]), of_app("c:", &[7; 32])),
+            (keys.endpoint(endpoint), of_endpoint("s", b"")),
+            (keys.mark(endpoint, delivery, 0), of_endpoint("d:", &[0; 16])),
+            (
+                keys.mark(endpoint, delivery, 258),
+                of_endpoint("d:", &[&[0; 18][..], &[1, 2]].concat()),
+            ),
+        ];
+        for (name, expected) in named {
+            assert_eq!(name, expected);
+            assert_eq!(name.capacity(), 1 + TAGGED_MAX, "it did not grow");
+        }
+    }
 
     #[test]
     fn slots_are_those_of_the_specification() {

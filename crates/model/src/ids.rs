@@ -28,7 +28,7 @@ pub enum IdError {
 }
 
 /// Two digits for each number below 62².
-const PAIRS: [[u8; 2]; 62 * 62] = {
+static PAIRS: [[u8; 2]; 62 * 62] = {
     let mut pairs = [[0; 2]; 62 * 62];
     let mut number = 0;
     while number < pairs.len() {
@@ -43,6 +43,7 @@ const PAIRS: [[u8; 2]; 62 * 62] = {
 fn encode(uuid: Uuid) -> [u8; TEXT_LEN] {
     const CHUNK_LEN: usize = 10;
     const CHUNK: u128 = 62_u128.pow(10);
+    const PAIR: u64 = 62 * 62;
     let mut rest = uuid.as_u128();
     let mut text = [b'0'; TEXT_LEN];
     for slots in text.rchunks_mut(CHUNK_LEN) {
@@ -50,8 +51,8 @@ fn encode(uuid: Uuid) -> [u8; TEXT_LEN] {
         let mut chunk = u64::try_from(rest - above * CHUNK).unwrap_or(0);
         rest = above;
         for slot in slots.rchunks_exact_mut(2) {
-            slot.copy_from_slice(&PAIRS[usize::try_from(chunk % 3844).unwrap_or(0)]);
-            chunk /= 3844;
+            slot.copy_from_slice(&PAIRS[usize::try_from(chunk % PAIR).unwrap_or(0)]);
+            chunk /= PAIR;
         }
     }
     text
@@ -250,6 +251,24 @@ mod tests {
         let in_time_order = texts.clone();
         texts.sort();
         assert_eq!(texts, in_time_order);
+        let read: Vec<_> = in_time_order.iter().map(|text| text.parse()).collect();
+        assert_eq!(read, ids.into_iter().map(Ok).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_text_of_a_number_is_frozen() {
+        let cases = [
+            (0, "0000000000000000000000"),
+            (1, "0000000000000000000001"),
+            (62 * 62 - 1, "00000000000000000000zz"),
+            (62_u128.pow(10), "0000000000010000000000"),
+            (u128::MAX, "7n42DGM5Tflk9n8mt7Fhc7"),
+        ];
+        for (number, digits) in cases {
+            let id = MessageId::from_uuid(Uuid::from_u128(number));
+            assert_eq!(id.to_string(), format!("msg_{digits}"));
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Numbers that are zero and texts that are empty are left out, as proto3 has it for fields without `optional`
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
@@ -21,7 +21,8 @@ pub(crate) struct Backward {
 }
 
 impl Backward {
-    /// With room for so many bytes; it grows when there are more.
+    /// With room for so many bytes; it grows when there are more. What stays free is kept as long as what was written, so
+    /// ask for little more than is needed.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self {
             buffer: vec![0; bytes],
@@ -31,10 +32,12 @@ impl Backward {
 
     /// All that was written.
     pub(crate) fn finish(self) -> Bytes {
-        Bytes::from(self.buffer).slice(self.start..)
+        let mut all = Bytes::from(self.buffer);
+        all.advance(self.start);
+        all
     }
 
-    /// A number, unless it is zero. Negative ones are given as `as u64`.
+    /// A number, unless it is zero. Signed ones are given by their bits (`cast_unsigned`), sign-extended to 64.
     pub(crate) fn number(&mut self, field: u32, value: impl Into<u64>) {
         let value = value.into();
         if value != 0 {

@@ -16,7 +16,7 @@ use crate::backward::Backward;
 use crate::enums::{cancel_to_wire, class_to_wire, defer_to_wire, trigger_to_wire};
 use crate::{SCHEMA, SizeHint, proto};
 
-/// For the frame's own fields.
+/// Bytes of a frame beside its items: its own fields take 8 at most, the rest is for what the items' hints leave out.
 const FRAME: usize = 32;
 
 /// A frame of jobs, each message once.
@@ -66,9 +66,9 @@ pub fn encode_outcome(value: &Outcome) -> Bytes {
     out.finish()
 }
 
-fn frame(size: usize, kind: u32, write: impl FnOnce(&mut Backward)) -> Bytes {
+fn frame(size: usize, field: u32, write: impl FnOnce(&mut Backward)) -> Bytes {
     let mut out = Backward::with_capacity(size);
-    out.message(kind, write);
+    out.message(field, write);
     out.number(1, SCHEMA);
     out.finish()
 }
@@ -83,7 +83,7 @@ fn millis(at: UnixMillis) -> u64 {
 }
 
 /// A value of an enum; none is negative.
-fn kind(value: i32) -> u64 {
+fn enum_value(value: i32) -> u64 {
     u64::from(value.cast_unsigned())
 }
 
@@ -115,7 +115,7 @@ fn write_job(out: &mut Backward, value: &Job, message: usize) {
     out.number(9, value.ordered);
     out.number(8, value.has_token);
     out.number(7, value.probe);
-    out.number(6, kind(trigger_to_wire(value.trigger)));
+    out.number(6, enum_value(trigger_to_wire(value.trigger)));
     out.number(5, value.attempts);
     out.number(4, value.run);
     out.number(3, message as u64);
@@ -127,7 +127,7 @@ fn write_accepted(out: &mut Backward, value: &Accepted) {
     for claim in value.claims.iter().rev() {
         out.message(4, |out| write_claim(out, claim));
     }
-    out.number(3, kind(trigger_to_wire(value.trigger)));
+    out.number(3, enum_value(trigger_to_wire(value.trigger)));
     for delivery in value.deliveries.iter().rev() {
         out.message(2, |out| write_new_delivery(out, delivery));
     }
@@ -141,8 +141,8 @@ fn write_new_delivery(out: &mut Backward, value: &NewDelivery) {
         Disposition::Waiting(reason) => (proto::Disposition::Waiting, defer_to_wire(reason)),
         Disposition::Ordered => (proto::Disposition::Ordered, 0),
     };
-    out.number(4, kind(reason));
-    out.number(3, kind(disposition as i32));
+    out.number(4, enum_value(reason));
+    out.number(3, enum_value(disposition as i32));
     out.bytes(2, value.endpoint.as_bytes());
     out.bytes(1, value.id.as_bytes());
 }
@@ -160,7 +160,7 @@ fn write_outcome(out: &mut Backward, value: &Outcome) {
         out.message(9, |out| write_attempt(out, attempt));
     }
     out.number(8, millis(value.at));
-    out.number(7, kind(trigger_to_wire(value.trigger)));
+    out.number(7, enum_value(trigger_to_wire(value.trigger)));
     out.number(6, value.attempts);
     out.number(5, value.run);
     out.bytes(4, value.app.as_bytes());
@@ -174,7 +174,7 @@ fn write_next(out: &mut Backward, next: Next) {
         Next::Delivered => out.message(10, |_| {}),
         Next::Retry { delay } => out.message(11, |out| out.number(1, delay_millis(delay))),
         Next::Exhausted { gone } => out.message(12, |out| out.number(1, gone)),
-        Next::Cancelled(reason) => out.message(13, |out| out.number(1, kind(cancel_to_wire(reason)))),
+        Next::Cancelled(reason) => out.message(13, |out| out.number(1, enum_value(cancel_to_wire(reason)))),
         Next::Deferred { reason, delay } => out.message(14, |out| write_deferred(out, reason, delay)),
         Next::InFlight { delay } => out.message(15, |out| out.number(1, delay_millis(delay))),
     }
@@ -182,15 +182,141 @@ fn write_next(out: &mut Backward, next: Next) {
 
 fn write_deferred(out: &mut Backward, reason: DeferReason, delay: Duration) {
     out.number(2, delay_millis(delay));
-    out.number(1, kind(defer_to_wire(reason)));
+    out.number(1, enum_value(defer_to_wire(reason)));
 }
 
 fn write_attempt(out: &mut Backward, value: &Attempt) {
     out.bytes(7, &value.url);
     out.bytes(6, &value.response);
     out.number(5, value.status);
-    out.number(4, kind(class_to_wire(value.class)));
+    out.number(4, enum_value(class_to_wire(value.class)));
     out.number(3, u64::try_from(value.duration.as_micros()).unwrap_or(u64::MAX));
     out.number(2, millis(value.started_at));
     out.bytes(1, value.id.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use postrider_model::{AppId, AttemptClass, AttemptId, CancelReason, DeliveryId, EndpointId, Trigger};
+    use prost::Message as _;
+
+    use super::*;
+
+    fn message(empty: bool) -> Arc<Message> {
+        let text = |text: &str| if empty { String::new() } else { text.to_owned() };
+        Arc::new(Message {
+            id: MessageId::floor(UnixMillis(0)),
+            app: AppId::floor(UnixMillis(1)),
+            event_type: text("a"),
+            event_id: Some(text("b")),
+            channels: vec![text("c"), String::new()],
+            content_type: text("d"),
+            payload: Bytes::from(text("{}")),
+            accepted_at: UnixMillis(if empty { 0 } else { -1 }),
+            payload_retention_days: Some(if empty { 0 } else { u16::MAX }),
+            traceparent: Some(text("e")),
+        })
+    }
+
+    fn job(empty: bool, message: &Arc<Message>) -> Job {
+        Job {
+            delivery: DeliveryId::floor(UnixMillis(2)),
+            endpoint: EndpointId::floor(UnixMillis(3)),
+            message: Arc::clone(message),
+            run: if empty { 0 } else { u32::MAX },
+            attempts: if empty { 0 } else { 300 },
+            trigger: Trigger::Scheduled,
+            probe: !empty,
+            has_token: !empty,
+            ordered: !empty,
+            lease_until: Some(UnixMillis(if empty { 0 } else { i64::MIN })),
+        }
+    }
+
+    fn outcome(empty: bool, next: Next) -> Outcome {
+        Outcome {
+            delivery: DeliveryId::floor(UnixMillis(2)),
+            message: MessageId::floor(UnixMillis(0)),
+            endpoint: EndpointId::floor(UnixMillis(3)),
+            app: AppId::floor(UnixMillis(1)),
+            run: 0,
+            attempts: if empty { 0 } else { 1 },
+            trigger: Trigger::Manual,
+            at: UnixMillis(if empty { 0 } else { -5 }),
+            attempt: Some(Attempt {
+                id: AttemptId::floor(UnixMillis(4)),
+                started_at: UnixMillis(if empty { 0 } else { -6 }),
+                duration: Duration::from_secs(if empty { 0 } else { u64::MAX }),
+                class: AttemptClass::Success,
+                status: if empty { 0 } else { 599 },
+                response: Bytes::from(vec![0xff; if empty { 0 } else { 200 }]),
+                url: if empty {
+                    String::new()
+                } else {
+                    "https://a".to_owned()
+                },
+            }),
+            next,
+        }
+    }
+
+    fn nexts() -> Vec<Next> {
+        let (reason, delay) = (DeferReason::Retry, Duration::from_secs(1));
+        vec![
+            Next::Delivered,
+            Next::Retry {
+                delay: Duration::ZERO,
+            },
+            Next::Retry { delay },
+            Next::Exhausted { gone: false },
+            Next::Exhausted { gone: true },
+            Next::Cancelled(CancelReason::Parked),
+            Next::Deferred {
+                reason,
+                delay: Duration::ZERO,
+            },
+            Next::InFlight { delay: Duration::MAX },
+        ]
+    }
+
+    /// What `prost` makes of a frame that it has read.
+    fn again(frame: &Bytes) -> Vec<u8> {
+        proto::Frame::decode(frame.clone()).unwrap().encode_to_vec()
+    }
+
+    #[test]
+    fn frames_are_those_of_prost_at_the_edges_too() {
+        let (empty, full) = (message(true), message(false));
+        let jobs = [job(true, &empty), job(false, &full), job(false, &empty)];
+        let frame = encode_jobs(&jobs);
+        assert_eq!(frame, again(&frame));
+        assert_eq!(encode_jobs(&[]), again(&encode_jobs(&[])));
+
+        let outcomes = nexts().into_iter().zip([true, false].into_iter().cycle());
+        let mut records: Vec<Record> = outcomes
+            .map(|(next, empty)| Record::Outcome(Box::new(outcome(empty, next))))
+            .collect();
+        records.extend([empty, full].map(|message| {
+            Record::Accepted(Accepted {
+                message,
+                deliveries: Vec::new(),
+                trigger: Trigger::Scheduled,
+                claims: Vec::new(),
+            })
+        }));
+        let frame = encode_journal(&records);
+        assert_eq!(frame, again(&frame));
+        assert_eq!(encode_journal(&[]), again(&encode_journal(&[])));
+    }
+
+    #[test]
+    fn a_mark_is_that_of_prost_at_the_edges_too() {
+        for (next, empty) in nexts().into_iter().zip([true, false].into_iter().cycle()) {
+            let mark = encode_outcome(&outcome(empty, next));
+            let read = proto::Outcome::decode(mark.clone()).unwrap();
+            assert_eq!(mark, read.encode_to_vec(), "{next:?}");
+        }
+    }
 }

@@ -4,7 +4,8 @@
 //!   read without a copy: decoded payloads are slices of the frame and keep it alive.
 //! - [`decode_partial`] keeps the good items of a frame that holds a bad one, so that one bad record costs one record.
 //! - [`encode_outcome`] and [`decode_outcome`] are for done marks.
-//! - [`SizeHint`] tells roughly what an item will take, for whoever fills frames.
+//! - [`SizeHint`] tells roughly how many bytes an item will take, for whoever fills frames and for the room that a frame is
+//!   written into.
 //!
 //! A frame names its schema version. This build reads [`SCHEMA`] and older ones; a newer one is an error, and
 //! whoever meets it must leave the frame's bytes as they are (unknown fields would be lost on re-encoding).

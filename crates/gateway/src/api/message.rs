@@ -33,9 +33,8 @@ use crate::validate::{NAME_CHARS_MAX, is_name};
 /// Younger than this, a message may be accepted and not yet on record.
 const YOUNG: Duration = Duration::from_secs(60);
 const RECORD_POLL: Duration = Duration::from_millis(50);
-/// Room made for an answer beside its payload, and at most for that; a longer one makes its own.
+/// Bytes of room made for an answer beside its payload; a longer one makes its own.
 const ANSWER: usize = 512;
-const PAYLOAD_ROOM: usize = 16 * 1024;
 
 /// Send a message.
 ///
@@ -81,8 +80,9 @@ pub(crate) fn respond_one(
     match verdicts.into_iter().next() {
         Some(Verdict::Accepted(message)) => {
             // Into a vector: a byte buffer costs more for each of the many small pieces.
-            let mut json = Vec::with_capacity(ANSWER + message.payload.len().min(PAYLOAD_ROOM));
-            serde_json::to_writer(&mut json, &show(&message)).map_err(|_| Error::internal())?;
+            let shown = show(&message);
+            let mut json = Vec::with_capacity(ANSWER + shown.payload_bytes());
+            serde_json::to_writer(&mut json, &shown).map_err(|_| Error::internal())?;
             let mut response = Response::new(json.into());
             *response.status_mut() = StatusCode::ACCEPTED;
             let json = HeaderValue::from_static("application/json");

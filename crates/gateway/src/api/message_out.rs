@@ -45,12 +45,18 @@ impl MessageOut {
 
     /// Of a message that was just accepted, whose payload was `parsed` as a part of its request: it is not parsed again.
     pub(crate) fn accepted(message: &Message, with_content: bool, parsed: &RawValue) -> Self {
-        // The request may bring a body of another kind, which is the payload then.
+        // The request may bring a body of another kind, which is the payload then. If not, it was seen to be an object.
         let is_payload = std::ptr::eq(message.payload.as_ref(), parsed.get().as_bytes());
         if with_content && is_payload && message.content_type == JSON {
             return Self::with_payload(message, true, Some(parsed.to_owned()));
         }
         Self::new(message, with_content)
+    }
+
+    /// Bytes of what it shows of the payload.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        let json = self.payload.as_ref().map_or(0, |json| json.get().len());
+        json + self.payload_base64.as_ref().map_or(0, String::len)
     }
 
     fn with_payload(message: &Message, with_content: bool, json: Option<Box<RawValue>>) -> Self {

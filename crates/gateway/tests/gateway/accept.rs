@@ -18,6 +18,12 @@ async fn a_payload_goes_out_byte_for_byte() {
     let payload = "{ \"b\":1,\n  \"a\": 1.50, \"\\u0061\":\"x\" }";
     let body = format!("{{\"eventType\":\"user.signup\",\"payload\":{payload}}}");
     let answer = harness.call(Method::POST, MSG, &[], Body::from(body)).await;
+    let shown = format!("\"payload\":{payload}");
+    assert!(
+        answer.text.contains(&shown),
+        "the answer has it too: {}",
+        answer.text
+    );
     let message = answer.is(StatusCode::ACCEPTED);
     let jobs = harness.broker.jobs();
     assert_eq!(jobs.len(), 1);
@@ -175,11 +181,31 @@ async fn a_client_librarys_raw_payload_is_sent_as_it_is() {
     harness.acme().await;
     let params =
         json!({"rawPayload": "a=b&c", "headers": {"content-type": "application/x-www-form-urlencoded"}});
-    let body = json!({"eventType": "a", "payload": {}, "transformationsParams": params});
-    harness.message(body).await.is(StatusCode::ACCEPTED);
+    let body = json!({"eventType": "a", "payload": {"not": "sent"}, "transformationsParams": params});
+    let shown = harness.message(body).await.is(StatusCode::ACCEPTED);
+    assert_eq!(shown["payload"], json!({}));
+    assert_eq!(shown["payloadBase64"], "YT1iJmM=");
+    assert_eq!(shown["contentType"], "application/x-www-form-urlencoded");
     let message = harness.broker.jobs()[0].message.clone();
     assert_eq!(message.payload, b"a=b&c".as_slice());
     assert_eq!(message.content_type, "application/x-www-form-urlencoded");
+}
+
+#[tokio::test]
+async fn an_answer_shows_what_is_sent_or_nothing() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let params = json!({"rawPayload": "{\"is\": \"sent\"}"});
+    let body = json!({"eventType": "a", "payload": {"not": "sent"}, "transformationsParams": params});
+    let shown = harness.message(body.clone()).await.is(StatusCode::ACCEPTED);
+    assert_eq!(shown["payload"], json!({"is": "sent"}));
+    assert_eq!(shown["contentType"], serde_json::Value::Null);
+    let path = format!("{MSG}?with_content=false");
+    for body in [body, json!({"eventType": "a", "payload": {"is": "sent"}})] {
+        let shown = harness.post(&path, body).await.is(StatusCode::ACCEPTED);
+        assert_eq!(shown["payload"], json!({}));
+        assert_eq!(shown["payloadBase64"], serde_json::Value::Null);
+    }
 }
 
 #[tokio::test]

@@ -147,6 +147,8 @@ pub(crate) struct Harness {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// As it came.
+    pub(crate) text: String,
     pub(crate) body: Value,
 }
 
@@ -226,6 +228,7 @@ impl Harness {
         Answer {
             status: parts.status,
             headers: parts.headers,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
             body,
         }
     }

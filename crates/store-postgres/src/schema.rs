@@ -59,6 +59,13 @@ pub(crate) const LOG_TABLES: [(&str, &str); 4] = [
     ("attempts", ""),
 ];
 
+/// A migration did not get a table in all its tries.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a table that the migration changes stays locked: end the transaction that has it (pg_stat_activity shows it), and migrate again"
+)]
+struct Locked(#[source] sqlx::Error);
+
 impl PostgresStore {
     pub(crate) async fn migrate_schema(&self) -> Result<(u32, u32), StoreError> {
         within(MIGRATE_LIMIT, async {
@@ -84,8 +91,11 @@ impl PostgresStore {
                 let mut tries = 1;
                 while let Err(error) = step(&mut connection, index + 1, statements).await {
                     // LOCK NOT AVAILABLE: a long read has the table.
-                    if code(&error).as_deref() != Some("55P03") || tries == LOCK_TRIES {
+                    if code(&error).as_deref() != Some("55P03") {
                         return Err(error.into());
+                    }
+                    if tries == LOCK_TRIES {
+                        return Err(Fail::Store(StoreError::Unavailable(Box::new(Locked(error)))));
                     }
                     tries += 1;
                     tokio::time::sleep(LOCK_REST).await;

@@ -1,7 +1,10 @@
 //! From the model to bytes.
 //!
 //! Written by hand, since it is on the way of every message several times: from the model straight into the frame, without
-//! the generated types in between. Fields stand in descending order ([`Backward`]). A test freezes the bytes.
+//! the generated types in between. Fields stand in descending order ([`Backward`]).
+//!
+//! What is added to `proto/` is added here too: the round trip tells when it is missing. Tests freeze the bytes, and compare them
+//! with what `prost` would write.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -79,8 +79,8 @@ pub(crate) fn respond_one(
 ) -> Result<Response, Error> {
     match verdicts.into_iter().next() {
         Some(Verdict::Accepted(message)) => {
-            // Into a vector: a byte buffer costs more for each of the many small pieces.
             let shown = show(&message);
+            // Into a vector: a byte buffer costs more for each of the many small pieces.
             let mut json = Vec::with_capacity(ANSWER + shown.payload_bytes());
             serde_json::to_writer(&mut json, &shown).map_err(|_| Error::internal())?;
             let mut response = Response::new(json.into());

@@ -77,6 +77,8 @@ pub(crate) struct Received {
     pub(crate) delivered: u64,
     /// Deliveries answered with 2xx more than once.
     pub(crate) duplicates: u64,
+    /// Requests without a signature.
+    pub(crate) unsigned: u64,
     /// When the last new delivery came.
     pub(crate) last_ns: u64,
     /// From the intended time of sending to the arrival of the first successful request.

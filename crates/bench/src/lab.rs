@@ -106,8 +106,8 @@ impl Lab {
     }
 
     /// Waits until the children do next to nothing (checkpoints, vacuum, compaction of what was before), for 20 s at
-    /// most; with `--quick` 1.5 s.
-    pub(crate) async fn rest(&self) -> Result<()> {
+    /// most; with `--quick` 1.5 s. Whether they did.
+    pub(crate) async fn rest(&self) -> Result<bool> {
         let deadline = tokio::time::Instant::now() + if self.quick { REST_LIMIT_QUICK } else { REST_LIMIT };
         loop {
             let before: f64 = usage::children(&self.names.get())?
@@ -119,9 +119,11 @@ impl Lab {
                 .values()
                 .map(|usage| usage.cpu_s)
                 .sum();
-            if after - before < REST_CORES * REST_LOOK.as_secs_f64() || tokio::time::Instant::now() > deadline
-            {
-                return Ok(());
+            if after - before < REST_CORES * REST_LOOK.as_secs_f64() {
+                return Ok(true);
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Ok(false);
             }
         }
     }

@@ -79,6 +79,12 @@ pub(crate) struct Measure {
     pub(crate) first_refusal: Option<String>,
     /// Deliveries that were due and did not come.
     pub(crate) missing: u64,
+    /// Deliveries that were still to come when the last message was answered: a backlog, if they are many.
+    pub(crate) behind: u64,
+    /// Deliveries without a signature, of those that should have one.
+    pub(crate) unsigned: u64,
+    /// Whether the machine came to rest before.
+    pub(crate) rested: bool,
     pub(crate) duplicates: u64,
     pub(crate) accepted_per_s: f64,
     /// Until the last delivery.
@@ -121,22 +127,23 @@ pub(crate) async fn measure(lab: &Lab, target: &Target, load: &Load) -> Result<M
         ..*load
     };
     once(lab, target, &warm_up).await.context("while warming up")?;
-    lab.rest().await?;
-    once(lab, target, load).await
+    let rested = lab.rest().await?;
+    let measured = once(lab, target, load).await?;
+    Ok(Measure { rested, ..measured })
 }
 
 /// Measures without warming up.
 pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Measure> {
     lab.receiver.reset(target.fan_out).await?;
     let mut record = if load.recorded {
-        target.record.watch().await?
+        target.record.watch(target.fan_out).await?
     } else {
         None
     };
     let disk = disk::Probe::start(&lab.file("disk"))?;
     let before = usage::children(&lab.names.get())?;
     let mut peaks = Peaks(before.clone());
-    let (generated, ended) = {
+    let (generated, behind, ended) = {
         let generator = start_generator(lab, target, load, 0)?;
         let run = async {
             let limit = Duration::from_secs_f64(load.seconds) + GENERATOR_GRACE;
@@ -144,18 +151,19 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
             let line = output.lines().last().context("the generator said nothing")?;
             let generated: Generated = serde_json::from_str(line).with_context(|| line.to_owned())?;
             let expected = generated.accepted * target.fan_out;
+            let behind = expected.saturating_sub(came(lab).await?);
             delivered(lab, expected, load.quiet).await?;
             let ended = match &mut record {
                 None => None,
                 Some(record) => Some(recorded(record, expected, load.quiet).await?),
             };
-            anyhow::Ok((generated, ended))
+            anyhow::Ok((generated, behind, ended))
         };
         peaks.watch_while(lab, run).await?
     };
     let after = usage::children(&lab.names.get())?;
     let groups = lab.receiver.stats().await?;
-    Ok(sum_up(
+    let measured = sum_up(
         target,
         &generated,
         ended,
@@ -166,7 +174,8 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
             peaks: peaks.0,
             disk: disk.end()?,
         },
-    ))
+    );
+    Ok(Measure { behind, ..measured })
 }
 
 /// Starts the generator with a plan in a file.
@@ -194,17 +203,17 @@ pub(crate) fn start_generator(lab: &Lab, target: &Target, load: &Load, first_num
     )
 }
 
+/// Deliveries that have come.
+async fn came(lab: &Lab) -> Result<u64> {
+    let groups = lab.receiver.counts().await?;
+    Ok(groups.iter().map(|group| group.delivered).sum())
+}
+
 /// Waits until so many deliveries came, or none for `quiet`.
 pub(crate) async fn delivered(lab: &Lab, expected: u64, quiet: Duration) -> Result<u64> {
     let mut last = (0, Instant::now());
     loop {
-        let sum = lab
-            .receiver
-            .counts()
-            .await?
-            .iter()
-            .map(|group| group.delivered)
-            .sum();
+        let sum = came(lab).await?;
         if sum != last.0 {
             last = (sum, Instant::now());
         }
@@ -273,12 +282,17 @@ fn sum_up(
         let lines = table.iter().filter(|(name, _)| concerned(name));
         lines.map(|(name, usage)| (name.clone(), usage.rss_mib)).collect()
     };
+    let is_signed = matches!(target.route, Route::Postrider { .. });
+    let unsigned = groups.iter().map(|group| group.unsigned).sum();
     Measure {
         started_ns: start,
         accepted: generated.accepted,
         refused: generated.refused.clone(),
         first_refusal: generated.first_refusal.clone(),
         missing: (generated.accepted * target.fan_out).saturating_sub(delivered),
+        behind: 0,
+        unsigned: if is_signed { unsigned } else { 0 },
+        rested: true,
         duplicates: groups.iter().map(|group| group.duplicates).sum(),
         accepted_per_s: rate(generated.accepted, generated.ended_ns),
         delivered_per_s: rate(delivered, last_ns),

@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// The binary to measure; by default the `postrider` beside this program.
     #[arg(long)]
     postrider: Option<PathBuf>,
+    /// What the binaries were built of, for the report; `cargo xtask bench` tells it.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
     /// Where `bench.json` and `bench.svg` are written.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -46,7 +49,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         None => beside_us()?,
     };
     std::fs::create_dir_all(&options.out).context("cannot make the directory of the report")?;
-    let mut report = Report::new(options.rounds, options.quick, postrider.as_deref());
+    let mut report = Report::new(
+        options.rounds,
+        options.quick,
+        postrider.as_deref(),
+        options.commit,
+    );
     report::say(&report.headline());
     let mut lab = Lab::open(postrider, options.rounds, options.quick).await?;
     for name in &names {
@@ -76,7 +84,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let failed: u64 = report.outcomes.iter().map(scenario::Outcome::failed).sum();
     ensure!(
         failed == 0,
-        "{failed} message(s) were refused or did not arrive, told above: the figures do not count"
+        "{failed} message(s) were refused, did not arrive or were not signed, told above: the figures do not count"
     );
     let unmeasured = report.outcomes.iter().map(|outcome| outcome.unmeasured.len());
     let unmeasured: usize = unmeasured.sum();

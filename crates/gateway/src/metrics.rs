@@ -73,7 +73,7 @@ pub const DOCS: &[Doc] = &[
         "postrider_gateway_messages_refused_total",
         Kind::Counter,
         "1",
-        "Requests to accept a message that were refused, by the error's `code`",
+        "Requests to accept a message that were refused after the first checks, by the error's `code`",
     ),
     Doc::new(
         "postrider_gateway_limits_failures_total",
@@ -102,7 +102,7 @@ impl Metrics {
         );
         registry.register(
             "messages_refused",
-            "Requests to accept a message that were refused, by error code",
+            "Requests to accept a message that were refused after the first checks, by error code",
             self.refused.clone(),
         );
         registry.register(

@@ -22,7 +22,7 @@ pub struct Settings {
     /// Most deliveries that one request may make.
     pub request_fan_out_max: usize,
     /// Most endpoints of an application.
-    pub endpoints_max: usize,
+    pub endpoints_max: u32,
     /// Messages a second of an application that has no rate of its own; `None` means no limit.
     pub throttle_rate: Option<u32>,
     /// How long a request may take.

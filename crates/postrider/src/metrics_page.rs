@@ -50,7 +50,7 @@ fn reference() -> String {
             }
         }
     }
-    text.push_str("\n### Gateways only\n\n");
+    text.push_str("\n### Counted by gateways\n\n");
     text.push_str(&postrider_telemetry::docs_table(postrider_gateway::DOCS));
     text
 }

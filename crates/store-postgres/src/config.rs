@@ -51,6 +51,10 @@ impl ConfigStore for PostgresStore {
         self.reading(apps::changed(self, since, limit)).await
     }
 
+    async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
+        self.reading(endpoints::count(self, app, most)).await
+    }
+
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
         self.writing(endpoints::create(self, endpoint)).await
     }

@@ -79,6 +79,11 @@ impl ConfigStore for SqliteStore {
             .await
     }
 
+    async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
+        self.read(move |connection| endpoints::count(connection, app, most))
+            .await
+    }
+
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {
         let row = endpoints::StoredEndpoint::seal(endpoint, &self.keyring)?;
         self.write(move |connection| endpoints::create(connection, &row))

@@ -20,7 +20,7 @@ pub enum LogFormat {
 pub enum LoggingError {
     /// The level does not parse.
     #[error(
-        "`{level}` is no log level; give `error`, `warn`, `info`, `debug` or `trace`, or a list such as `info,lapin=warn`"
+        "`{level}` is no log level; give `error`, `warn`, `info`, `debug`, `trace` or `off`, or a list such as `info,lapin=warn`"
     )]
     Level {
         /// What was given.

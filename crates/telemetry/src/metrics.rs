@@ -179,7 +179,7 @@ impl Metrics {
         self.our_failures.get(stage.into()).inc();
     }
 
-    /// An endpoint's breaker opened.
+    /// An endpoint's breaker opened that was closed before.
     pub fn breaker_opened(&self) {
         self.breaker_opened.inc();
     }

@@ -18,6 +18,15 @@ pub(crate) async fn run(args: &[String]) -> Result<u8> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let mut bench = command(target.join("release/postrider-bench"));
     bench.arg("run").args(args);
+    // What was built just now is this commit; started by hand, the bench cannot know.
+    let git = ["describe", "--always", "--dirty", "--exclude=*"];
+    if let Ok(commit) = command("git").args(git).output().await
+        && commit.status.success()
+    {
+        bench
+            .arg("--commit")
+            .arg(String::from_utf8(commit.stdout)?.trim());
+    }
     let code = status(bench).await?.code().context("the bench was killed")?;
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }

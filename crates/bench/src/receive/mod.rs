@@ -87,6 +87,7 @@ async fn handle(request: Request<Incoming>, tally: Shared) -> Result<Answer, hyp
         return Ok(answer(StatusCode::NOT_FOUND, Bytes::new()));
     };
     let arrived = now_ns();
+    let is_signed = request.headers().contains_key("webhook-signature");
     let Ok(body) = Limited::new(request.into_body(), BODY_MAX).collect().await else {
         return Ok(answer(StatusCode::BAD_REQUEST, Bytes::new()));
     };
@@ -98,6 +99,9 @@ async fn handle(request: Request<Incoming>, tally: Shared) -> Result<Answer, hyp
             Behaviour::Ok | Behaviour::Slow | Behaviour::Hang => false,
         };
         tally.count(place.group, place.endpoint, stamp, arrived, !fails);
+        if !is_signed {
+            tally.unsigned(place.group);
+        }
         fails
     };
     match place.behaviour {

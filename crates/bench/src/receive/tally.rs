@@ -76,6 +76,11 @@ impl Tally {
         }
     }
 
+    /// Notes that a request had no signature.
+    pub(crate) fn unsigned(&mut self, group: usize) {
+        self.groups[group].so_far.unsigned += 1;
+    }
+
     /// The groups without their latencies.
     pub(crate) fn counts(&self) -> Vec<Received> {
         self.groups.iter().map(|group| group.so_far.clone()).collect()

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Report;
 use crate::scenario::{Aim, Finding};
 
-const LABEL: f64 = 330.0;
+const LABEL: f64 = 500.0;
 const BAR: f64 = 300.0;
 const ROW: f64 = 26.0;
 /// Bars end at this multiple of the aim.

@@ -18,13 +18,14 @@ pub(crate) struct Machine {
     pub(crate) redis: String,
     pub(crate) postgres: String,
     pub(crate) postrider: String,
+    /// What the binaries were built of.
     pub(crate) commit: String,
     /// One-minute load before the run: what else the machine was doing.
     pub(crate) load_before: String,
 }
 
 impl Machine {
-    pub(crate) fn look(postrider: Option<&Path>) -> Self {
+    pub(crate) fn look(postrider: Option<&Path>, commit: String) -> Self {
         let field = |file: &str, name: &str| {
             let text = std::fs::read_to_string(file).unwrap_or_default();
             let value = text
@@ -49,7 +50,7 @@ impl Machine {
             redis: installed("redis-server", &["--version"]),
             postgres: installed("postgres", &["--version"]),
             postrider: postrider.map_or("not built".into(), |path| first_line(path, &["--version"])),
-            commit: commit(),
+            commit,
             load_before: load.split(' ').next().unwrap_or_default().to_owned(),
         }
     }
@@ -68,19 +69,6 @@ impl fmt::Display for Machine {
             "RabbitMQ {} · {} · {}",
             self.rabbitmq, self.redis, self.postgres
         )
-    }
-}
-
-/// Of the current directory, and whether something in it is not committed.
-fn commit() -> String {
-    let commit = first_line(
-        Path::new("git"),
-        &["describe", "--always", "--dirty", "--exclude=*"],
-    );
-    if commit.is_empty() {
-        "unknown".into()
-    } else {
-        commit
     }
 }
 

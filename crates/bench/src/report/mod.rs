@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::figures::Spread;
+use crate::figures::{Spread, figure};
 use crate::load::Measure;
 use crate::scenario::{Aim, Finding, Outcome, Row};
 
@@ -17,6 +17,9 @@ use machine::Machine;
 
 /// A sync of the disk that took so long is told: who waited for the disk then waited as long.
 const DISK_STOOD_MS: f64 = 50.0;
+
+/// With a larger part still on its way when the last message is accepted, the rate was not a steady one.
+const STEADY: f64 = 0.05;
 
 /// Fewer rounds are good for a look, not for a result.
 pub(crate) const ROUNDS_MIN: usize = 3;
@@ -34,9 +37,9 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(rounds: usize, quick: bool, postrider: Option<&Path>) -> Self {
+    pub(crate) fn new(rounds: usize, quick: bool, postrider: Option<&Path>, commit: String) -> Self {
         Self {
-            machine: Machine::look(postrider),
+            machine: Machine::look(postrider, commit),
             rounds,
             quick,
             outcomes: Vec::new(),
@@ -141,21 +144,44 @@ fn row_text(row: &Row) -> String {
             ""
         ));
     }
+    let behind = spread(&|m| figure(m.behind) / figure((m.behind + delivered(m)).max(1)));
+    if let Some(behind) = behind.filter(|behind| behind.median > STEADY) {
+        text.push_str(&format!(
+            "  {:<26} {:.0} % were still on their way when the last message was accepted: not a steady state\n",
+            "",
+            behind.median * 100.0
+        ));
+    }
+    let restless = row.rounds.iter().filter(|m| !m.rested).count();
+    if restless > 0 {
+        text.push_str(&format!(
+            "  {:<26} the machine did not come to rest before {restless} of {} rounds\n",
+            "",
+            row.rounds.len()
+        ));
+    }
     let sum = |of: &dyn Fn(&Measure) -> u64| row.rounds.iter().map(of).sum::<u64>();
     let refused = sum(&|m| m.refused.values().sum());
     let (missing, duplicates) = (sum(&|m| m.missing), sum(&|m| m.duplicates));
-    if refused + missing + duplicates > 0 {
+    let unsigned = sum(&|m| m.unsigned);
+    if refused + missing + duplicates + unsigned > 0 {
         let why = row
             .rounds
             .iter()
             .find_map(|m| m.first_refusal.clone())
             .unwrap_or_default();
         text.push_str(&format!(
-            "  {:<26} refused {refused}, missing {missing}, twice {duplicates} {why}\n",
+            "  {:<26} refused {refused}, missing {missing}, twice {duplicates}, unsigned {unsigned} {why}\n",
             ""
         ));
     }
     text
+}
+
+/// Deliveries that came while the load was on.
+fn delivered(measure: &Measure) -> u64 {
+    let all: u64 = measure.groups.iter().map(|group| group.delivered).sum();
+    all.saturating_sub(measure.behind)
 }
 
 /// What a process held before the load and at its peak, the most of all rounds; nothing for one that ends with its load.

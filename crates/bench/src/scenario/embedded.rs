@@ -54,6 +54,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     in_turn(lab, &mut outcome, &subjects.map(|target| (target, saturating))).await?;
     let slow = [subjects[0], subjects[2]].map(|target| target.under("100/s"));
     in_turn(lab, &mut outcome, &slow.each_ref().map(|target| (target, quiet))).await?;
+    lab.rest().await?;
+    let table = usage::children(&lab.names.get())?;
+    let loaded = table.get("postrider").context("the process is gone")?.rss_mib * 1.048_576;
     embedded.stop().await?;
     floors.stop().await?;
 
@@ -72,6 +75,8 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     for (what, figures, most) in figures {
         outcome.found(what, figures, Some(Aim::AtMost(most)));
     }
+    // Idempotency keys and done marks are kept for a day and a quarter of an hour.
+    outcome.found("memory at rest after all rounds, MB", [loaded], None);
     Ok(outcome)
 }
 

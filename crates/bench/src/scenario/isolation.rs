@@ -12,13 +12,17 @@ use anyhow::Result;
 use super::{Aim, Outcome};
 use crate::clock::seconds;
 use crate::figures::figure;
+use crate::generate::plan::Route;
 use crate::lab::Lab;
-use crate::load::{Load, Measure, once};
-use crate::subject::Tenants;
+use crate::load::{Load, Measure, measure, once};
 use crate::subject::floor::Floor;
 use crate::subject::postrider::Postrider;
+use crate::subject::{Target, Tenants};
 
 const ENDPOINTS: u16 = 100;
+/// How long the healthy endpoints have messages before it is measured: a first second is slower than all others, with
+/// hung endpoints or without.
+const WARM_UP_S: f64 = 3.0;
 /// Messages a second to each endpoint.
 const EACH_PER_S: f64 = 5.0;
 /// What hangs, takes 15 s for a request.
@@ -78,11 +82,10 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     outcome.subjects(["bare loop, none hung".to_owned()].into_iter().chain(names));
     let floor = Floor::bare(lab, ENDPOINTS).await?;
     for _ in 0..lab.rounds {
-        lab.rest().await?;
-        let measured = once(lab, &floor.target, &CASES[0].load(lab)).await?;
+        let measured = measure(lab, &floor.target, &CASES[0].load(lab)).await?;
         outcome.rows[0].rounds.push(measured);
         for (case, row) in CASES.iter().zip(&mut outcome.rows[1..]) {
-            row.rounds.push(measure(lab, case).await?);
+            row.rounds.push(alone(lab, case).await?);
         }
     }
     floor.stop().await?;
@@ -91,7 +94,7 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
 }
 
 /// On a system of its own: what hangs would reach into the next measurement.
-async fn measure(lab: &Lab, case: &Case) -> Result<Measure> {
+async fn alone(lab: &Lab, case: &Case) -> Result<Measure> {
     let postrider = Postrider::start(lab, 1).await?;
     let (good, bad) = (lab.receiver.url("ok", 0), lab.receiver.url("hang", 1));
     let tenants = Tenants {
@@ -105,10 +108,25 @@ async fn measure(lab: &Lab, case: &Case) -> Result<Measure> {
         format!("{}/{number}", if hangs { &bad } else { &good })
     };
     let target = postrider.target(&tenants, url).await?;
-    lab.rest().await?;
-    let measured = once(lab, &target, &case.load(lab)).await?;
+    let load = case.load(lab);
+    let warm_up = Load {
+        seconds: WARM_UP_S,
+        ..load
+    };
+    once(lab, &healthy(&target, case), &warm_up).await?;
+    let rested = lab.rest().await?;
+    let measured = once(lab, &target, &load).await?;
     postrider.stop(lab).await?;
-    Ok(measured)
+    Ok(Measure { rested, ..measured })
+}
+
+/// The target without what hangs: the last applications.
+fn healthy(target: &Target, case: &Case) -> Target {
+    let mut healthy = target.clone();
+    if let Route::Postrider { apps, .. } = &mut healthy.route {
+        apps.truncate(usize::from(ENDPOINTS - case.hung));
+    }
+    healthy
 }
 
 /// The first case of its kind is what the others are compared with; row 0 is the bare loop's.

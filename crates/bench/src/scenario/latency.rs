@@ -39,6 +39,9 @@ pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     outcome.finding("p50 at 100/s, ms", 2, p50, Some(Aim::AtMost(2.5)));
     outcome.ratio("p99 at 100/s / bare loop", (2, 0), p99, Some(Aim::AtMost(3.0)));
     if !lab.quick {
+        let sustained = |measure: &Measure| Some(measure.sustained_per_s);
+        let saturated = (SUBJECTS + 2, SUBJECTS);
+        outcome.ratio("sustained, saturated / bare loop", saturated, sustained, None);
         // After the rows at 100/s, of saturation, and of the first part.
         let row = SUBJECTS * 3 + 2;
         outcome.finding("p99 at 80 %, ms", row, p99, Some(Aim::AtMost(50.0)));

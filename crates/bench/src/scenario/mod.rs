@@ -144,13 +144,13 @@ impl Outcome {
         }));
     }
 
-    /// What was refused, and what did not arrive though it was due.
+    /// What was refused, what did not arrive though it was due, and what was not signed.
     pub(crate) fn failed(&self) -> u64 {
         let rounds = self.rows.iter().flat_map(|row| &row.rounds);
         rounds
             .map(|round| {
                 let missing = if self.all_due { round.missing } else { 0 };
-                missing + round.refused.values().sum::<u64>()
+                missing + round.unsigned + round.refused.values().sum::<u64>()
             })
             .sum()
     }
@@ -198,12 +198,18 @@ impl Outcome {
 
     /// Compares the rates of two rows, each by its ratio to the bare loop's rate that was measured beside it: minutes of load
     /// slow some machines down.
-    fn compare(&mut self, what: &str, [row, beside]: [usize; 2], [over, over_beside]: [usize; 2], aim: Aim) {
+    fn compare(
+        &mut self,
+        what: &str,
+        [row, beside]: [usize; 2],
+        [over, over_beside]: [usize; 2],
+        aim: Option<Aim>,
+    ) {
         let sustained = |measure: &Measure| Some(measure.sustained_per_s);
         let rounds = self.over((row, sustained), (beside, sustained)).into_iter();
         let others = self.over((over, sustained), (over_beside, sustained));
         let ratios: Vec<f64> = rounds.zip(others).map(|(row, over)| row / over).collect();
-        self.found(what, ratios, Some(aim));
+        self.found(what, ratios, aim);
     }
 
     /// Notes figures, or that there are none for an aim.
@@ -220,12 +226,15 @@ impl Outcome {
     }
 }
 
-/// Runs the targets in turn, round after round, each under its load.
+/// Runs the targets in turn, round after round, each under its load. Each round begins with another one, so that none is
+/// always measured after the same other.
 async fn in_turn(lab: &Lab, outcome: &mut Outcome, targets: &[(&Target, Load)]) -> Result<()> {
     let first = outcome.rows.len();
     outcome.subjects(targets.iter().map(|(target, _)| target.name.clone()));
-    for _ in 0..lab.rounds {
-        for (row, (target, load)) in targets.iter().enumerate() {
+    for round in 0..lab.rounds {
+        for turn in 0..targets.len() {
+            let row = (round + turn) % targets.len();
+            let (target, load) = &targets[row];
             let measured = measure(lab, target, load).await?;
             outcome.rows[first + row].rounds.push(measured);
         }

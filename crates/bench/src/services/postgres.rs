@@ -121,6 +121,14 @@ impl Postgres {
         Ok(())
     }
 
+    /// Writes what is in memory alone to its place on disk.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        let mut connection = connect(&self.url("postgres")).await?;
+        connection.execute("CHECKPOINT").await?;
+        connection.close().await?;
+        Ok(())
+    }
+
     /// Ends it in good order.
     pub(crate) async fn stop(self) -> Result<()> {
         self.process.stop_with(Signal::INT).await

@@ -60,6 +60,7 @@ pub(crate) enum Recorded {
     Postgres {
         connection: Box<PgConnection>,
         since: String,
+        fan_out: u64,
     },
     Api {
         http: Http,
@@ -69,14 +70,18 @@ pub(crate) enum Recorded {
 }
 
 impl Record {
-    /// Starts to count what is made from now on; none if nothing is recorded.
-    pub(crate) async fn watch(&self) -> Result<Option<Recorded>> {
+    /// Starts to count what is made from now on, with `fan_out` deliveries to a message; none if nothing is recorded.
+    pub(crate) async fn watch(&self, fan_out: u64) -> Result<Option<Recorded>> {
         match self {
             Self::None => Ok(None),
             Self::Postgres { url } => {
                 let connection = Box::new(crate::services::connect(url).await?);
                 let since = first_id(jiff::Timestamp::now().as_millisecond());
-                Ok(Some(Recorded::Postgres { connection, since }))
+                Ok(Some(Recorded::Postgres {
+                    connection,
+                    since,
+                    fan_out,
+                }))
             }
             Self::Api { http, endpoints } => {
                 let before = by_api(http, endpoints).await?;
@@ -91,13 +96,19 @@ impl Record {
 }
 
 impl Recorded {
-    /// How many deliveries are recorded with message, delivery and attempt.
+    /// How many deliveries are recorded with message, delivery and attempt. The embedded store's statistics move in the
+    /// commit that records them.
     pub(crate) async fn count(&mut self) -> Result<u64> {
         match self {
-            Self::Postgres { connection, since } => {
+            Self::Postgres {
+                connection,
+                since,
+                fan_out,
+            } => {
                 // Ids begin with their time, so that only the new part of an index is read.
                 let sql = format!(
-                    "SELECT least((SELECT count(*) FROM attempts WHERE id >= '{since}' AND class = 0), \
+                    "SELECT least((SELECT count(*) FROM messages WHERE id >= '{since}') * {fan_out}, \
+                     (SELECT count(*) FROM attempts WHERE id >= '{since}' AND class = 0), \
                      (SELECT count(*) FROM deliveries WHERE id >= '{since}' AND state = 0))"
                 );
                 let row = sqlx::query(AssertSqlSafe(sql))

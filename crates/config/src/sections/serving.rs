@@ -49,9 +49,9 @@ settings! {
         /// Messages in a batch.
         batch_max_messages: usize = 1_000, Between(1, 10_000);
         /// Endpoints that one message may go to.
-        fanout_max: usize = 10_000, Between(1, 100_000);
+        fanout_max: usize = 10_000, Between(1, 20_000);
         /// Endpoints of one application.
-        endpoints_max: usize = 20_000, Between(1, 200_000);
+        endpoints_max: u32 = 20_000, Between(1, 100_000);
         /// Messages a second of an application that has no rate of its own; no quota without it.
         app_rate: Option<u32> = None, Between(1, 1_000_000);
         /// Frames in the journal above which messages are refused with 503, so that outcomes still have room.
@@ -66,7 +66,7 @@ settings! {
     Log in "log" {
         /// `text` for people, `json` for machines.
         format: LogFormat = LogFormat::Text, Any;
-        /// `error`, `warn`, `info`, `debug` or `trace`, or a list such as `info,lapin=warn`.
+        /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or a list such as `info,lapin=warn`.
         level: String = "info".to_owned(), Any;
     }
 }

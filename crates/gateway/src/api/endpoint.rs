@@ -10,7 +10,7 @@ use postrider_model::{
     AppId, Application, Endpoint, EndpointId, EndpointSecret, ExhaustedPolicy, HeaderNames, UnixMillis,
 };
 use postrider_signature::SigningSecret;
-use postrider_store::{AppRef, EndpointRef};
+use postrider_store::EndpointRef;
 use secrecy::SecretString;
 
 use super::Path;
@@ -87,12 +87,9 @@ async fn create_endpoint(
     let patch = input.into_patch();
     patch.check(api, &mut problems);
     problems.done()?;
-    let cached = api.cache.peek(&AppRef::Id(app.id));
-    if cached.is_some_and(|entry| entry.snapshot.endpoints.len() >= api.settings.endpoints_max) {
-        let detail = format!(
-            "An application has at most {} endpoints.",
-            api.settings.endpoints_max
-        );
+    let most = api.settings.endpoints_max;
+    if api.store.endpoint_count(app.id, most).await? >= most {
+        let detail = format!("An application has at most {most} endpoints.");
         return Err(Error::bad_request("limit_reached", detail));
     }
     let mut endpoint = blank(app.id, id, secret);

@@ -225,6 +225,39 @@ async fn an_application_can_come_along_with_its_first_message() {
 }
 
 #[tokio::test]
+async fn an_application_has_so_many_endpoints_and_no_more() {
+    let settings = Settings {
+        endpoints_max: 2,
+        ..Settings::default()
+    };
+    let harness = Harness::with(false, settings).await;
+    harness.acme().await;
+    let another = json!({"url": "https://example.com/2", "uid": "second"});
+    harness.endpoint(another.clone()).await;
+    let third = json!({"url": "https://example.com/3"});
+    // No message was sent, so nothing is cached: the store is asked.
+    let refused = harness.post("/api/v1/app/acme/endpoint", third.clone()).await;
+    assert_eq!(refused.code(), "limit_reached");
+    refused.is(StatusCode::BAD_REQUEST);
+    let refused = harness
+        .put("/api/v1/app/acme/endpoint/third", third.clone())
+        .await;
+    assert_eq!(refused.code(), "limit_reached");
+    harness
+        .put("/api/v1/app/acme/endpoint/second", another)
+        .await
+        .is(StatusCode::OK);
+    harness
+        .delete("/api/v1/app/acme/endpoint/second")
+        .await
+        .is(StatusCode::NO_CONTENT);
+    harness
+        .post("/api/v1/app/acme/endpoint", third)
+        .await
+        .is(StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_message_goes_to_so_many_endpoints_and_no_more() {
     let settings = Settings {
         fan_out_max: 2,

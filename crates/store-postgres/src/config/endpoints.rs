@@ -24,6 +24,17 @@ macro_rules! select {
     };
 }
 
+/// Endpoints of an application, counted up to `most`.
+pub(super) async fn count(store: &PostgresStore, app: AppId, most: u32) -> Work<u32> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM endpoints WHERE app = $1 AND deleted_at IS NULL LIMIT $2) AS live";
+    let count: i64 = sqlx::query_scalar(sql)
+        .bind(app.as_uuid())
+        .bind(i64::from(most))
+        .fetch_one(&store.read)
+        .await?;
+    Ok(u32::try_from(count).unwrap_or(most))
+}
+
 pub(super) async fn create(store: &PostgresStore, endpoint: &Endpoint) -> Work<Option<u64>> {
     let mut tx = store.write.begin().await?;
     let Some(version) = bump(&mut tx, endpoint.app).await? else {

@@ -299,6 +299,13 @@ pub(crate) fn list(
     Ok(walk.arrange(rows))
 }
 
+/// Endpoints of an application, counted up to `most`.
+pub(crate) fn count(connection: &Connection, app: AppId, most: u32) -> Fallible<u32> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM endpoints WHERE app = ?1 AND deleted_at IS NULL LIMIT ?2)";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![app.as_bytes(), most], |row| row.get(0))?)
+}
+
 /// Every endpoint of an application, by id.
 pub(crate) fn all_of(connection: &Connection, keyring: &Keyring, app: AppId) -> Fallible<Vec<Endpoint>> {
     let endpoints = connection

@@ -80,13 +80,18 @@ pub async fn uids_are_unique_among_the_living(store: SharedStore) {
     let mut elsewhere = second.clone();
     elsewhere.app = other.id;
     must(store.create_endpoint(&elsewhere).await);
+    assert_eq!(must(store.endpoint_count(world.app, 10).await), 1);
     must(
         store
             .delete_endpoint(world.app, endpoint.id, UnixMillis::now())
             .await,
     );
+    assert_eq!(must(store.endpoint_count(world.app, 10).await), 0);
     second.id = world.draft().id;
     must(store.create_endpoint(&second).await);
+    must(store.create_endpoint(&world.draft()).await);
+    assert_eq!(must(store.endpoint_count(world.app, 10).await), 2);
+    assert_eq!(must(store.endpoint_count(world.app, 1).await), 1, "no further");
 }
 
 /// Every field comes back, secrets and header values among them.

@@ -106,8 +106,13 @@ fn announce(context: &Context, report: &FinishReport, change: BreakerChange) {
     match change {
         BreakerChange::None => {}
         BreakerChange::Opened(time) => {
-            context.deps.metrics.breaker_opened();
-            tracing::warn!(endpoint.id = %report.endpoint, breaker.open_seconds = time.as_secs(), "a breaker opened");
+            let open_seconds = time.as_secs();
+            if report.probe {
+                tracing::info!(endpoint.id = %report.endpoint, breaker.open_seconds = open_seconds, "a breaker stays open");
+            } else {
+                context.deps.metrics.breaker_opened();
+                tracing::warn!(endpoint.id = %report.endpoint, breaker.open_seconds = open_seconds, "a breaker opened");
+            }
         }
         BreakerChange::Closed => tracing::info!(endpoint.id = %report.endpoint, "a breaker closed"),
     }

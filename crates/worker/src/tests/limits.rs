@@ -1,6 +1,7 @@
 //! The in-process limits, which panic when told to.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -23,7 +24,10 @@ pub(super) struct TestLimits {
 impl TestLimits {
     pub(super) fn new() -> Self {
         Self {
-            inner: InProcess::new(BreakerSettings::default()),
+            inner: InProcess::new(BreakerSettings {
+                open_for: Duration::from_millis(50),
+                ..BreakerSettings::default()
+            }),
             gates_that_panic: AtomicUsize::new(0),
             finishes_that_panic: AtomicUsize::new(0),
             signals: Mutex::default(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_broker::{Acknowledge, Broker as _, Queue, Receipt};
-use postrider_model::{CancelReason, EndpointId, Next, UnixMillis};
+use postrider_limits::{Limits as _, Release, ReleaseRequest};
+use postrider_model::{CancelReason, EndpointId, Job, Next, UnixMillis};
+use postrider_testkit::receiver::{Reply, Script};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -168,4 +170,41 @@ async fn an_outcome_that_is_not_taken_by_the_end_comes_back_as_a_frame() {
     let again = tokio::time::timeout(PATIENCE, subscription.next()).await;
     let again = again.expect("it is there").expect("a frame");
     assert_eq!(again.delivery_count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_that_a_failed_probe_keeps_open_is_counted_once() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/down", |_| {}).await;
+    world.receiver.on("/down", Script::always(Reply::Status(500)));
+    let context = world.context(World::settings());
+    let jobs = (0..10).map(|_| world.job(endpoint)).collect();
+    world.dispatch(&context, jobs).await;
+    let has_opened = |times: u32| {
+        let line = format!("\npostrider_breaker_opened_total {times}\n");
+        world.metrics.render().contains(&line)
+    };
+    until("it opens", || has_opened(1)).await;
+    let request = ReleaseRequest {
+        app: world.app,
+        endpoint,
+        rate: None,
+        wanted: 1,
+        more: false,
+    };
+    let release = async || world.limits.release(&[request]).await.expect("they answer")[0];
+    while release().await != Release::Probe {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let probe = Job {
+        run: 1,
+        probe: true,
+        ..world.job(endpoint)
+    };
+    world.dispatch(&context, vec![probe]).await;
+    let reported = || world.limits.signals.lock().len();
+    until("the probe fails", || reported() == 11).await;
+    assert!(matches!(release().await, Release::Wait(_)), "it is open again");
+    world.all_settled(&context).await;
+    assert!(has_opened(1), "{}", world.metrics.render());
 }

@@ -91,7 +91,8 @@ pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint, was: Unix
         }
         // Due at once: the scheduler looks and sets the right time.
         sqlx::query(
-            "UPDATE backlog SET next_due = least(next_due, now_ms()), sweep = false WHERE endpoint = $1",
+            "UPDATE backlog SET next_due = least(next_due, now_ms()), not_before = 0, sweep = false \
+             WHERE endpoint = $1",
         )
         .bind(endpoint.id.as_uuid())
         .execute(&mut *tx)

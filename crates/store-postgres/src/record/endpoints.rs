@@ -68,7 +68,8 @@ pub(super) async fn reconfigure(
     Ok(())
 }
 
-/// Makes the scheduler look at endpoints that have something to wait for, in the order of their ids.
+/// Makes the scheduler look at endpoints that have something to wait for, in the order of their ids; at one that rests,
+/// after its rest.
 pub(super) async fn wake(connection: &mut PgConnection, changes: &Changes, known: &Known) -> Work<()> {
     if changes.wake.is_empty() {
         return Ok(());
@@ -91,9 +92,11 @@ pub(super) async fn wake(connection: &mut PgConnection, changes: &Changes, known
     sqlx::query(
         "INSERT INTO backlog (endpoint, app, next_due, sweep) \
          SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::boolean[]) \
-         ON CONFLICT (endpoint) DO UPDATE SET next_due = least(backlog.next_due, EXCLUDED.next_due), \
+         ON CONFLICT (endpoint) DO UPDATE SET \
+         next_due = least(backlog.next_due, greatest(EXCLUDED.next_due, backlog.not_before)), \
          sweep = backlog.sweep OR EXCLUDED.sweep \
-         WHERE backlog.next_due > EXCLUDED.next_due OR EXCLUDED.sweep AND NOT backlog.sweep",
+         WHERE backlog.next_due > greatest(EXCLUDED.next_due, backlog.not_before) \
+         OR EXCLUDED.sweep AND NOT backlog.sweep",
     )
     .bind(column(&rows, |row| row.0))
     .bind(column(&rows, |row| row.1))

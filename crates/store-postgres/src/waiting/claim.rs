@@ -55,6 +55,7 @@ pub(super) async fn claim(
         .filter(|endpoint| endpoint.due == 0)
         .map(|endpoint| Look {
             endpoint: endpoint.endpoint.as_uuid(),
+            earliest: now,
             not_before: now,
             is_full: false,
         })

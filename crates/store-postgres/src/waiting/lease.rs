@@ -82,14 +82,10 @@ pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Durati
         // Cut off by its bytes, it goes on at its pace.
         let cut = taken.bytes >= ENDPOINT_BYTES_MAX || bytes >= BYTES_MAX;
         let short = taken.count < grant.count && !cut;
-        let rest = if short {
-            grant.not_before.max(SHORT_REST)
-        } else {
-            grant.not_before
-        };
         Look {
             endpoint,
-            not_before: now.plus(rest),
+            earliest: if short { now.plus(SHORT_REST) } else { now },
+            not_before: now.plus(grant.not_before),
             is_full: grant.is_full,
         }
     });

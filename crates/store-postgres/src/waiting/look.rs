@@ -9,7 +9,9 @@ use crate::error::Work;
 /// An endpoint whose backlog row is set anew. The caller has locked it.
 pub(crate) struct Look {
     pub(crate) endpoint: Uuid,
-    /// Not looked at before this.
+    /// Not looked at before this, unless something comes.
+    pub(crate) earliest: UnixMillis,
+    /// Not looked at before this, whatever comes.
     pub(crate) not_before: UnixMillis,
     /// The end of a lease has it looked at before that.
     pub(crate) is_full: bool,
@@ -27,8 +29,8 @@ pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<(
     }
     sqlx::query(
         "UPDATE backlog b SET next_due = CASE WHEN next.due_at IS NULL THEN $3 \
-         ELSE greatest(next.due_at, next.not_before) END, is_full = next.is_full \
-         FROM (SELECT u.endpoint, u.not_before, u.is_full, CASE \
+         ELSE greatest(next.due_at, next.earliest, next.not_before) END, not_before = next.not_before, is_full = next.is_full \
+         FROM (SELECT u.endpoint, u.earliest, u.not_before, u.is_full, CASE \
            WHEN e.disabled OR e.paused OR e.deleted_at IS NOT NULL THEN NULL \
            WHEN e.ordered THEN (SELECT greatest(head.due_at, (SELECT max(l.due_at) FROM waiting l \
              WHERE l.endpoint = u.endpoint AND l.leased AND l.due_at > $4)) FROM (SELECT w.due_at FROM waiting w \
@@ -37,7 +39,8 @@ pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<(
              ORDER BY w.due_at LIMIT 1), (SELECT min(s.due_at) FROM (SELECT w.due_at FROM waiting w \
              WHERE w.endpoint = u.endpoint AND w.seq > 0 ORDER BY w.seq, w.due_at LIMIT 1000) s)) \
            END AS due_at \
-           FROM unnest($1::uuid[], $2::bigint[], $5::boolean[]) AS u(endpoint, not_before, is_full) \
+           FROM unnest($1::uuid[], $2::bigint[], $5::boolean[], $6::bigint[]) \
+             AS u(endpoint, not_before, is_full, earliest) \
            LEFT JOIN endpoints e ON e.id = u.endpoint) next \
          WHERE b.endpoint = next.endpoint",
     )
@@ -46,6 +49,7 @@ pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<(
     .bind(UnixMillis::NEVER.0)
     .bind(now(connection).await?.0)
     .bind(looks.iter().map(|look| look.is_full).collect::<Vec<_>>())
+    .bind(looks.iter().map(|look| look.earliest.0).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

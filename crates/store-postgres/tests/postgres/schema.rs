@@ -55,16 +55,16 @@ async fn a_newer_schema_serves_and_is_not_migrated_back() {
 async fn while_a_migration_waits_for_a_table_others_pass() {
     let world = World::new().await;
     let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
-    sqlx::raw_sql("DELETE FROM schema_version WHERE version = 7; DROP INDEX counters_bucket")
+    sqlx::raw_sql("DELETE FROM schema_version WHERE version = 8; ALTER TABLE backlog DROP COLUMN not_before")
         .execute(&pool)
         .await
         .unwrap();
-    let writes = "LOCK TABLE counters IN ROW EXCLUSIVE MODE";
+    let writes = "LOCK TABLE backlog IN ROW EXCLUSIVE MODE";
     let mut long = pool.begin().await.unwrap();
     sqlx::raw_sql(writes).execute(&mut *long).await.unwrap();
     let store = world.again();
     let migrating = tokio::spawn(async move { store.migrate().await });
-    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'counters'::regclass AND NOT granted";
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'backlog'::regclass AND NOT granted";
     wait_for("the migration to wait", Duration::from_secs(20), async || {
         Ok(match world.number(waits).await {
             0 => Poll::NotYet("it does not".to_owned()),
@@ -85,7 +85,7 @@ async fn while_a_migration_waits_for_a_table_others_pass() {
     assert!(!migrating.is_finished());
     other.commit().await.unwrap();
     long.commit().await.unwrap();
-    assert_eq!(migrating.await.unwrap().unwrap(), (6, 7));
+    assert_eq!(migrating.await.unwrap().unwrap(), (7, 8));
 }
 
 #[tokio::test]

@@ -173,10 +173,11 @@ pub async fn a_claim_keeps_others_off(store: SharedStore) {
     assert_eq!(due.due, 2);
 }
 
-/// `not_before` holds although more is due.
+/// `not_before` holds although more is due, and although more comes; a change of the endpoint ends it.
 pub async fn a_grant_paces_its_endpoint(store: SharedStore) {
     let world = World::new(store).await;
-    let slow = world.endpoint(|_| {}).await.id;
+    let configured = world.endpoint(|_| {}).await;
+    let slow = configured.id;
     let fast = world.endpoint(|_| {}).await.id;
     world.accept_many(slow, 2, WAITING).await;
     world.accept_many(fast, 2, WAITING).await;
@@ -192,6 +193,15 @@ pub async fn a_grant_paces_its_endpoint(store: SharedStore) {
     let next = must(world.store.next_due().await).expect("the slow one is due later");
     let now = must(world.store.now().await);
     assert!(next > now, "nothing is due now");
+    world.accept_many(slow, 1, WAITING).await;
+    assert!(world.claim().await.is_empty(), "it rests, whatever comes");
+    must(
+        world
+            .store
+            .update_endpoint(&configured, configured.updated_at)
+            .await,
+    );
+    assert_eq!(world.claim_until(slow).await.due, 2);
 }
 
 /// Four schedulers over ten endpoints: each delivery is leased once.

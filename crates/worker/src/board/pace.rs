@@ -40,6 +40,8 @@ pub(super) struct Pace {
     max: f64,
     starting: bool,
     latency: Option<Duration>,
+    /// Whether its last attempt that tells something was taken.
+    takes: bool,
     halved_at: Option<Instant>,
     learnt_at: Option<Instant>,
 }
@@ -52,6 +54,7 @@ impl Pace {
             max,
             starting: true,
             latency: None,
+            takes: false,
             halved_at: None,
             learnt_at: None,
         }
@@ -69,6 +72,15 @@ impl Pace {
     /// The moving average; zero until an attempt ended.
     pub(super) fn latency(&self) -> Duration {
         self.latency.unwrap_or_default()
+    }
+
+    /// How long an attempt that is taken usually takes; zero while none is.
+    pub(super) fn usual(&self) -> Duration {
+        if self.takes {
+            self.latency()
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Slow means that attempts take at least `bound`.
@@ -123,10 +135,12 @@ impl Pace {
         );
         match verdict {
             Verdict::Fine => {
+                self.takes = true;
                 let step = if self.starting { 1.0 } else { 1.0 / self.limit };
                 self.limit = (self.limit + step).min(self.max);
             }
             Verdict::Overload => {
+                self.takes = false;
                 self.starting = false;
                 let settled = self
                     .halved_at

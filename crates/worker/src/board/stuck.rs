@@ -119,12 +119,12 @@ impl<U> Board<U> {
     }
 
     /// How long an endpoint has taken nothing, if that is longer than its attempts may take without being slow, and twice as
-    /// long as they usually take. It is the endpoint that is stuck then, and not this worker.
+    /// long as they usually take when it takes them. It is the endpoint that is stuck then, and not this worker.
     pub(crate) fn stalled(&self, endpoint: EndpointId, now: Instant) -> Option<Duration> {
         let lane = self.lanes.get(&endpoint)?;
         let stalled = lane.full_for(now)?;
-        // One that is slow, but answers, is no slower than usual.
-        (stalled >= self.settings.slow_after.max(lane.pace.latency() * 2)).then_some(stalled)
+        // One that is slow, but answers, is no slower than usual; the length of a timeout tells nothing of that.
+        (stalled >= self.settings.slow_after.max(lane.pace.usual() * 2)).then_some(stalled)
     }
 
     /// Takes back everything that has not started: the process drains.

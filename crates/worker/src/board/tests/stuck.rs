@@ -44,6 +44,38 @@ fn an_endpoint_that_takes_nothing_is_stalled_and_one_with_room_is_not() {
 }
 
 #[test]
+fn one_that_answers_slowly_is_given_its_time_and_one_that_times_out_is_not() {
+    let took = Duration::from_secs(15);
+    for (verdict, stalled) in [
+        (Verdict::Fine, None),
+        (Verdict::Overload, Some(Duration::from_secs(2))),
+    ] {
+        let mut world = World::new();
+        let mut board = Board::new(BoardSettings {
+            slots: 100,
+            host_slots: 100,
+            ..SETTINGS
+        });
+        let (app, endpoint) = (world.app(), world.endpoint());
+        board.push(app, endpoint, 1, 0, world.now).unwrap();
+        let slot = board.start(world.now).unwrap().slot;
+        world.now += took;
+        board.done(&slot, verdict, world.now);
+        let mut n = 1;
+        while board.push(app, endpoint, 1, n, world.now).is_ok() {
+            assert!(board.start(world.now).is_some());
+            n += 1;
+        }
+        let later = world.now + Duration::from_secs(2);
+        assert_eq!(board.stalled(endpoint, later), stalled, "{verdict:?}");
+        assert_eq!(
+            board.stalled(endpoint, later + took * 2),
+            Some(later + took * 2 - world.now)
+        );
+    }
+}
+
+#[test]
 fn what_waited_for_its_turn_for_too_long_is_given_back_however_fast_its_endpoint() {
     let mut world = World::new();
     let mut board = Board::new(BoardSettings { slots: 1, ..SETTINGS });

@@ -33,6 +33,8 @@ pub(crate) struct Lab {
     /// Rounds of each comparison.
     pub(crate) rounds: usize,
     pub(crate) quick: bool,
+    /// Whether the machine came to rest the last time.
+    pub(crate) rested: std::cell::Cell<bool>,
     own: PathBuf,
     dir: TempDir,
     counter: std::cell::Cell<u32>,
@@ -53,6 +55,7 @@ impl Lab {
             postrider,
             rounds,
             quick,
+            rested: std::cell::Cell::new(true),
             own,
             dir,
             counter,
@@ -106,8 +109,8 @@ impl Lab {
     }
 
     /// Waits until the children do next to nothing (checkpoints, vacuum, compaction of what was before), for 20 s at
-    /// most; with `--quick` 1.5 s. Whether they did.
-    pub(crate) async fn rest(&self) -> Result<bool> {
+    /// most; with `--quick` 1.5 s. The next measurement tells whether they did.
+    pub(crate) async fn rest(&self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + if self.quick { REST_LIMIT_QUICK } else { REST_LIMIT };
         loop {
             let before: f64 = usage::children(&self.names.get())?
@@ -119,11 +122,10 @@ impl Lab {
                 .values()
                 .map(|usage| usage.cpu_s)
                 .sum();
-            if after - before < REST_CORES * REST_LOOK.as_secs_f64() {
-                return Ok(true);
-            }
-            if tokio::time::Instant::now() > deadline {
-                return Ok(false);
+            let rested = after - before < REST_CORES * REST_LOOK.as_secs_f64();
+            if rested || tokio::time::Instant::now() > deadline {
+                self.rested.set(rested);
+                return Ok(());
             }
         }
     }

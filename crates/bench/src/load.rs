@@ -127,9 +127,8 @@ pub(crate) async fn measure(lab: &Lab, target: &Target, load: &Load) -> Result<M
         ..*load
     };
     once(lab, target, &warm_up).await.context("while warming up")?;
-    let rested = lab.rest().await?;
-    let measured = once(lab, target, load).await?;
-    Ok(Measure { rested, ..measured })
+    lab.rest().await?;
+    once(lab, target, load).await
 }
 
 /// Measures without warming up.
@@ -175,7 +174,12 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
             disk: disk.end()?,
         },
     );
-    Ok(Measure { behind, ..measured })
+    let rested = lab.rested.get();
+    Ok(Measure {
+        behind,
+        rested,
+        ..measured
+    })
 }
 
 /// Starts the generator with a plan in a file.

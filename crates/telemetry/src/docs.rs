@@ -119,7 +119,7 @@ pub const DOCS: &[Doc] = &[
         "postrider_breaker_opened_total",
         Counter,
         "1",
-        "Endpoints whose breaker opened; a probe that failed keeps it open and does not count",
+        "Times that a closed breaker opened; a probe that failed keeps it open and does not count",
     ),
     doc(
         "postrider_breakers_open",

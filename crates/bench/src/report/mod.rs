@@ -95,7 +95,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
         "", "accepted/s", "delivered/s", "recorded/s", "p50 ms", "p99 ms", "cpu/10k", "broker"
     ));
     for row in &outcome.rows {
-        text.push_str(&row_text(row, outcome.all_due));
+        text.push_str(&row_text(row, outcome.at_once));
     }
     for finding in &outcome.findings {
         text.push_str(&format!("  → {}\n", line(finding)));
@@ -103,7 +103,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     text
 }
 
-fn row_text(row: &Row, all_due: bool) -> String {
+fn row_text(row: &Row, at_once: bool) -> String {
     let spread = |of: &dyn Fn(&Measure) -> f64| Spread::of(row.rounds.iter().map(of));
     let rate = |of: &dyn Fn(&Measure) -> f64| {
         spread(of).map_or("-".to_owned(), |s| {
@@ -145,7 +145,7 @@ fn row_text(row: &Row, all_due: bool) -> String {
         ));
     }
     let behind = spread(&|m| figure(m.behind) / figure((m.behind + delivered(m)).max(1)));
-    if let Some(behind) = behind.filter(|behind| all_due && behind.median > STEADY) {
+    if let Some(behind) = behind.filter(|behind| at_once && behind.median > STEADY) {
         text.push_str(&format!(
             "  {:<26} {:.0} % were still on their way when the last message was accepted: not a steady state\n",
             "",

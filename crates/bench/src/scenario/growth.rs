@@ -100,8 +100,7 @@ async fn round(lab: &Lab, size: &Size, floor: &Floor, load: &Load) -> Result<([M
     // What was put on record is the past: its pages are not to be written while something is measured.
     lab.services.postgres.checkpoint().await?;
     let bare = measure(lab, &floor.target, load).await?;
-    lab.rest().await?;
-    let measured = once(lab, &target, load).await?;
+    let measured = measure(lab, &target, load).await?;
     lab.rest().await?;
     let at_rest = usage::children(&lab.names.get())?;
     postrider.stop(lab).await?;

@@ -92,6 +92,8 @@ pub(crate) struct Outcome {
     pub(crate) unmeasured: Vec<String>,
     /// Whether everything that was accepted is due to arrive while it is measured.
     pub(crate) all_due: bool,
+    /// Whether it is due to arrive at once.
+    pub(crate) at_once: bool,
 }
 
 /// The rounds of one subject under one load.
@@ -133,6 +135,7 @@ impl Outcome {
             findings: Vec::new(),
             unmeasured: Vec::new(),
             all_due: true,
+            at_once: true,
         }
     }
 

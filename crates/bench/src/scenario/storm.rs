@@ -24,6 +24,7 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(420);
 pub(super) async fn run(lab: &mut Lab) -> Result<Outcome> {
     let about = "100 endpoints, 500/s for 30 s, in which all fail; from then until everything is delivered";
     let mut outcome = Outcome::new("storm", about);
+    outcome.at_once = false;
     outcome.subjects(["bare loop, none fails", "postrider"].map(Into::into));
     let floor = Floor::bare(lab, ENDPOINTS).await?;
     let load = Load {

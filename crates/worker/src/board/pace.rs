@@ -40,8 +40,8 @@ pub(super) struct Pace {
     max: f64,
     starting: bool,
     latency: Option<Duration>,
-    /// Whether its last attempt that tells something was taken.
-    takes: bool,
+    /// The same of the attempts that were taken.
+    usual: Option<Duration>,
     halved_at: Option<Instant>,
     learnt_at: Option<Instant>,
 }
@@ -54,7 +54,7 @@ impl Pace {
             max,
             starting: true,
             latency: None,
-            takes: false,
+            usual: None,
             halved_at: None,
             learnt_at: None,
         }
@@ -74,13 +74,9 @@ impl Pace {
         self.latency.unwrap_or_default()
     }
 
-    /// How long an attempt that is taken usually takes; zero while none is.
+    /// How long an attempt that is taken usually takes. What times out tells nothing of that.
     pub(super) fn usual(&self) -> Duration {
-        if self.takes {
-            self.latency()
-        } else {
-            Duration::ZERO
-        }
+        self.usual.unwrap_or_default()
     }
 
     /// Slow means that attempts take at least `bound`.
@@ -113,7 +109,7 @@ impl Pace {
     /// Forgets what it may not go by any more: how many attempts it took at once, and how long they took.
     pub(super) fn begin_again(&mut self, bound: Duration, now: Instant) {
         if self.is_forgotten(bound, now) {
-            self.latency = None;
+            (self.latency, self.usual) = (None, None);
         }
         if self.is_stale(now) {
             self.limit = START.min(self.max);
@@ -125,22 +121,19 @@ impl Pace {
     /// An attempt has run for at least `bound` and goes on.
     pub(super) fn saw_slow(&mut self, bound: Duration) {
         self.latency = Some(self.latency().max(bound));
+        self.usual = Some(self.usual().max(bound));
     }
 
     pub(super) fn learn(&mut self, verdict: Verdict, took: Duration, now: Instant) {
         self.learnt_at = Some(now);
-        self.latency = Some(
-            self.latency
-                .map_or(took, |before| before.mul_f64(1.0 - NEWEST) + took.mul_f64(NEWEST)),
-        );
+        self.latency = Some(average(self.latency, took));
         match verdict {
             Verdict::Fine => {
-                self.takes = true;
+                self.usual = Some(average(self.usual, took));
                 let step = if self.starting { 1.0 } else { 1.0 / self.limit };
                 self.limit = (self.limit + step).min(self.max);
             }
             Verdict::Overload => {
-                self.takes = false;
                 self.starting = false;
                 let settled = self
                     .halved_at
@@ -153,4 +146,10 @@ impl Pace {
             Verdict::Neutral => {}
         }
     }
+}
+
+fn average(before: Option<Duration>, newest: Duration) -> Duration {
+    before.map_or(newest, |before| {
+        before.mul_f64(1.0 - NEWEST) + newest.mul_f64(NEWEST)
+    })
 }

@@ -123,7 +123,7 @@ impl<U> Board<U> {
     pub(crate) fn stalled(&self, endpoint: EndpointId, now: Instant) -> Option<Duration> {
         let lane = self.lanes.get(&endpoint)?;
         let stalled = lane.full_for(now)?;
-        // One that is slow, but answers, is no slower than usual; the length of a timeout tells nothing of that.
+        // One that is slow, but answers, is no slower than usual.
         (stalled >= self.settings.slow_after.max(lane.pace.usual() * 2)).then_some(stalled)
     }
 

@@ -49,6 +49,7 @@ fn one_that_answers_slowly_is_given_its_time_and_one_that_times_out_is_not() {
     for (verdict, stalled) in [
         (Verdict::Fine, None),
         (Verdict::Overload, Some(Duration::from_secs(2))),
+        (Verdict::Neutral, Some(Duration::from_secs(2))),
     ] {
         let mut world = World::new();
         let mut board = Board::new(BoardSettings {

@@ -162,24 +162,20 @@ pub(crate) async fn once(lab: &Lab, target: &Target, load: &Load) -> Result<Meas
     };
     let after = usage::children(&lab.names.get())?;
     let groups = lab.receiver.stats().await?;
-    let measured = sum_up(
+    Ok(sum_up(
         target,
         &generated,
         ended,
         groups,
-        &Costs {
+        &Seen {
+            behind,
+            rested: lab.rested.get(),
             before,
             after,
             peaks: peaks.0,
             disk: disk.end()?,
         },
-    );
-    let rested = lab.rested.get();
-    Ok(Measure {
-        behind,
-        rested,
-        ..measured
-    })
+    ))
 }
 
 /// Starts the generator with a plan in a file.
@@ -252,7 +248,10 @@ async fn recorded(record: &mut Recorded, expected: u64, quiet: Duration) -> Resu
     }
 }
 
-struct Costs {
+/// What was seen beside the generator and the receiver.
+struct Seen {
+    behind: u64,
+    rested: bool,
     before: usage::Table,
     after: usage::Table,
     peaks: usage::Table,
@@ -264,7 +263,7 @@ fn sum_up(
     generated: &Generated,
     recorded_ns: Option<u64>,
     groups: Vec<Received>,
-    costs: &Costs,
+    seen: &Seen,
 ) -> Measure {
     let delivered: u64 = groups.iter().map(|group| group.delivered).sum();
     let last_ns = groups.iter().map(|group| group.last_ns).max().unwrap_or_default();
@@ -272,12 +271,12 @@ fn sum_up(
     let rate = |count: u64, end_ns: u64| figure(count) / seconds(start, end_ns).max(1e-9);
     let per_10k = |cpu_s: f64| cpu_s / figure(delivered.max(1)) * 10_000.0;
     let concerned = |name: &str| SHARED.contains(&name) || target.processes.iter().any(|own| own == name);
-    let mut cpu_s_per_10k: BTreeMap<String, f64> = costs
+    let mut cpu_s_per_10k: BTreeMap<String, f64> = seen
         .after
         .iter()
         .filter(|(name, _)| concerned(name))
         .map(|(name, usage)| {
-            let earlier = costs.before.get(name).map_or(0.0, |usage| usage.cpu_s);
+            let earlier = seen.before.get(name).map_or(0.0, |usage| usage.cpu_s);
             (name.clone(), per_10k((usage.cpu_s - earlier).max(0.0)))
         })
         .collect();
@@ -294,9 +293,9 @@ fn sum_up(
         refused: generated.refused.clone(),
         first_refusal: generated.first_refusal.clone(),
         missing: (generated.accepted * target.fan_out).saturating_sub(delivered),
-        behind: 0,
+        behind: seen.behind,
         unsigned: if is_signed { unsigned } else { 0 },
-        rested: true,
+        rested: seen.rested,
         duplicates: groups.iter().map(|group| group.duplicates).sum(),
         accepted_per_s: rate(generated.accepted, generated.ended_ns),
         delivered_per_s: rate(delivered, last_ns),
@@ -304,9 +303,9 @@ fn sum_up(
         accept: generated.accept,
         groups,
         cpu_s_per_10k,
-        rss_before_mib: rss(&costs.before),
-        rss_peak_mib: rss(&costs.peaks),
-        disk_sync_max_ms: costs.disk.as_secs_f64() * 1_000.0,
+        rss_before_mib: rss(&seen.before),
+        rss_peak_mib: rss(&seen.peaks),
+        disk_sync_max_ms: seen.disk.as_secs_f64() * 1_000.0,
     }
 }
 

@@ -156,8 +156,8 @@ async fn look_again(store: &PostgresStore, endpoints: &[EndpointId]) -> Work<u64
     let done = sqlx::query(
         "WITH full_ones AS (SELECT endpoint FROM backlog WHERE is_full AND endpoint = ANY($1) AND next_due < $2 \
          ORDER BY endpoint FOR UPDATE) \
-         UPDATE backlog b SET next_due = least(b.next_due, now_ms()), not_before = 0, is_full = false FROM full_ones \
-         WHERE b.endpoint = full_ones.endpoint",
+         UPDATE backlog b SET next_due = least(b.next_due, now_ms()), not_before = 0, is_full = false \
+         FROM full_ones WHERE b.endpoint = full_ones.endpoint",
     )
     .bind(column(endpoints, EndpointId::as_uuid))
     .bind(UnixMillis::NEVER.0)

@@ -18,9 +18,11 @@ pub(crate) async fn run(args: &[String]) -> Result<u8> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let mut bench = command(target.join("release/postrider-bench"));
     bench.arg("run").args(args);
-    // What was built just now is this commit; started by hand, the bench cannot know.
+    // What was built just now is this commit. Of another binary, or started by hand, the bench cannot know.
+    let is_ours = !args.iter().any(|arg| arg.starts_with("--postrider"));
     let git = ["describe", "--always", "--dirty", "--exclude=*"];
-    if let Ok(commit) = command("git").args(git).output().await
+    if is_ours
+        && let Ok(commit) = command("git").args(git).output().await
         && commit.status.success()
     {
         bench

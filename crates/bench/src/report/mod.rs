@@ -144,7 +144,7 @@ fn row_text(row: &Row, at_once: bool) -> String {
             ""
         ));
     }
-    let behind = spread(&|m| figure(m.behind) / figure((m.behind + delivered(m)).max(1)));
+    let behind = spread(&|m| figure(m.behind) / figure(due(m).max(1)));
     if let Some(behind) = behind.filter(|behind| at_once && behind.median > STEADY) {
         text.push_str(&format!(
             "  {:<26} {:.0} % were still on their way when the last message was accepted: not a steady state\n",
@@ -178,10 +178,10 @@ fn row_text(row: &Row, at_once: bool) -> String {
     text
 }
 
-/// Deliveries that came while the load was on.
-fn delivered(measure: &Measure) -> u64 {
-    let all: u64 = measure.groups.iter().map(|group| group.delivered).sum();
-    all.saturating_sub(measure.behind)
+/// Deliveries that were due.
+fn due(measure: &Measure) -> u64 {
+    let came: u64 = measure.groups.iter().map(|group| group.delivered).sum();
+    came + measure.missing
 }
 
 /// What a process held before the load and at its peak, the most of all rounds; nothing for one that ends with its load.

@@ -103,28 +103,23 @@ impl Postgres {
 
     /// Makes an empty database and tells its URL.
     pub(crate) async fn database(&self, name: &str) -> Result<String> {
-        let mut connection = connect(&self.url("postgres")).await?;
-        connection
-            .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-            .await?;
-        connection.close().await?;
+        self.execute(format!("CREATE DATABASE {name}")).await?;
         Ok(self.url(name))
     }
 
     /// Deletes a database, whoever is still connected to it.
     pub(crate) async fn drop_database(&self, name: &str) -> Result<()> {
-        let mut connection = connect(&self.url("postgres")).await?;
-        connection
-            .execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
-            .await?;
-        connection.close().await?;
-        Ok(())
+        self.execute(format!("DROP DATABASE {name} WITH (FORCE)")).await
     }
 
     /// Writes what is in memory alone to its place on disk.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
+        self.execute("CHECKPOINT".to_owned()).await
+    }
+
+    async fn execute(&self, statement: String) -> Result<()> {
         let mut connection = connect(&self.url("postgres")).await?;
-        connection.execute("CHECKPOINT").await?;
+        connection.execute(AssertSqlSafe(statement)).await?;
         connection.close().await?;
         Ok(())
     }

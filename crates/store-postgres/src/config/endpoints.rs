@@ -32,7 +32,7 @@ pub(super) async fn count(store: &PostgresStore, app: AppId, most: u32) -> Work<
         .bind(i64::from(most))
         .fetch_one(&store.read)
         .await?;
-    Ok(u32::try_from(count).unwrap_or(most))
+    to_u32(count)
 }
 
 pub(super) async fn create(store: &PostgresStore, endpoint: &Endpoint) -> Work<Option<u64>> {

@@ -25,8 +25,8 @@ pub(super) async fn claim(
     let rows = sqlx::query(
         "WITH due AS (SELECT endpoint, next_due FROM backlog WHERE next_due <= $1 ORDER BY next_due LIMIT $2 \
          FOR UPDATE SKIP LOCKED) \
-         UPDATE backlog b SET next_due = $1 + $3, not_before = $1 + $3, is_full = false FROM due WHERE b.endpoint = due.endpoint \
-         RETURNING b.endpoint, due.next_due AS look",
+         UPDATE backlog b SET next_due = $1 + $3, not_before = $1 + $3, is_full = false \
+         FROM due WHERE b.endpoint = due.endpoint RETURNING b.endpoint, due.next_due AS look",
     )
     .bind(now.0)
     .bind(i64::from(limit))

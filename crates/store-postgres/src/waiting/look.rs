@@ -29,7 +29,8 @@ pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<(
     }
     sqlx::query(
         "UPDATE backlog b SET next_due = CASE WHEN next.due_at IS NULL THEN $3 \
-         ELSE greatest(next.due_at, next.earliest, next.not_before) END, not_before = next.not_before, is_full = next.is_full \
+         ELSE greatest(next.due_at, next.earliest, next.not_before) END, \
+         not_before = next.not_before, is_full = next.is_full \
          FROM (SELECT u.endpoint, u.earliest, u.not_before, u.is_full, CASE \
            WHEN e.disabled OR e.paused OR e.deleted_at IS NOT NULL THEN NULL \
            WHEN e.ordered THEN (SELECT greatest(head.due_at, (SELECT max(l.due_at) FROM waiting l \

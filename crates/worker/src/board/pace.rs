@@ -39,8 +39,9 @@ pub(super) struct Pace {
     limit: f64,
     max: f64,
     starting: bool,
+    /// How long attempts take: a moving average, and no less than those that have run for long.
     latency: Option<Duration>,
-    /// The same of the attempts that were taken.
+    /// The same of those that were taken.
     usual: Option<Duration>,
     halved_at: Option<Instant>,
     learnt_at: Option<Instant>,

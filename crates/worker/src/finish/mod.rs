@@ -89,8 +89,9 @@ pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty
     hand_over(context, ended).await;
 }
 
-/// What a delivery says about its endpoint for which there was no room. One that takes nothing is left alone for half of
-/// the time for which it has: it is asked more and more rarely while it hangs, and what waits for it stays in the store meanwhile.
+/// What a delivery says about its endpoint for which there was no room. One that takes nothing is left alone, half as long
+/// as it has taken nothing: it is asked more and more rarely while it hangs, and what waits for it stays in the store
+/// meanwhile.
 fn queued(context: &Context, job: &Job) -> Signal {
     match context.board.lock().stalled(job.endpoint, Instant::now()) {
         Some(stalled) => Signal::Stalled(stalled / 2),

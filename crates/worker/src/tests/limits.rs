@@ -24,6 +24,7 @@ pub(super) struct TestLimits {
 impl TestLimits {
     pub(super) fn new() -> Self {
         Self {
+            // Short, so that a test can wait for the probe.
             inner: InProcess::new(BreakerSettings {
                 open_for: Duration::from_millis(50),
                 ..BreakerSettings::default()

@@ -193,9 +193,12 @@ async fn a_breaker_that_a_failed_probe_keeps_open_is_counted_once() {
         more: false,
     };
     let release = async || world.limits.release(&[request]).await.expect("they answer")[0];
-    while release().await != Release::Probe {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let half_open = tokio::time::timeout(PATIENCE, async {
+        while release().await != Release::Probe {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    half_open.await.expect("a probe may go");
     let probe = Job {
         run: 1,
         probe: true,

@@ -23,9 +23,7 @@ use self::event_types::{
     update_event_type,
 };
 use self::keys::{KEY_COLUMNS, KEYS_MAX, create_key, read_key};
-use crate::SqliteStore;
-use crate::log::find_claims;
-use crate::record::put_claims;
+use crate::{SqliteStore, claims};
 
 #[async_trait]
 impl ConfigStore for SqliteStore {
@@ -204,23 +202,13 @@ impl ConfigStore for SqliteStore {
 
     async fn keep_claim(&self, claim: &Claim) -> Result<Claim, StoreError> {
         let claim = claim.clone();
-        self.write(move |connection| {
-            put_claims(connection, std::slice::from_ref(&claim), UnixMillis::now())?;
-            let mut standing = find_claims(connection, &[claim.key])?;
-            // One that ends in this very millisecond stands no more, and nor does the one that it kept out.
-            Ok(standing.pop().flatten().unwrap_or(claim))
-        })
-        .await
+        self.write(move |connection| claims::keep(connection, &claim))
+            .await
     }
 
     async fn drop_claim(&self, key: &[u8; 32], resource: &[u8; 16]) -> Result<(), StoreError> {
         let (key, resource) = (*key, *resource);
-        self.write(move |connection| {
-            connection
-                .prepare_cached("DELETE FROM claims WHERE key = ?1 AND resource = ?2")?
-                .execute(params![key, resource])?;
-            Ok(())
-        })
-        .await
+        self.write(move |connection| claims::drop_one(connection, &key, &resource))
+            .await
     }
 }

@@ -7,6 +7,7 @@
 //! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
 //!   once, so that the price of an fsync is shared. A job that fails undoes only itself.
 //! - [`readers`]: a few connections, opened when first needed, for the API's reads. Each read has a deadline.
+//! - [`claims`]: keys by their hash, merged in bulk.
 //! - [`Export`]: the whole store, portion by portion, for a move to another one.
 //! - [`cancel`]: the one way in which a waiting delivery ends without an outcome.
 //!
@@ -15,6 +16,7 @@
 //! Recorded responses are not sealed: they are the receiver's words, cut to 4 KiB, and lists read many of them.
 
 mod cancel;
+mod claims;
 mod codec;
 mod config;
 mod connection;
@@ -39,6 +41,8 @@ use postrider_secrets::Keyring;
 use postrider_store::StoreError;
 use rusqlite::Connection;
 
+use claims::ended::Walk;
+use claims::recent::RecentClaims;
 use error::Fallible;
 
 pub use export::{Export, ExportError};
@@ -73,6 +77,8 @@ impl Settings {
 pub struct SqliteStore {
     writer: writer::Writer,
     readers: readers::Readers,
+    recent_claims: Arc<RecentClaims>,
+    ended_claims: Arc<Walk>,
     keyring: Arc<Keyring>,
     disable_after: Duration,
     path: PathBuf,
@@ -89,11 +95,14 @@ impl SqliteStore {
         let path = path.as_ref().to_owned();
         let mut connection = connection::open_writer(&path)?;
         schema::migrate(&mut connection)?;
-        let writer = writer::Writer::start(connection)?;
+        let recent_claims = Arc::new(RecentClaims::load(&connection).map_err(StoreError::from)?);
+        let writer = writer::Writer::start(connection, Arc::clone(&recent_claims))?;
         let readers = readers::Readers::new(path.clone(), settings.readers, settings.read_timeout);
         Ok(Arc::new(Self {
             writer,
             readers,
+            recent_claims,
+            ended_claims: Arc::new(Walk::new()),
             keyring: settings.keyring,
             disable_after: settings.disable_after,
             path,

@@ -7,6 +7,8 @@ pub(crate) mod attempts;
 pub(crate) mod deliveries;
 pub(crate) mod messages;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::{AppId, AttemptId, Claim, DeliveryId, EndpointId, MessageId, UnixMillis};
@@ -15,11 +17,11 @@ use postrider_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
     MessageRow, Page, StoreError, TimeRange,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use self::deliveries::OfEndpoint;
 use crate::SqliteStore;
-use crate::codec;
+use crate::claims;
 use crate::error::Fallible;
 
 fn counts(connection: &Connection, endpoint: EndpointId, range: TimeRange) -> Fallible<EndpointCounts> {
@@ -43,26 +45,6 @@ fn counts(connection: &Connection, endpoint: EndpointId, range: TimeRange) -> Fa
             })
         })?;
     Ok(counts)
-}
-
-pub(crate) fn find_claims(connection: &Connection, keys: &[[u8; 32]]) -> Fallible<Vec<Option<Claim>>> {
-    let now = UnixMillis::now();
-    let mut find = connection.prepare_cached(
-        "SELECT resource, fingerprint, expires_at FROM claims WHERE key = ?1 AND expires_at > ?2",
-    )?;
-    keys.iter()
-        .map(|key| {
-            let claim = find.query_row(params![key, now.0], |row| {
-                Ok(Claim {
-                    key: *key,
-                    resource: row.get(0)?,
-                    fingerprint: row.get(1)?,
-                    expires_at: codec::time(row, 2)?,
-                })
-            });
-            Ok(claim.optional()?)
-        })
-        .collect()
 }
 
 impl SqliteStore {
@@ -187,17 +169,13 @@ impl LogStore for SqliteStore {
     }
 
     async fn claims(&self, keys: &[[u8; 32]]) -> Result<Vec<Option<Claim>>, StoreError> {
-        let keys = keys.to_vec();
-        self.read(move |connection| find_claims(connection, &keys)).await
+        let (keys, recent) = (keys.to_vec(), Arc::clone(&self.recent_claims));
+        self.read(move |connection| claims::find(connection, &recent, &keys))
+            .await
     }
 
     async fn last_claim_ends(&self) -> Result<Option<UnixMillis>, StoreError> {
-        self.read(|connection| {
-            let last = "SELECT max(expires_at) FROM claims";
-            let ends: Option<i64> = connection.query_row(last, [], |row| row.get(0))?;
-            Ok(ends.map(UnixMillis))
-        })
-        .await
+        self.read(claims::last_end).await
     }
 
     async fn payload(&self, id: MessageId) -> Result<Option<(String, Bytes)>, StoreError> {

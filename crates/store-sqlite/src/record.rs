@@ -6,6 +6,7 @@ mod messages;
 mod write;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use postrider_model::{Record, UnixMillis};
@@ -18,11 +19,11 @@ use self::endpoints::put_endpoints;
 use self::load::{known_deliveries, known_endpoints};
 use self::messages::insert_messages;
 use self::write::{insert_attempts, put_deliveries, put_waiting};
+use crate::claims::recent::RecentClaims;
 use crate::error::Fallible;
 use crate::{SqliteStore, cancel};
 
 pub(crate) use self::messages::body_aad;
-pub(crate) use self::write::put_claims;
 
 #[async_trait]
 impl RecordStore for SqliteStore {
@@ -31,7 +32,8 @@ impl RecordStore for SqliteStore {
         let settings = FoldSettings {
             disable_after: self.disable_after,
         };
-        self.write(move |connection| record(connection, &batch, &keyring, settings))
+        let recent_claims = Arc::clone(&self.recent_claims);
+        self.write(move |connection| record(connection, &batch, &keyring, settings, &recent_claims))
             .await
     }
 }
@@ -41,6 +43,7 @@ fn record(
     batch: &[Record],
     keyring: &Keyring,
     settings: FoldSettings,
+    recent_claims: &RecentClaims,
 ) -> Fallible<RecordReport> {
     let now = UnixMillis::now();
     let touched = fold::touched(batch);
@@ -67,7 +70,7 @@ fn record(
     insert_attempts(connection, &changes.attempts, &mut report)?;
     put_waiting(connection, &changes, &known, &before, now)?;
     cancel::count(connection, &changes.counters)?;
-    put_claims(connection, &changes.claims, now)?;
     put_endpoints(connection, &changes, now, &mut report)?;
+    recent_claims.append(connection, changes.claims)?;
     Ok(report)
 }

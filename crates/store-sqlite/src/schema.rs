@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_upkeep.sql"),
     include_str!("../migrations/0004_traceparent.sql"),
     include_str!("../migrations/0005_changed.sql"),
+    include_str!("../migrations/0006_recent_claims.sql"),
 ];
 
 /// This program's version.

@@ -5,6 +5,7 @@ mod retain;
 mod sweep;
 pub(crate) mod tasks;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -76,7 +77,8 @@ impl UpkeepStore for SqliteStore {
         log: Duration,
         limit: u32,
     ) -> Result<RetentionReport, StoreError> {
-        self.write(move |connection| retain::retain(connection, payloads, log, limit))
+        let walk = Arc::clone(&self.ended_claims);
+        self.write(move |connection| retain::retain(connection, payloads, log, limit, &walk))
             .await
     }
 

@@ -2,9 +2,11 @@
 //!
 //! Jobs are closures over the connection. The thread starts a transaction for the first, lets those that are queued
 //! behind it join, each in a savepoint, and answers all of them after the commit. Under load a commit, and with it an
-//! fsync, is shared by everything that came while the one before it ran; a quiet store commits at once.
+//! fsync, is shared by everything that came while the one before it ran; a quiet store commits at once. Each commit
+//! also carries a portion of the merge of claims.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use postrider_store::StoreError;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::claims::recent::RecentClaims;
 use crate::error::{Fallible, unavailable};
 
 /// Jobs that may be queued; more wait at the sender.
@@ -34,11 +37,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(connection: Connection) -> Result<Self, StoreError> {
+    pub(crate) fn start(connection: Connection, claims: Arc<RecentClaims>) -> Result<Self, StoreError> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&connection, receiver))
+            .spawn(move || run(&connection, &claims, receiver))
             .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         Ok(Self {
             jobs: Mutex::new(Some(sender)),
@@ -100,16 +103,16 @@ impl Writer {
     }
 }
 
-fn run(connection: &Connection, mut jobs: mpsc::Receiver<Job>) {
+fn run(connection: &Connection, claims: &RecentClaims, mut jobs: mpsc::Receiver<Job>) {
     while let Some(first) = jobs.blocking_recv() {
-        run_group(connection, first, &mut jobs);
+        run_group(connection, claims, first, &mut jobs);
     }
     if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
         tracing::warn!(%error, "the store's WAL was not checkpointed; the next start does it");
     }
 }
 
-fn run_group(connection: &Connection, first: Job, jobs: &mut mpsc::Receiver<Job>) {
+fn run_group(connection: &Connection, claims: &RecentClaims, first: Job, jobs: &mut mpsc::Receiver<Job>) {
     let started = Instant::now();
     let mut answers = Vec::new();
     let mut result = match execute(connection, "BEGIN IMMEDIATE") {
@@ -124,12 +127,18 @@ fn run_group(connection: &Connection, first: Job, jobs: &mut mpsc::Receiver<Job>
         result = run_next(connection, job, &mut answers);
     }
     if result.is_ok() {
+        result = claims
+            .merge(connection)
+            .map_err(|fail| StoreError::from(fail).to_string());
+    }
+    if result.is_ok() {
         result = execute(connection, "COMMIT");
     }
     if result.is_err() && !connection.is_autocommit() {
         // Nothing more can be done if this fails too: the next BEGIN will say so.
         let _ = execute(connection, "ROLLBACK");
     }
+    claims.committed(result.is_ok());
     let failure = result.err();
     for answer in answers {
         answer(failure.as_deref().map_or(Ok(()), Err));
@@ -180,13 +189,16 @@ fn execute(connection: &Connection, sql: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema;
 
     fn store() -> Writer {
-        let connection = Connection::open_in_memory().expect("a database");
+        let mut connection = Connection::open_in_memory().expect("a database");
+        schema::migrate(&mut connection).expect("a schema");
         connection
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .expect("a table");
-        Writer::start(connection).expect("a thread")
+        let claims = RecentClaims::load(&connection).expect("none");
+        Writer::start(connection, Arc::new(claims)).expect("a thread")
     }
 
     fn insert(connection: &Connection, n: i64) -> Fallible<()> {

@@ -17,7 +17,7 @@ pub(super) struct Stage {
     pub(super) read: fn(&Connection, &Keyring, &[Value]) -> Fallible<Part>,
 }
 
-pub(super) const STAGES: [Stage; 13] = [
+pub(super) const STAGES: [Stage; 14] = [
     Stage {
         start: first_id,
         read: tables::applications,
@@ -67,6 +67,10 @@ pub(super) const STAGES: [Stage; 13] = [
     Stage {
         start: first_id,
         read: tables::claims,
+    },
+    Stage {
+        start: || vec![Value::Integer(i64::MIN)],
+        read: tables::recent_claims,
     },
     Stage {
         start: first_id,

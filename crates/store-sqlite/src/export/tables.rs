@@ -201,13 +201,27 @@ pub(super) fn counters(connection: &Connection, _: &Keyring, after: &[Value]) ->
 }
 
 pub(super) fn claims(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
-    let sql = "SELECT key, resource, fingerprint, expires_at FROM claims WHERE key > ?1 ORDER BY key";
+    let sql = format!("SELECT key, {CLAIM_COLUMNS} FROM claims WHERE key > ?1 AND {STANDING} ORDER BY key");
+    claims_of(connection, &sql, after)
+}
+
+/// After those that are merged: the first claim of a key is the one that counts.
+pub(super) fn recent_claims(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
+    let sql = format!("SELECT n, {CLAIM_COLUMNS} FROM recent_claims WHERE n > ?1 AND {STANDING} ORDER BY n");
+    claims_of(connection, &sql, after)
+}
+
+const CLAIM_COLUMNS: &str = "key, resource, fingerprint, expires_at";
+/// What has ended must not keep out what came after it.
+const STANDING: &str = "expires_at > unixepoch() * 1000";
+
+fn claims_of(connection: &Connection, sql: &str, after: &[Value]) -> Fallible<Part> {
     let (rows, last) = portion(connection, sql, after, |row| {
         let claim = Claim {
-            key: row.get(0)?,
-            resource: row.get(1)?,
-            fingerprint: row.get(2)?,
-            expires_at: codec::time(row, 3)?,
+            key: row.get(1)?,
+            resource: row.get(2)?,
+            fingerprint: row.get(3)?,
+            expires_at: codec::time(row, 4)?,
         };
         Ok((claim, 0, place(row, [0])?))
     })?;

@@ -1,8 +1,8 @@
-//! Deliveries, attempts, waiting rows and claims, as the fold found them.
+//! Deliveries, attempts and waiting rows, as the fold found them.
 
 use std::collections::HashMap;
 
-use postrider_model::{Claim, DeferReason, DeliveryId, UnixMillis};
+use postrider_model::{DeferReason, DeliveryId, UnixMillis};
 use postrider_store::RecordReport;
 use postrider_store::fold::{AttemptPut, Changes, DeliveryPut, Known, WaitingPut};
 use rusqlite::{Connection, params};
@@ -162,24 +162,5 @@ fn put_waiting_row(connection: &Connection, row: &WaitingPut) -> Fallible<()> {
             row.leased_at.map(|at| at.0),
             row.seq,
         ])?;
-    Ok(())
-}
-
-/// A claim that stands is not replaced: the first request keeps its key until it expires.
-pub(crate) fn put_claims(connection: &Connection, claims: &[Claim], now: UnixMillis) -> Fallible<()> {
-    let mut put = connection.prepare_cached(
-        "INSERT INTO claims (key, resource, fingerprint, expires_at) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (key) DO UPDATE SET resource = excluded.resource, fingerprint = excluded.fingerprint,
-            expires_at = excluded.expires_at WHERE claims.expires_at <= ?5",
-    )?;
-    for claim in claims {
-        put.execute(params![
-            claim.key,
-            claim.resource,
-            claim.fingerprint,
-            claim.expires_at.0,
-            now.0
-        ])?;
-    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use postrider_store::RetentionReport;
 use rusqlite::{Connection, params};
 
 use crate::cancel;
+use crate::claims::ended::Walk;
 use crate::codec;
 use crate::error::Fallible;
 
@@ -18,6 +19,7 @@ pub(crate) fn retain(
     payloads: Duration,
     log: Duration,
     limit: u32,
+    ended_claims: &Walk,
 ) -> Fallible<RetentionReport> {
     let now = UnixMillis::now();
     let mut report = RetentionReport::default();
@@ -35,7 +37,9 @@ pub(crate) fn retain(
             .execute([mark])?;
     }
     remove_records(connection, now.minus(log), limit, &mut report)?;
-    report.rows = remove_by_time(connection, now, now.minus(log), limit)?;
+    let ended =
+        ended_claims.step(connection, now, limit)? + remove_by_time(connection, now, now.minus(log), limit)?;
+    report.rows = u64::try_from(ended).unwrap_or(u64::MAX);
     Ok(report)
 }
 
@@ -107,14 +111,14 @@ fn remove_records(
     Ok(())
 }
 
-/// Expired claims and marks of trials; counters and finished tasks from before `cutoff`. Returns how many.
-fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, limit: u32) -> Fallible<u64> {
+/// Old marks of trials; counters and finished tasks from before `cutoff`. Returns how many.
+fn remove_by_time(
+    connection: &Connection,
+    now: UnixMillis,
+    cutoff: UnixMillis,
+    limit: u32,
+) -> Fallible<usize> {
     let mut gone = connection
-        .prepare_cached(
-            "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
-        )?
-        .execute(params![now.0, limit])?;
-    gone += connection
         .prepare_cached(
             "DELETE FROM trials WHERE (delivery, run) IN (
                 SELECT delivery, run FROM trials WHERE at < ?1 ORDER BY at LIMIT ?2)",
@@ -134,5 +138,5 @@ fn remove_by_time(connection: &Connection, now: UnixMillis, cutoff: UnixMillis, 
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < ?1 LIMIT ?2)",
         )?
         .execute(params![cutoff.0, limit])?;
-    Ok(u64::try_from(gone).unwrap_or(u64::MAX))
+    Ok(gone)
 }

@@ -1,23 +1,20 @@
 //! Asks the shared limits for many requests at once.
 //!
-//! While a call is on its way, what comes meanwhile gathers and goes with the next one: one round trip for a batch of
-//! concurrent requests, nothing added for a lonely one. Nothing here may fail a request: without an answer in
-//! [`CALL_TIMEOUT`] the request goes on as if it had claimed its keys (guarantee 5).
+//! Calls carry what [gathers](crate::gather) while the one before is on its way. Nothing here may fail a request: without
+//! an answer in [`CALL_TIMEOUT`] the request goes on as if it had claimed its keys (guarantee 5).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_broker::Pace;
 use postrider_limits::{Admission, AdmitRequest, ClaimAnswer, Settlement, SharedLimits};
-use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use crate::gather::Gather;
 use crate::metrics::Metrics;
 
-/// Most requests of one call, and most claims.
-const CALL_REQUESTS_MAX: usize = 256;
+/// Most claims of one call.
 const CALL_CLAIMS_MAX: usize = 1024;
 /// Most settlements that wait; more are dropped, and their claims can be taken over later.
 const SETTLEMENTS_MAX: usize = 100_000;
@@ -35,15 +32,8 @@ struct Inner {
     limits: SharedLimits,
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
-    admissions: Mutex<Admissions>,
+    admissions: Gather<AdmitRequest, Admission>,
     settlements: Mutex<Settlements>,
-}
-
-#[derive(Default)]
-struct Admissions {
-    /// Bounded by the requests in progress.
-    waiting: VecDeque<(AdmitRequest, oneshot::Sender<Option<Admission>>)>,
-    in_flight: bool,
 }
 
 struct Settlements {
@@ -58,7 +48,7 @@ impl Admitter {
             limits,
             tasks,
             metrics,
-            admissions: Mutex::default(),
+            admissions: Gather::new(|request| request.claims.len(), CALL_CLAIMS_MAX),
             settlements: Mutex::new(Settlements {
                 waiting: Vec::new(),
                 in_flight: false,
@@ -70,18 +60,13 @@ impl Admitter {
     /// The answer to one request. Without the shared state: no version, no quota, every key claimed.
     pub(crate) async fn admit(&self, request: AdmitRequest) -> Admission {
         let claims = request.claims.len();
-        let (answer, answered) = oneshot::channel();
-        let lead = {
-            let mut admissions = self.0.admissions.lock();
-            admissions.waiting.push_back((request, answer));
-            !std::mem::replace(&mut admissions.in_flight, true)
-        };
+        let (answered, lead) = self.0.admissions.ask(request);
         if lead {
             self.0.tasks.spawn(Arc::clone(&self.0).admit_all());
         }
         match answered.await {
-            Ok(Some(admission)) => admission,
-            Ok(None) | Err(_) => Admission {
+            Ok(admission) => admission,
+            Err(_) => Admission {
                 version: None,
                 quota_wait: None,
                 claims: vec![ClaimAnswer::Claimed; claims],
@@ -115,37 +100,22 @@ impl Admitter {
 
 impl Inner {
     async fn admit_all(self: Arc<Self>) {
-        let _end = Lead(&self.admissions);
-        loop {
-            // Behind what is ready to run now, which may have more to add.
-            tokio::task::yield_now().await;
-            let (requests, answers) = {
-                let mut admissions = self.admissions.lock();
-                let batch = admissions.take();
-                if batch.0.is_empty() {
-                    admissions.in_flight = false;
-                    return;
-                }
-                batch
-            };
-            let called = tokio::time::timeout(CALL_TIMEOUT, self.limits.admit(&requests)).await;
-            let admissions = match called {
-                Ok(Ok(admissions)) => admissions,
-                Ok(Err(error)) => {
-                    self.metrics.limits_failed();
-                    tracing::warn!(%error, "accepting without idempotency and quotas");
-                    Vec::new()
-                }
-                Err(_) => {
-                    self.metrics.limits_failed();
-                    tracing::warn!("the limits did not answer; accepting without idempotency and quotas");
-                    Vec::new()
-                }
-            };
-            let mut admissions = admissions.into_iter();
-            for answer in answers {
-                // The request may be gone.
-                let _ = answer.send(admissions.next());
+        self.admissions.answer(|requests| self.admit(requests)).await;
+    }
+
+    /// The answers, or none without the limits.
+    async fn admit(&self, requests: Vec<AdmitRequest>) -> Vec<Admission> {
+        match tokio::time::timeout(CALL_TIMEOUT, self.limits.admit(&requests)).await {
+            Ok(Ok(admissions)) => admissions,
+            Ok(Err(error)) => {
+                self.metrics.limits_failed();
+                tracing::warn!(%error, "accepting without idempotency and quotas");
+                Vec::new()
+            }
+            Err(_) => {
+                self.metrics.limits_failed();
+                tracing::warn!("the limits did not answer; accepting without idempotency and quotas");
+                Vec::new()
             }
         }
     }
@@ -176,17 +146,6 @@ impl Inner {
     }
 }
 
-/// The one that makes the calls. When it panics the next request takes over.
-struct Lead<'a>(&'a Mutex<Admissions>);
-
-impl Drop for Lead<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lock().in_flight = false;
-        }
-    }
-}
-
 impl Settlements {
     fn take(&mut self) -> Vec<Settlement> {
         if self.waiting.len() <= CALL_CLAIMS_MAX {
@@ -195,25 +154,6 @@ impl Settlements {
         }
         self.pace.reset();
         self.waiting.drain(..CALL_CLAIMS_MAX).collect()
-    }
-}
-
-impl Admissions {
-    fn take(&mut self) -> (Vec<AdmitRequest>, Vec<oneshot::Sender<Option<Admission>>>) {
-        let mut taken = (Vec::new(), Vec::new());
-        let mut claims = 0;
-        while let Some((request, _)) = self.waiting.front() {
-            claims += request.claims.len();
-            if !taken.0.is_empty() && (taken.0.len() >= CALL_REQUESTS_MAX || claims > CALL_CLAIMS_MAX) {
-                break;
-            }
-            let Some((request, answer)) = self.waiting.pop_front() else {
-                break;
-            };
-            taken.0.push(request);
-            taken.1.push(answer);
-        }
-        taken
     }
 }
 

@@ -17,6 +17,7 @@ mod auth;
 mod body;
 mod cache;
 mod error;
+mod gather;
 mod health;
 mod idempotency;
 mod metrics;
@@ -26,6 +27,7 @@ mod openapi;
 mod page;
 mod settings;
 mod state;
+mod stored_claims;
 mod trace;
 mod validate;
 
@@ -51,6 +53,7 @@ use crate::cache::AppCache;
 use crate::error::Error;
 use crate::health::Readiness;
 use crate::state::{Api, Inner};
+use crate::stored_claims::StoredClaims;
 
 pub use crate::api::status::{EndpointStatus, QueueStatus, ServiceStatus, Status, WaitingStatus};
 pub use crate::metrics::{DOCS, Metrics};
@@ -100,6 +103,7 @@ impl Gateway {
                 settings.cache_bytes_max,
                 Arc::clone(&deps.telemetry),
             ),
+            stored_claims: StoredClaims::new(Arc::clone(&deps.store), tasks.clone()),
             admitter: Admitter::new(Arc::clone(&deps.limits), tasks.clone(), Arc::clone(&deps.metrics)),
             auth: Authenticator::new(Arc::clone(&deps.store), settings.admin_key.as_ref()),
             readiness: Readiness::default(),

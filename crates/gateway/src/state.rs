@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::stored_claims::StoredClaims;
 use crate::validate::{NAME_CHARS_MAX, is_name};
 
 /// Shared state; cheap to clone.
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) policy: Policy,
     pub(crate) cache: AppCache,
     pub(crate) admitter: Admitter,
+    pub(crate) stored_claims: StoredClaims,
     pub(crate) auth: Authenticator,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Arc<Metrics>,

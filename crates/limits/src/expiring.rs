@@ -2,12 +2,15 @@
 //!
 //! Each key that a shard holds is in its queue exactly once. A write looks at a few of the oldest: what expired
 //! goes, what lives returns to the end. A full shard drops what it looks at, alive or not: all that is kept here may
-//! be lost (see the crate's documentation). It tells so until the last of that would have expired.
+//! be lost (see the crate's documentation). Where it matters, a shard knows which keys it [may have
+//! forgotten](crate::forgotten).
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use parking_lot::{Mutex, MutexGuard};
+
+use crate::forgotten::Forgotten;
 
 /// Entries that a write looks at to find expired ones; above 1, so that the sweep outruns the growth.
 const SWEPT: usize = 2;
@@ -23,8 +26,8 @@ pub(crate) struct Shard<K, V> {
     map: HashMap<K, Entry<V>>,
     queue: VecDeque<K>,
     limit: usize,
-    /// When the last of what was dropped alive would have expired.
-    dropped_until: u64,
+    /// What was dropped alive, where that is asked for.
+    forgotten: Option<Forgotten>,
 }
 
 struct Entry<V> {
@@ -35,12 +38,21 @@ struct Entry<V> {
 impl<K: Eq + Hash + Copy, V> Expiring<K, V> {
     /// `shards` shards of at most `limit` entries each.
     pub(crate) fn new(shards: usize, limit: usize) -> Self {
+        Self::with(shards, limit, || None)
+    }
+
+    /// The same, with shards that know what they may have forgotten.
+    pub(crate) fn remembering(shards: usize, limit: usize) -> Self {
+        Self::with(shards, limit, || Some(Forgotten::default()))
+    }
+
+    fn with(shards: usize, limit: usize, forgotten: fn() -> Option<Forgotten>) -> Self {
         let shard = || {
             Mutex::new(Shard {
                 map: HashMap::new(),
                 queue: VecDeque::new(),
                 limit: limit.max(1),
-                dropped_until: 0,
+                forgotten: forgotten(),
             })
         };
         Self {
@@ -101,9 +113,10 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
         }
     }
 
-    /// Whether something that was put here and has not expired may be missing.
-    pub(crate) fn has_forgotten(&self, now: u64) -> bool {
-        self.dropped_until > now
+    /// Whether the key may have been put here and be missing, though it has not expired.
+    pub(crate) fn may_have_forgotten(&self, key: &K, now: u64) -> bool {
+        let forgotten = self.forgotten.as_ref();
+        forgotten.is_some_and(|forgotten| forgotten.may_have(self.map.hasher().hash_one(key), now))
     }
 
     fn sweep(&mut self, now: u64) {
@@ -113,7 +126,9 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
             let expires = self.map.get(&key).map_or(0, |entry| entry.expires);
             if full || expires <= now {
                 self.map.remove(&key);
-                self.dropped_until = self.dropped_until.max(expires);
+                if let Some(forgotten) = self.forgotten.as_mut().filter(|_| expires > now) {
+                    forgotten.add(self.map.hasher().hash_one(key), expires, now);
+                }
             } else {
                 self.queue.push_back(key);
             }
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn expired_entries_go_away_without_being_asked_for() {
-        let map = Expiring::new(1, 1_000);
+        let map = Expiring::remembering(1, 1_000);
         for key in 0..500_u64 {
             map.lock(&0).put(key, key, 10, 0);
         }
@@ -135,7 +150,10 @@ mod tests {
             map.lock(&0).put(key, key, 100, 20);
         }
         let shard = map.lock(&0);
-        assert!(!shard.has_forgotten(20), "nothing was dropped alive");
+        assert!(
+            (0..1_300).all(|key| !shard.may_have_forgotten(&key, 20)),
+            "nothing was dropped alive"
+        );
         assert!(shard.map.len() <= 301, "{} entries", shard.map.len());
         assert_eq!(shard.map.len(), shard.queue.len());
         assert_eq!(shard.get(&3, 20), None);
@@ -144,17 +162,22 @@ mod tests {
 
     #[test]
     fn a_full_shard_drops_an_entry_and_tells_so_while_it_would_live() {
-        let map = Expiring::new(1, 8);
+        let map = Expiring::remembering(1, 8);
         for key in 0..100_u64 {
             map.lock(&0).put(key, (), 1_000 + key, 0);
             let shard = map.lock(&0);
             assert!(shard.map.len() <= 8);
             assert_eq!(shard.map.len(), shard.queue.len());
-            assert_eq!(shard.has_forgotten(0), key >= 8, "{key}");
+            let missing: Vec<u64> = (0..=key).filter(|key| shard.get(key, 0).is_none()).collect();
+            assert!(
+                missing.iter().all(|key| shard.may_have_forgotten(key, 0)),
+                "{key}"
+            );
+            assert!(!shard.may_have_forgotten(&1_000, 0), "it never was here");
         }
         let shard = map.lock(&0);
         assert!(shard.get(&99, 0).is_some());
-        assert!(shard.has_forgotten(1_000) && !shard.has_forgotten(1_100));
+        assert!(shard.may_have_forgotten(&0, 999) && !shard.may_have_forgotten(&0, 1_100));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl InProcess {
             settings,
             start: Instant::now(),
             apps: Expiring::new(SHARDS, APPS_PER_SHARD),
-            claims: Expiring::new(CLAIM_SHARDS, CLAIMS_PER_SHARD),
+            claims: Expiring::remembering(CLAIM_SHARDS, CLAIMS_PER_SHARD),
             endpoints: Expiring::new(SHARDS, ENDPOINTS_PER_SHARD),
             marks: (0..SHARDS)
                 .map(|_| Mutex::new(Marks::new(MARK_BYTES / SHARDS)))
@@ -133,8 +133,9 @@ impl InProcess {
             }
         };
         let mut shard = self.claims.lock(&request.app);
+        let mut keys = request.claims.iter().map(|claim| &claim.key);
+        let has_forgotten = keys.any(|key| shard.may_have_forgotten(key, now));
         let (claims, made) = claim_all(&mut shard, &request.claims, now);
-        let has_forgotten = shard.has_forgotten(now);
         drop(shard);
         if let (true, Some(tat)) = (made, taken) {
             app.tat = tat;

@@ -16,6 +16,7 @@ pub mod conformance;
 mod endpoint;
 mod expiring;
 mod fallback;
+mod forgotten;
 pub mod gcra;
 mod in_process;
 mod marks;

@@ -75,8 +75,8 @@ pub struct Admission {
     pub quota_wait: Option<Duration>,
     /// One answer a claim, in order. All or none are made: when one is held, the others are not.
     pub claims: Vec<ClaimAnswer>,
-    /// Some claims are not known here, since there were too many, or since others answer for them just now: a key that is
-    /// answered [`ClaimAnswer::Claimed`] may be an earlier request's.
+    /// One of the keys may have been forgotten here, since there were too many, or since others answer for it just now: if it
+    /// is answered [`ClaimAnswer::Claimed`], it may be an earlier request's.
     pub has_forgotten: bool,
 }
 

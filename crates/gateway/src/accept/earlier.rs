@@ -30,7 +30,7 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
         vec![None; wanted.len()]
     } else {
         let keys: Vec<[u8; 32]> = wanted.iter().map(|made| made.request.key).collect();
-        api.store.claims(&keys).await?
+        api.stored_claims.find(&keys).await?
     };
     // What was free is free again: the earlier request decided, not this one.
     let answers = wanted.iter().zip(&admission.claims);
@@ -129,7 +129,7 @@ pub(super) async fn forgotten_key(api: &Api, claimer: &mut Claimer<'_>) -> Resul
     let Some(key) = claimer.wanted().into_iter().find(|made| made.draft.is_none()) else {
         return Ok(());
     };
-    let Some(stored) = api.store.claims(&[key.request.key]).await?.pop().flatten() else {
+    let Some(stored) = api.stored_claims.find(&[key.request.key]).await?.pop().flatten() else {
         return Ok(());
     };
     if stored.fingerprint != key.request.fingerprint {
@@ -150,5 +150,5 @@ async fn stored_claims(
     if !has_forgotten && *api.old_claims_end.get_or_try_init(last).await? <= UnixMillis::now() {
         return Ok(vec![None; keys.len()]);
     }
-    api.store.claims(keys).await
+    api.stored_claims.find(keys).await
 }

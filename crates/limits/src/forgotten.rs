@@ -1,13 +1,14 @@
 //! Which keys were dropped before they expired, as far as is needed to say of most keys that they were not.
 //!
-//! Bloom filters (B. H. Bloom, *Space/time trade-offs in hash coding with allowable errors*, 1970), one after the other:
-//! each lives until the last of its keys would have expired. The answer for a key that was dropped is always *maybe*, and for
+//! Bloom filters, one after the other: each lives until the last of its keys would have expired. The answer for a key that was dropped is always *maybe*, and for
 //! about one in a hundred others. When more were dropped than the filters hold, it is *maybe* for all.
+
+use fastbloom::BloomFilter;
 
 /// Keys of one filter, with ten bits and seven hashes for each.
 const KEYS_MAX: usize = 1 << 20;
-const WORDS: usize = KEYS_MAX * 10 / 64;
-const HASHES: u64 = 7;
+const BITS: usize = KEYS_MAX * 10;
+const HASHES: u32 = 7;
 /// Filters at once: 5 MiB together, made when they are needed.
 const FILTERS_MAX: usize = 4;
 
@@ -20,7 +21,7 @@ pub(crate) struct Forgotten {
 }
 
 struct Filter {
-    bits: Box<[u64]>,
+    hashes: BloomFilter,
     keys: usize,
     until: u64,
 }
@@ -35,47 +36,24 @@ impl Forgotten {
                 return;
             }
             self.filters.push(Filter {
-                bits: vec![0; WORDS].into(),
+                // What comes here is hashed already; the seed is for what is not.
+                hashes: BloomFilter::with_num_bits(BITS).seed(&0).hashes(HASHES),
                 keys: 0,
                 until: 0,
             });
         }
         if let Some(filter) = self.filters.last_mut() {
-            filter.add(hash, expires);
+            filter.hashes.insert_hash(hash);
+            filter.keys += 1;
+            filter.until = filter.until.max(expires);
         }
     }
 
     /// Whether the key may be one of those that were dropped and have not expired.
     pub(crate) fn may_have(&self, hash: u64, now: u64) -> bool {
-        let has = |filter: &Filter| filter.until > now && filter.has(hash);
+        let has = |filter: &Filter| filter.until > now && filter.hashes.contains_hash(hash);
         self.all_until > now || self.filters.iter().any(has)
     }
-}
-
-impl Filter {
-    fn add(&mut self, hash: u64, expires: u64) {
-        for (word, bit) in places(hash) {
-            self.bits[word] |= bit;
-        }
-        self.keys += 1;
-        self.until = self.until.max(expires);
-    }
-
-    fn has(&self, hash: u64) -> bool {
-        places(hash).all(|(word, bit)| self.bits[word] & bit != 0)
-    }
-}
-
-/// The bits of a hash. Two halves of it stand for seven hashes (A. Kirsch, M. Mitzenmacher, *Less hashing, same
-/// performance*, 2006).
-fn places(hash: u64) -> impl Iterator<Item = (usize, u64)> {
-    let step = hash.rotate_left(32) | 1;
-    (0..HASHES).map(move |n| {
-        let place = hash.wrapping_add(n.wrapping_mul(step));
-        // Scaled to the number of words by the upper bits, which differ between the hashes as the lower ones do.
-        let word = (u128::from(place) * WORDS as u128) >> 64;
-        (usize::try_from(word).unwrap_or(0), 1 << (place % 64))
-    })
 }
 
 #[cfg(test)]
@@ -106,7 +84,7 @@ mod tests {
     fn a_filter_stays_as_long_as_its_last_key_and_gives_its_room_back() {
         let mut forgotten = Forgotten::default();
         for hash in 0..(FILTERS_MAX * KEYS_MAX) as u64 {
-            forgotten.add(hash << 40, 10, 0);
+            forgotten.add(hash, 10, 0);
         }
         assert!(!forgotten.may_have(u64::MAX, 0) && forgotten.all_until == 0);
         forgotten.add(7, 20, 0);

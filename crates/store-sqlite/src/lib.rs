@@ -41,7 +41,7 @@ use postrider_secrets::Keyring;
 use postrider_store::StoreError;
 use rusqlite::Connection;
 
-use claims::ended::Walk;
+use claims::ended::EndedClaims;
 use claims::recent::RecentClaims;
 use error::Fallible;
 
@@ -78,7 +78,7 @@ pub struct SqliteStore {
     writer: writer::Writer,
     readers: readers::Readers,
     recent_claims: Arc<RecentClaims>,
-    ended_claims: Arc<Walk>,
+    ended_claims: Arc<EndedClaims>,
     keyring: Arc<Keyring>,
     disable_after: Duration,
     path: PathBuf,
@@ -102,7 +102,7 @@ impl SqliteStore {
             writer,
             readers,
             recent_claims,
-            ended_claims: Arc::new(Walk::new()),
+            ended_claims: Arc::new(EndedClaims::new()),
             keyring: settings.keyring,
             disable_after: settings.disable_after,
             path,

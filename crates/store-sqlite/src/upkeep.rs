@@ -77,8 +77,8 @@ impl UpkeepStore for SqliteStore {
         log: Duration,
         limit: u32,
     ) -> Result<RetentionReport, StoreError> {
-        let walk = Arc::clone(&self.ended_claims);
-        self.write(move |connection| retain::retain(connection, payloads, log, limit, &walk))
+        let ended = Arc::clone(&self.ended_claims);
+        self.write(move |connection| retain::retain(connection, payloads, log, limit, &ended))
             .await
     }
 

@@ -17,7 +17,7 @@ const WALK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Where the walk is. Lost with the process: the next one begins anew.
 #[derive(Debug)]
-pub(crate) struct Walk(Mutex<Place>);
+pub(crate) struct EndedClaims(Mutex<Place>);
 
 #[derive(Debug)]
 struct Place {
@@ -27,7 +27,7 @@ struct Place {
     next_at: UnixMillis,
 }
 
-impl Walk {
+impl EndedClaims {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Place {
             after: Vec::new(),

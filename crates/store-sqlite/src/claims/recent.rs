@@ -15,11 +15,12 @@ use super::Key;
 use crate::codec;
 use crate::error::Fallible;
 
-/// Claims that are merged together; up to as many more come meanwhile. Each is some 130 bytes in memory.
+/// Claims that are merged together; up to half as many more come meanwhile. Each is some 130 bytes in memory.
 const MERGED_TOGETHER: usize = 65_536;
-/// Claims that a commit merges, or rows that it removes: twice as many as it brought, but no fewer and no more than these.
+/// How many claims a commit merges, or rows it removes, for each claim that it brings: a merge and the removal that follows
+/// it end before half as many have come as it merges, so that what gathers is bounded however much comes.
+const PORTION: usize = 4;
 const PORTION_MIN: usize = 64;
-const PORTION_MAX: usize = 1_024;
 
 /// Shared by the writer, which fills it, and the readers.
 #[derive(Debug)]
@@ -136,7 +137,7 @@ impl RecentClaims {
             let Some(merging) = &state.merging else {
                 return Ok(());
             };
-            let many = (2 * state.open.appended.len()).clamp(PORTION_MIN, PORTION_MAX);
+            let many = (PORTION * state.open.appended.len()).max(PORTION_MIN);
             let after = merging.done.map_or(Bound::Unbounded, Bound::Excluded);
             let rest = merging.claims.range((after, Bound::Unbounded));
             let portion: Vec<Claim> = rest.take(many).map(|(_, claim)| claim.clone()).collect();

@@ -111,6 +111,21 @@ async fn claims_are_found_at_every_step_and_after_every_crash() {
 }
 
 #[tokio::test]
+async fn what_gathers_is_bounded_however_much_comes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("postrider.db");
+    let mut world = World::open(&path);
+    for batch in 0..40 {
+        world.append(lasting(batch * 1_000..(batch + 1) * 1_000)).await;
+        assert!(world.count("recent_claims") <= 4_000, "{batch}");
+        if batch % 3 == 0 {
+            // Loaded again are also those that were merged already.
+            world = World::open(&path);
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_was_rolled_back_claims_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let world = World::open(&directory.path().join("postrider.db"));

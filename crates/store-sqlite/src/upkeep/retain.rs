@@ -7,7 +7,7 @@ use postrider_store::RetentionReport;
 use rusqlite::{Connection, params};
 
 use crate::cancel;
-use crate::claims::ended::Walk;
+use crate::claims::ended::EndedClaims;
 use crate::codec;
 use crate::error::Fallible;
 
@@ -19,7 +19,7 @@ pub(crate) fn retain(
     payloads: Duration,
     log: Duration,
     limit: u32,
-    ended_claims: &Walk,
+    ended_claims: &EndedClaims,
 ) -> Fallible<RetentionReport> {
     let now = UnixMillis::now();
     let mut report = RetentionReport::default();

@@ -121,6 +121,7 @@ impl Inner {
     }
 
     async fn settle_all(self: Arc<Self>) {
+        let _end = Settling(&self.settlements);
         loop {
             let at = {
                 let mut state = self.settlements.lock();
@@ -142,6 +143,17 @@ impl Inner {
         match tokio::time::timeout(CALL_TIMEOUT, self.limits.settle(batch)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => self.metrics.limits_failed(),
+        }
+    }
+}
+
+/// The one that settles. When it panics the next settlement takes over.
+struct Settling<'a>(&'a Mutex<Settlements>);
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().in_flight = false;
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// Most requests of one call.
 const REQUESTS_MAX: usize = 256;
 
-/// Questions that wait for the next call. Bounded by the requests in progress.
+/// Questions that wait for the next call: those that came during one call. What nobody waits for any more is not asked.
 pub(crate) struct Gather<Q, A> {
     state: Mutex<State<Q, A>>,
     /// Keys that a question asks for.
@@ -68,7 +68,11 @@ impl<Q, A> Gather<Q, A> {
         let mut state = self.state.lock();
         let mut taken = (Vec::new(), Vec::new());
         let mut keys = 0;
-        while let Some((question, _)) = state.waiting.front() {
+        while let Some((question, asker)) = state.waiting.front() {
+            if asker.is_closed() {
+                state.waiting.pop_front();
+                continue;
+            }
             keys += (self.keys)(question);
             if !taken.0.is_empty() && (taken.0.len() >= REQUESTS_MAX || keys > self.keys_max) {
                 break;
@@ -84,13 +88,15 @@ impl<Q, A> Gather<Q, A> {
     }
 }
 
-/// The one that makes the calls. When it panics the next request takes over.
+/// The one that makes the calls. When it panics the next request takes over, and those that wait get no answer.
 struct Lead<'a, Q, A>(&'a Gather<Q, A>);
 
 impl<Q, A> Drop for Lead<'_, Q, A> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.state.lock().in_flight = false;
+            let mut state = self.0.state.lock();
+            state.in_flight = false;
+            state.waiting.clear();
         }
     }
 }
@@ -135,6 +141,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_nobody_waits_for_is_not_asked() {
+        let gather = gather(5);
+        let (kept, _) = gather.ask(1);
+        drop(gather.ask(2));
+        gather.answer(|batch| async { batch }).await;
+        assert_eq!(kept.await, Ok(1));
+        drop(gather.ask(3));
+        gather
+            .answer(|batch| async move { panic!("asked for {batch:?}") })
+            .await;
+    }
+
+    #[tokio::test]
     async fn a_call_is_bounded_and_who_gets_no_answer_learns_it() {
         let gather = gather(5);
         let answers: Vec<_> = [3, 2, 1, 9, 1].map(|keys| gather.ask(keys).0).into();
@@ -156,13 +175,15 @@ mod tests {
     #[tokio::test]
     async fn after_a_panic_the_next_request_makes_the_calls() {
         let gather = gather(5);
-        let (lost, _) = gather.ask(1);
+        let lost = [gather.ask(4).0, gather.ask(4).0];
         let lead = Arc::clone(&gather);
         let panics = tokio::spawn(async move {
             lead.answer(|_| async { panic!("as a test wants it") }).await;
         });
         panics.await.expect_err("it panicked");
-        lost.await.expect_err("no answer");
+        for lost in lost {
+            lost.await.expect_err("no answer, asked for or not");
+        }
         let (answer, lead) = gather.ask(1);
         assert!(lead);
         gather.answer(|batch| async { batch }).await;

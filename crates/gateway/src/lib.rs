@@ -18,6 +18,7 @@ mod body;
 mod cache;
 mod error;
 mod gather;
+mod goes_on;
 mod health;
 mod idempotency;
 mod metrics;

@@ -12,6 +12,8 @@ use crate::gather::Gather;
 const CALL_KEYS_MAX: usize = 1024;
 
 type Key = [u8; 32];
+/// An error is one of several requests.
+type Found = Result<Vec<Option<Claim>>, Arc<StoreError>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -20,7 +22,7 @@ pub(crate) struct StoredClaims(Arc<Inner>);
 struct Inner {
     store: SharedStore,
     tasks: TaskTracker,
-    wanted: Gather<Vec<Key>, Vec<Option<Claim>>>,
+    wanted: Gather<Vec<Key>, Found>,
 }
 
 impl StoredClaims {
@@ -39,9 +41,10 @@ impl StoredClaims {
             self.0.tasks.spawn(Arc::clone(&self.0).find_all());
         }
         match found.await {
-            Ok(found) => Ok(found),
-            // The common call failed: each asks for itself, and learns its own error.
-            Err(_) => self.0.store.claims(keys).await,
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) if error.is_transient() => Err(StoreError::Unavailable(Box::new(error))),
+            Ok(Err(error)) => Err(StoreError::Rejected(Box::new(error))),
+            Err(gone) => Err(StoreError::Unavailable(Box::new(gone))),
         }
     }
 }
@@ -51,14 +54,15 @@ impl Inner {
         self.wanted.answer(|wanted| self.find_batch(wanted)).await;
     }
 
-    async fn find_batch(&self, wanted: Vec<Vec<Key>>) -> Vec<Vec<Option<Claim>>> {
-        let Ok(found) = self.store.claims(&wanted.concat()).await else {
-            return Vec::new();
-        };
-        let mut found = found.into_iter();
-        wanted
-            .iter()
-            .map(|keys| found.by_ref().take(keys.len()).collect())
-            .collect()
+    /// What fails fails for all: each for itself would only keep a store busy that is slow.
+    async fn find_batch(&self, wanted: Vec<Vec<Key>>) -> Vec<Found> {
+        match self.store.claims(&wanted.concat()).await {
+            Ok(found) => {
+                let mut found = found.into_iter();
+                let mut take = |keys: &Vec<Key>| Ok(found.by_ref().take(keys.len()).collect());
+                wanted.iter().map(&mut take).collect()
+            }
+            Err(error) => vec![Err(Arc::new(error)); wanted.len()],
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Each key that a shard holds is in its queue exactly once. A write looks at a few of the oldest: what expired
 //! goes, what lives returns to the end. A full shard drops what it looks at, alive or not: all that is kept here may
-//! be lost (see the crate's documentation). Where it matters, a shard knows which keys it [may have
-//! forgotten](crate::forgotten).
+//! be lost (see the crate's documentation). Where it matters, a shard keeps what must not be dropped yet, which takes it
+//! above its limit, and knows which keys it [may have forgotten](crate::forgotten).
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -26,6 +26,8 @@ pub(crate) struct Shard<K, V> {
     map: HashMap<K, Entry<V>>,
     queue: VecDeque<K>,
     limit: usize,
+    /// What is not dropped now.
+    keeps: fn(&V, u64) -> bool,
     /// What was dropped alive, where that is asked for.
     forgotten: Option<Forgotten>,
 }
@@ -38,20 +40,27 @@ struct Entry<V> {
 impl<K: Eq + Hash + Copy, V> Expiring<K, V> {
     /// `shards` shards of at most `limit` entries each.
     pub(crate) fn new(shards: usize, limit: usize) -> Self {
-        Self::with(shards, limit, || None)
+        Self::with(shards, limit, |_, _| false, || None)
     }
 
-    /// The same, with shards that know what they may have forgotten.
-    pub(crate) fn remembering(shards: usize, limit: usize) -> Self {
-        Self::with(shards, limit, || Some(Forgotten::default()))
+    /// The same, with shards that drop nothing that `keeps` says true of at that time, and know what they may have
+    /// forgotten.
+    pub(crate) fn remembering(shards: usize, limit: usize, keeps: fn(&V, u64) -> bool) -> Self {
+        Self::with(shards, limit, keeps, || Some(Forgotten::default()))
     }
 
-    fn with(shards: usize, limit: usize, forgotten: fn() -> Option<Forgotten>) -> Self {
+    fn with(
+        shards: usize,
+        limit: usize,
+        keeps: fn(&V, u64) -> bool,
+        forgotten: fn() -> Option<Forgotten>,
+    ) -> Self {
         let shard = || {
             Mutex::new(Shard {
                 map: HashMap::new(),
                 queue: VecDeque::new(),
                 limit: limit.max(1),
+                keeps,
                 forgotten: forgotten(),
             })
         };
@@ -122,9 +131,11 @@ impl<K: Eq + Hash + Copy, V> Shard<K, V> {
     fn sweep(&mut self, now: u64) {
         for _ in 0..SWEPT {
             let Some(key) = self.queue.pop_front() else { return };
-            let full = self.map.len() > self.limit;
-            let expires = self.map.get(&key).map_or(0, |entry| entry.expires);
-            if full || expires <= now {
+            let entry = self.map.get(&key);
+            let drops =
+                self.map.len() > self.limit && entry.is_none_or(|entry| !(self.keeps)(&entry.value, now));
+            let expires = entry.map_or(0, |entry| entry.expires);
+            if drops || expires <= now {
                 self.map.remove(&key);
                 if let Some(forgotten) = self.forgotten.as_mut().filter(|_| expires > now) {
                     forgotten.add(self.map.hasher().hash_one(key), expires, now);
@@ -142,7 +153,7 @@ mod tests {
 
     #[test]
     fn expired_entries_go_away_without_being_asked_for() {
-        let map = Expiring::remembering(1, 1_000);
+        let map = Expiring::remembering(1, 1_000, |_, _| false);
         for key in 0..500_u64 {
             map.lock(&0).put(key, key, 10, 0);
         }
@@ -162,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_full_shard_drops_an_entry_and_tells_so_while_it_would_live() {
-        let map = Expiring::remembering(1, 8);
+        let map = Expiring::remembering(1, 8, |(), _| false);
         for key in 0..100_u64 {
             map.lock(&0).put(key, (), 1_000 + key, 0);
             let shard = map.lock(&0);
@@ -180,6 +191,22 @@ mod tests {
         let missing = (0..100).find(|key| shard.get(key, 0).is_none());
         let missing = missing.expect("most of them");
         assert!(shard.may_have_forgotten(&missing, 999) && !shard.may_have_forgotten(&missing, 1_100));
+    }
+
+    #[test]
+    fn a_full_shard_keeps_what_it_must_for_so_long() {
+        let map = Expiring::remembering(1, 8, |until, now| *until > now);
+        let mut shard = map.lock(&0);
+        for key in 0..100_u64 {
+            shard.put(key, 50, 1_000, 10);
+        }
+        assert!((0..100).all(|key| shard.get(&key, 10).is_some()));
+        for key in 100..300_u64 {
+            shard.put(key, 0, 1_000, 60);
+        }
+        assert!(shard.map.len() <= 9, "{} entries", shard.map.len());
+        assert_eq!(shard.map.len(), shard.queue.len());
+        assert!((0..100).all(|key| shard.get(&key, 60).is_none() && shard.may_have_forgotten(&key, 60)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which keys were dropped before they expired, as far as is needed to say of most keys that they were not.
 //!
-//! Bloom filters, one after the other: each lives until the last of its keys would have expired. The answer for a key that was dropped is always *maybe*, and for
-//! about one in a hundred others. When more were dropped than the filters hold, it is *maybe* for all.
+//! Bloom filters, one after the other: each lives until the last of its keys would have expired. The answer for a key
+//! that was dropped is always *maybe*, and for about one in a hundred others for each filter that is full. When more were
+//! dropped than the filters hold, it is *maybe* for all.
 
 use fastbloom::BloomFilter;
 
@@ -9,7 +10,7 @@ use fastbloom::BloomFilter;
 const KEYS_MAX: usize = 1 << 20;
 const BITS: usize = KEYS_MAX * 10;
 const HASHES: u32 = 7;
-/// Filters at once: 5 MiB together, made when they are needed.
+/// Filters of a shard at once: 5 MiB together, made when they are needed.
 const FILTERS_MAX: usize = 4;
 
 /// Times in microseconds.

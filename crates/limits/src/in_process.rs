@@ -27,7 +27,8 @@ const SHARDS: usize = 16;
 const ENDPOINTS_PER_SHARD: usize = 1 << 14;
 /// Applications: 65,536 in all.
 const APPS_PER_SHARD: usize = 1 << 12;
-/// Claims are sharded by application, so that a request's claims are in one shard: a million in all.
+/// Claims are sharded by application, so that a request's claims are in one shard: a million in all, and those of requests
+/// in progress, which nobody else knows.
 const CLAIM_SHARDS: usize = 4;
 const CLAIMS_PER_SHARD: usize = 1 << 18;
 /// Done marks: 64 MiB in all.
@@ -70,6 +71,13 @@ struct Claim {
     pending_until: Option<u64>,
 }
 
+impl Claim {
+    /// Whether its request is in progress.
+    fn is_pending(&self, now: u64) -> bool {
+        self.pending_until.is_some_and(|until| until > now)
+    }
+}
+
 impl InProcess {
     /// With nothing known.
     pub fn new(settings: BreakerSettings) -> Self {
@@ -77,7 +85,7 @@ impl InProcess {
             settings,
             start: Instant::now(),
             apps: Expiring::new(SHARDS, APPS_PER_SHARD),
-            claims: Expiring::remembering(CLAIM_SHARDS, CLAIMS_PER_SHARD),
+            claims: Expiring::remembering(CLAIM_SHARDS, CLAIMS_PER_SHARD, Claim::is_pending),
             endpoints: Expiring::new(SHARDS, ENDPOINTS_PER_SHARD),
             marks: (0..SHARDS)
                 .map(|_| Mutex::new(Marks::new(MARK_BYTES / SHARDS)))

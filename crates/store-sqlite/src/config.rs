@@ -201,8 +201,8 @@ impl ConfigStore for SqliteStore {
     }
 
     async fn keep_claim(&self, claim: &Claim) -> Result<Claim, StoreError> {
-        let claim = claim.clone();
-        self.write(move |connection| claims::keep(connection, &claim))
+        let (claim, recent) = (claim.clone(), Arc::clone(&self.recent_claims));
+        self.write(move |connection| claims::keep(connection, &recent, &claim))
             .await
     }
 

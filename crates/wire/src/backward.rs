@@ -9,8 +9,10 @@
 
 use bytes::{Buf as _, Bytes};
 
-const VARINT: u32 = 0;
-const LENGTH_DELIMITED: u32 = 2;
+const VARINT: u8 = 0;
+const LENGTH_DELIMITED: u8 = 2;
+/// Bytes of an id.
+const ID: u8 = 16;
 /// Bytes of the longest varint.
 const VARINT_MAX: usize = 10;
 
@@ -38,7 +40,7 @@ impl Backward {
     }
 
     /// A number, unless it is zero. Signed ones are given by their bits (`cast_unsigned`), sign-extended to 64.
-    pub(crate) fn number(&mut self, field: u32, value: impl Into<u64>) {
+    pub(crate) fn number(&mut self, field: u8, value: impl Into<u64>) {
         let value = value.into();
         if value != 0 {
             self.optional(field, value);
@@ -46,28 +48,37 @@ impl Backward {
     }
 
     /// A number, also zero.
-    pub(crate) fn optional(&mut self, field: u32, value: u64) {
+    pub(crate) fn optional(&mut self, field: u8, value: u64) {
         self.varint(value);
         self.tag(field, VARINT);
     }
 
     /// Bytes or a text, unless empty.
-    pub(crate) fn bytes(&mut self, field: u32, value: impl AsRef<[u8]>) {
+    pub(crate) fn bytes(&mut self, field: u8, value: impl AsRef<[u8]>) {
         if !value.as_ref().is_empty() {
             self.item(field, value);
         }
     }
 
     /// Bytes or a text, also empty: one of a list, or of a field that is `optional`.
-    pub(crate) fn item(&mut self, field: u32, value: impl AsRef<[u8]>) {
+    pub(crate) fn item(&mut self, field: u8, value: impl AsRef<[u8]>) {
         let value = value.as_ref();
         self.put(value);
         self.varint(value.len() as u64);
         self.tag(field, LENGTH_DELIMITED);
     }
 
+    /// An id: 16 bytes.
+    pub(crate) fn id(&mut self, field: u8, id: &[u8; ID as usize]) {
+        let mut item = [0; 2 + ID as usize];
+        item[0] = tag(field, LENGTH_DELIMITED);
+        item[1] = ID;
+        item[2..].copy_from_slice(id);
+        self.put(&item);
+    }
+
     /// A message, also an empty one.
-    pub(crate) fn message(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn message(&mut self, field: u8, write: impl FnOnce(&mut Self)) {
         let end = self.written();
         write(self);
         self.varint((self.written() - end) as u64);
@@ -78,11 +89,15 @@ impl Backward {
         self.buffer.len() - self.start
     }
 
-    fn tag(&mut self, field: u32, wire_type: u32) {
-        self.varint(u64::from(field << 3 | wire_type));
+    fn tag(&mut self, field: u8, wire_type: u8) {
+        self.put(&[tag(field, wire_type)]);
     }
 
     fn varint(&mut self, mut value: u64) {
+        // Most lengths, numbers and flags.
+        if value < 0x80 {
+            return self.put(&[(value & 0x7f) as u8]);
+        }
         let mut digits = [0; VARINT_MAX];
         let mut len = 0;
         loop {
@@ -115,6 +130,12 @@ impl Backward {
         self.buffer = larger;
         self.start += more;
     }
+}
+
+/// All of our fields have numbers below 16, whose tags take one byte.
+const fn tag(field: u8, wire_type: u8) -> u8 {
+    assert!(field < 16, "a field whose tag takes two bytes");
+    field << 3 | wire_type
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ pub fn encode_jobs(jobs: &[Job]) -> Bytes {
         .iter()
         .map(|job| {
             size += job.size_hint();
+            // Jobs of one message mostly stand together.
+            if messages.last().is_some_and(|last| last.id == job.message.id) {
+                return messages.len() - 1;
+            }
             *places.entry(job.message.id).or_insert_with(|| {
                 size += job.message.size_hint();
                 messages.push(&job.message);
@@ -69,7 +73,7 @@ pub fn encode_outcome(value: &Outcome) -> Bytes {
     out.finish()
 }
 
-fn frame(size: usize, field: u32, write: impl FnOnce(&mut Backward)) -> Bytes {
+fn frame(size: usize, field: u8, write: impl FnOnce(&mut Backward)) -> Bytes {
     let mut out = Backward::with_capacity(size);
     out.message(field, write);
     out.number(1, SCHEMA);
@@ -107,8 +111,8 @@ fn write_message(out: &mut Backward, value: &Message) {
         out.item(4, event_id);
     }
     out.bytes(3, &value.event_type);
-    out.bytes(2, value.app.as_bytes());
-    out.bytes(1, value.id.as_bytes());
+    out.id(2, value.app.as_bytes());
+    out.id(1, value.id.as_bytes());
 }
 
 fn write_job(out: &mut Backward, value: &Job, message: usize) {
@@ -122,8 +126,8 @@ fn write_job(out: &mut Backward, value: &Job, message: usize) {
     out.number(5, value.attempts);
     out.number(4, value.run);
     out.number(3, message as u64);
-    out.bytes(2, value.endpoint.as_bytes());
-    out.bytes(1, value.delivery.as_bytes());
+    out.id(2, value.endpoint.as_bytes());
+    out.id(1, value.delivery.as_bytes());
 }
 
 fn write_accepted(out: &mut Backward, value: &Accepted) {
@@ -146,14 +150,14 @@ fn write_new_delivery(out: &mut Backward, value: &NewDelivery) {
     };
     out.number(4, enum_value(reason));
     out.number(3, enum_value(disposition as i32));
-    out.bytes(2, value.endpoint.as_bytes());
-    out.bytes(1, value.id.as_bytes());
+    out.id(2, value.endpoint.as_bytes());
+    out.id(1, value.id.as_bytes());
 }
 
 fn write_claim(out: &mut Backward, value: &Claim) {
     out.number(4, millis(value.expires_at));
     out.bytes(3, value.fingerprint);
-    out.bytes(2, value.resource);
+    out.id(2, &value.resource);
     out.bytes(1, value.key);
 }
 
@@ -166,10 +170,10 @@ fn write_outcome(out: &mut Backward, value: &Outcome) {
     out.number(7, enum_value(trigger_to_wire(value.trigger)));
     out.number(6, value.attempts);
     out.number(5, value.run);
-    out.bytes(4, value.app.as_bytes());
-    out.bytes(3, value.endpoint.as_bytes());
-    out.bytes(2, value.message.as_bytes());
-    out.bytes(1, value.delivery.as_bytes());
+    out.id(4, value.app.as_bytes());
+    out.id(3, value.endpoint.as_bytes());
+    out.id(2, value.message.as_bytes());
+    out.id(1, value.delivery.as_bytes());
 }
 
 fn write_next(out: &mut Backward, next: Next) {
@@ -195,7 +199,7 @@ fn write_attempt(out: &mut Backward, value: &Attempt) {
     out.number(4, enum_value(class_to_wire(value.class)));
     out.number(3, u64::try_from(value.duration.as_micros()).unwrap_or(u64::MAX));
     out.number(2, millis(value.started_at));
-    out.bytes(1, value.id.as_bytes());
+    out.id(1, value.id.as_bytes());
 }
 
 #[cfg(test)]

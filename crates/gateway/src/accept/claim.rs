@@ -12,7 +12,7 @@ use postrider_model::{AppId, MessageId, UnixMillis};
 use tokio::time::Instant;
 
 use super::claimed::{Claimed, Fate, Made, give_up};
-use super::earlier::{forgotten_key, persisted, recall};
+use super::earlier::{persisted, persisted_key, recall};
 use super::{Draft, Request};
 use crate::error::Error;
 use crate::idempotency::{PENDING_TTL, POLL, TTL, WAIT, digest, event_id_hash, in_progress, reused};
@@ -37,8 +37,8 @@ pub(crate) async fn claim(
         match claimer.read(&wanted, &admission, Instant::now() >= deadline)? {
             // A request that is refused leaves no claim behind: its key may be used again.
             Step::Again if claimer.is_refused() => {
-                if admission.has_forgotten && !api.broker.is_durable() {
-                    Box::pin(forgotten_key(api, &mut claimer)).await?;
+                if !api.broker.is_durable() {
+                    Box::pin(persisted_key(api, &mut claimer, admission.has_forgotten)).await?;
                 }
                 return Ok(claimer.claimed(Vec::new(), None, true));
             }
@@ -105,12 +105,18 @@ impl<'a> Claimer<'a> {
         claimer
     }
 
-    pub(super) fn rebase(&mut self, base: MessageId) {
+    fn rebase(&mut self, base: MessageId) {
         self.base = base;
         let drafts = self.request.drafts.iter();
         self.fates = drafts
             .map(|draft| Fate::Id(MessageId::of_batch(base, draft.index)))
             .collect();
+    }
+
+    /// Becomes a repeat of the finished request whose key names this resource: goes by its ids, and takes nothing over.
+    pub(super) fn repeat(&mut self, resource: [u8; 16]) {
+        self.inherited.clear();
+        self.rebase(from_claim(resource));
     }
 
     /// Whether nothing of the request can be accepted.
@@ -186,8 +192,7 @@ impl<'a> Claimer<'a> {
                 match made.draft {
                     None if fingerprint != made.request.fingerprint => return Err(reused()),
                     None if finished => {
-                        self.inherited.clear();
-                        self.rebase(from_claim(resource));
+                        self.repeat(resource);
                         return Ok(Step::Repeated);
                     }
                     None if late => return Err(in_progress()),
@@ -293,7 +298,7 @@ fn of_drafts(wanted: &[Made], drafts: bool) -> Vec<Made> {
     chosen.cloned().collect()
 }
 
-pub(super) fn from_claim(resource: [u8; 16]) -> MessageId {
+fn from_claim(resource: [u8; 16]) -> MessageId {
     // 16 bytes are always an id.
     MessageId::from_slice(&resource).unwrap_or_else(|| MessageId::floor(UnixMillis(0)))
 }

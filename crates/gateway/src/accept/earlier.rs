@@ -5,7 +5,7 @@ use postrider_limits::ClaimAnswer;
 use postrider_model::{Claim, UnixMillis};
 use postrider_store::StoreError;
 
-use super::claim::{Claimer, from_claim};
+use super::claim::Claimer;
 use super::claimed::{Claimed, Fate, Made};
 use crate::error::Error;
 use crate::idempotency::reused;
@@ -24,14 +24,15 @@ pub(super) async fn recall(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), E
     if wanted.is_empty() {
         return Ok(());
     }
-    claimer.paid = true;
-    let admission = claimer.ask(api, &wanted).await;
+    // Asked first, so that whoever hangs up while the store is slow has claimed nothing.
     let stored = if api.broker.is_durable() {
         vec![None; wanted.len()]
     } else {
         let keys: Vec<[u8; 32]> = wanted.iter().map(|made| made.request.key).collect();
         api.stored_claims.find(&keys).await?
     };
+    claimer.paid = true;
+    let admission = claimer.ask(api, &wanted).await;
     // What was free is free again: the earlier request decided, not this one.
     let answers = wanted.iter().zip(&admission.claims);
     let free = answers.filter(|(_, answer)| **answer == ClaimAnswer::Claimed);
@@ -61,11 +62,9 @@ pub(super) async fn persisted(
     claimer: &mut Claimer<'_>,
     has_forgotten: bool,
 ) -> Result<Claimed, Error> {
-    let uptime = api.started_at.elapsed();
-    let old: Vec<Made> = claimed
-        .made
-        .iter()
-        .filter(|made| has_forgotten || made.request.ttl > uptime)
+    let made = claimed.made.iter();
+    let old: Vec<Made> = made
+        .filter(|made| may_be_stored(api, made, has_forgotten))
         .cloned()
         .collect();
     if old.is_empty() {
@@ -100,7 +99,7 @@ pub(super) async fn persisted(
         claimed.give_up_all(api).await;
         claimed.made = stored_too;
         claimed.finish(api);
-        claimer.rebase(from_claim(stored.resource));
+        claimer.repeat(stored.resource);
         recall(api, claimer).await?;
         return Ok(claimer.claimed(Vec::new(), None, true));
     }
@@ -123,20 +122,31 @@ pub(super) async fn persisted(
     Ok(claimed)
 }
 
-/// Of a request whose event ids all are other messages': if its key was claimed by an earlier request, and forgotten by the
-/// limits, these may be the messages of that one.
-pub(super) async fn forgotten_key(api: &Api, claimer: &mut Claimer<'_>) -> Result<(), Error> {
-    let Some(key) = claimer.wanted().into_iter().find(|made| made.draft.is_none()) else {
+/// Of a request whose event ids all are other messages': if the store has its key, as [`persisted`] looks for it, these may
+/// be the messages of the earlier request.
+pub(super) async fn persisted_key(
+    api: &Api,
+    claimer: &mut Claimer<'_>,
+    has_forgotten: bool,
+) -> Result<(), Error> {
+    let key = claimer.wanted().into_iter().find(|made| made.draft.is_none());
+    let Some(key) = key.filter(|key| may_be_stored(api, key, has_forgotten)) else {
         return Ok(());
     };
-    let Some(stored) = api.stored_claims.find(&[key.request.key]).await?.pop().flatten() else {
+    let stored = stored_claims(api, &[key.request.key], has_forgotten).await?;
+    let Some(stored) = stored.into_iter().next().flatten() else {
         return Ok(());
     };
     if stored.fingerprint != key.request.fingerprint {
         return Err(reused());
     }
-    claimer.rebase(from_claim(stored.resource));
+    claimer.repeat(stored.resource);
     recall(api, claimer).await
+}
+
+/// Whether the store may have a claim that the limits do not have.
+fn may_be_stored(api: &Api, made: &Made, has_forgotten: bool) -> bool {
+    has_forgotten || made.request.ttl > api.started_at.elapsed()
 }
 
 /// The claims of these keys that are in the store. While the limits have not forgotten any, that is asked until those have

@@ -1,7 +1,7 @@
 //! Accepting messages: from a parsed request to a 202 that is true.
 //!
 //! The steps, none of which touches SQL for an application that is cached (in the embedded set-up a key may be looked
-//! up among the persisted ones for a while after a start, and when there are too many for memory):
+//! up among the persisted ones for a while after a start, when there are too many for memory, and for a repeated batch):
 //!
 //! 1. the broker and the journal must take messages now ([`crate::health::may_accept`]);
 //! 2. one batched trip (a second one for keys that are held) claims the keys, takes from the quota and tells the
@@ -10,13 +10,13 @@
 //! 4. the journal record and the jobs are published, and all of it must be confirmed ([`publish`]).
 //!
 //! Guarantee: 202 only after every confirm. When something of it failed and some of it may be out all the same, the
-//! claims stay open, so that a repeat takes over with the same ids and makes the same deliveries.
+//! claims stay open, so that a repeat takes over with the same ids and makes the same deliveries. A client that hangs up
+//! after step 2 changes nothing of this.
 
 mod claim;
 mod claimed;
 mod earlier;
 mod fan_out;
-mod goes_on;
 mod publish;
 
 use std::sync::Arc;
@@ -28,7 +28,9 @@ use postrider_store::AppRef;
 use postrider_telemetry::labels::Duplicate;
 use postrider_telemetry::trace::{Published, Span};
 
+use crate::cache::Entry;
 use crate::error::Error;
+use crate::goes_on::GoesOn;
 use crate::health::may_accept;
 use crate::idempotency::IdempotencyKey;
 use crate::state::Api;
@@ -104,6 +106,21 @@ async fn accept_all(api: &Api, request: Request) -> Result<Vec<Verdict>, Error> 
     if claimed.settled {
         return Ok(verdicts(&cached.snapshot, request, &claimed));
     }
+    // A client that hangs up drops its request: what was claimed for it is made all the same, or its claims given back.
+    let owner = api.clone();
+    GoesOn::new(&api.tasks, async move {
+        fulfil(&owner, cached, request, claimed).await
+    })
+    .await
+}
+
+/// Makes what was claimed, and settles the claims by what came of it.
+async fn fulfil(
+    api: &Api,
+    cached: Arc<Entry>,
+    request: Request,
+    claimed: Claimed,
+) -> Result<Vec<Verdict>, Error> {
     let result = match api.cache.fresh(&request.app, cached, claimed.version).await {
         Ok(Some(entry)) => make(api, &entry.snapshot, request, &claimed).await,
         Ok(None) => Err((Error::not_found(), publish::Trace::None)),

@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 use postrider_broker::{PublishError, Queue};
 use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
-use super::goes_on::GoesOn;
 use crate::error::Error;
 use crate::state::Api;
 
@@ -27,15 +26,14 @@ pub(crate) enum Trace {
     Possible,
 }
 
-/// Publishes everything and waits until all of it is confirmed.
+/// Publishes everything and waits until all of it is confirmed. To be run in a [`GoesOn`](crate::goes_on::GoesOn): where
+/// the store keeps the record, one without its jobs would wait for the end of their lease.
 pub(crate) async fn publish(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     postrider_failpoint::hit("gateway.before_publish");
     let result = if api.broker.is_durable() {
         publish_durable(api, load).await
     } else {
-        // A client that hangs up drops its request, and a record without its jobs would wait for the end of their lease.
-        let owner = api.clone();
-        GoesOn::new(&api.tasks, async move { publish_in_process(&owner, load).await }).await
+        publish_in_process(api, load).await
     };
     postrider_failpoint::hit("gateway.after_publish");
     result

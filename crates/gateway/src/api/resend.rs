@@ -12,6 +12,7 @@ use super::Path;
 use super::message::{find, with_payload};
 use crate::accept::{Load, may_begin, publish};
 use crate::error::{Error, ErrorOut};
+use crate::goes_on::GoesOn;
 use crate::idempotency::IdempotencyKey;
 use crate::state::Api;
 
@@ -38,6 +39,8 @@ pub(crate) async fn resend(
     let nonce = key.map_or_else(rand::random, |key| key.hash(app.id));
     let delivery = DeliveryId::derive_again(message.id, endpoint.id, &nonce);
     let load = Load::by_hand(&api, message, &endpoint, delivery);
-    publish(&api, load).await.map_err(|(error, _)| error)?;
+    let owner = api.clone();
+    let published = GoesOn::new(&api.tasks, async move { publish(&owner, load).await });
+    published.await.map_err(|(error, _)| error)?;
     Ok((StatusCode::ACCEPTED, Json(EmptyResponse {})).into_response())
 }

@@ -53,6 +53,37 @@ async fn embedded_a_client_that_hangs_up_leaves_no_record_without_its_jobs() {
 }
 
 #[tokio::test]
+async fn what_a_client_that_hung_up_claimed_is_finished_or_given_back() {
+    const SOON: Duration = Duration::from_millis(50);
+    const LATER: Duration = Duration::from_millis(200);
+    let hang_up = async |harness: &Harness, key| {
+        let body = json!({"eventType": "a", "payload": {}});
+        let request = harness.post_with_key(MSG, key, body);
+        assert!(
+            tokio::time::timeout(SOON, request).await.is_err(),
+            "no answer yet"
+        );
+    };
+    for durable in [true, false] {
+        let harness = Harness::with(durable, Settings::default()).await;
+        harness.acme().await;
+        *harness.broker.fail.lock() = Some(Fail::Slow(LATER));
+        hang_up(&harness, "finished").await;
+        let body = json!({"eventType": "a", "payload": {}});
+        let repeat = harness.post_with_key(MSG, "finished", body).await;
+        repeat.is(StatusCode::ACCEPTED);
+        assert_eq!(harness.broker.accepted().len(), 1, "the repeat made nothing");
+        *harness.broker.fail.lock() = Some(Fail::Late(LATER, PublishError::Down));
+        hang_up(&harness, "given back").await;
+        tokio::time::sleep(2 * LATER).await;
+        *harness.broker.fail.lock() = None;
+        let other = json!({"eventType": "b", "payload": {}});
+        let other = harness.post_with_key(MSG, "given back", other).await;
+        other.is(StatusCode::ACCEPTED);
+    }
+}
+
+#[tokio::test]
 async fn embedded_a_full_queue_leaves_the_delivery_in_the_store() {
     let harness = Harness::new().await;
     harness.acme().await;

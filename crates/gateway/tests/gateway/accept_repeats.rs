@@ -6,9 +6,10 @@ use std::time::Duration;
 use http::StatusCode;
 use postrider_broker::PublishError;
 use postrider_gateway::Settings;
-use postrider_limits::{AdmitRequest, ClaimRequest};
+use postrider_limits::{AdmitRequest, ClaimEnd, ClaimRequest, Settlement};
 use postrider_model::{AppId, MessageId};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::harness::{Fail, Harness, text};
 
@@ -92,6 +93,60 @@ async fn embedded_a_key_is_known_after_a_restart() {
         .post_with_key(MSG, "k2", json!({"eventType": "a", "payload": {}}))
         .await
         .is(StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn embedded_a_batch_is_known_after_a_restart_whose_event_ids_alone_the_limits_know() {
+    let before = Harness::new().await;
+    let app = before.acme().await;
+    let batch = json!({"messages": [event("e1"), event("e2")]});
+    let first = before.post_with_key(BATCH, "k1", batch.clone()).await;
+    let first = first.is(StatusCode::ACCEPTED);
+    let after = Harness::over(before.store.clone(), false, Settings::default());
+    let known: Vec<ClaimRequest> = ids(&before)
+        .iter()
+        .zip(["e1", "e2"])
+        .map(|(id, event_id)| ClaimRequest {
+            key: event_id_hash(app, event_id),
+            resource: *id.as_bytes(),
+            fingerprint: [7; 32],
+            ttl: Duration::from_secs(3_600),
+            pending_ttl: Duration::from_secs(5),
+        })
+        .collect();
+    let finished: Vec<Settlement> = known
+        .iter()
+        .map(|claim| Settlement {
+            app,
+            key: claim.key,
+            resource: claim.resource,
+            end: ClaimEnd::Finished,
+        })
+        .collect();
+    let request = AdmitRequest {
+        app,
+        messages: 0,
+        quota: None,
+        claims: known,
+    };
+    after.limits.admit(&[request]).await.expect("claims");
+    after.limits.settle(&finished).await.expect("settled");
+    let again = after.post_with_key(BATCH, "k1", batch.clone()).await;
+    assert_eq!(again.is(StatusCode::ACCEPTED), first);
+    let other = after.post_with_key(BATCH, "k2", batch).await;
+    let other = other.is(StatusCode::ACCEPTED);
+    let statuses = other["data"].as_array().unwrap().iter().map(|one| &one["status"]);
+    assert!(statuses.eq([409, 409].iter()), "{other}");
+}
+
+/// As the gateway makes it: SHA-256 over parts, each with its length.
+fn event_id_hash(app: AppId, event_id: &str) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [b"event".as_slice(), app.as_bytes(), event_id.as_bytes()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 #[tokio::test]

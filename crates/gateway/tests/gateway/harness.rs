@@ -39,6 +39,8 @@ pub(crate) enum Fail {
     All(PublishError),
     /// As before, but so late.
     Late(Duration, PublishError),
+    /// Not at all, but it takes so long.
+    Slow(Duration),
 }
 
 pub(crate) struct TestBroker {
@@ -63,6 +65,7 @@ impl Broker for TestBroker {
                 tokio::time::sleep(after).await;
                 return Err(error);
             }
+            (Some(Fail::Slow(time)), _) => tokio::time::sleep(time).await,
             (Some(Fail::Jobs(error)), Queue::Deliver(_)) => return Err(error),
             (Some(Fail::JobsAfter(0)), Queue::Deliver(_)) => return Err(PublishError::Full),
             (Some(Fail::JobsAfter(frames)), Queue::Deliver(_)) => {

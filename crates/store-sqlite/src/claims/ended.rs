@@ -3,7 +3,7 @@
 //! An index by the time of their end would be as large as they are, and be written in no order too. The walk reads
 //! everything, so it begins at most once an hour; what it removes lies together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use postrider_model::UnixMillis;
@@ -23,15 +23,15 @@ pub(crate) struct EndedClaims(Mutex<Place>);
 struct Place {
     /// The last key that was looked at; empty before the first.
     after: Vec<u8>,
-    /// When the next walk may begin.
-    next_at: UnixMillis,
+    /// When the last walk began.
+    began_at: Option<Instant>,
 }
 
 impl EndedClaims {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(Place {
             after: Vec::new(),
-            next_at: UnixMillis(0),
+            began_at: None,
         }))
     }
 
@@ -39,10 +39,10 @@ impl EndedClaims {
     pub(crate) fn step(&self, connection: &Connection, now: UnixMillis, limit: u32) -> Fallible<usize> {
         let mut place = self.0.lock();
         if place.after.is_empty() {
-            if now < place.next_at {
+            if place.began_at.is_some_and(|began| began.elapsed() < WALK_EVERY) {
                 return Ok(0);
             }
-            place.next_at = now.plus(WALK_EVERY);
+            place.began_at = Some(Instant::now());
         }
         let last: Option<Vec<u8>> = connection
             .prepare_cached("SELECT key FROM claims WHERE key > ?1 ORDER BY key LIMIT 1 OFFSET ?2")?

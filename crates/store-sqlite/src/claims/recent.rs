@@ -149,13 +149,17 @@ impl RecentClaims {
                 Some(Step::Merged(last.key))
             }
             None => {
-                let gone = connection
+                connection
                     .prepare_cached(
                         "DELETE FROM recent_claims WHERE n IN (
                             SELECT n FROM recent_claims WHERE n <= ?1 ORDER BY n LIMIT ?2)",
                     )?
                     .execute(params![last_row, i64::try_from(many).unwrap_or(i64::MAX)])?;
-                (gone < many).then_some(Step::Finished)
+                // Told with the last one, since rows of an empty table are numbered from the start again.
+                let left: bool = connection
+                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM recent_claims WHERE n <= ?1)")?
+                    .query_row([last_row], |row| row.get(0))?;
+                (!left).then_some(Step::Finished)
             }
         };
         self.state.lock().open.step = step;

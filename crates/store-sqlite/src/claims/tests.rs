@@ -3,13 +3,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_model::{Claim, UnixMillis};
-use postrider_store::StoreError;
 use rusqlite::Connection;
 
-use super::find;
 use super::recent::RecentClaims;
+use super::{find, keep};
 use crate::connection::{open_reader, open_writer};
-use crate::error::Fallible;
 use crate::schema;
 use crate::writer::Writer;
 
@@ -47,8 +45,19 @@ impl World {
         appended.await.expect("a commit");
     }
 
-    async fn write(&self, work: fn(&Connection) -> Fallible<usize>) -> Result<usize, StoreError> {
-        self.writer.write(work).await
+    /// A commit that brings no claims.
+    async fn commit(&self) {
+        let work = |connection: &Connection| Ok(connection.execute("UPDATE progress SET body_mark = 0", [])?);
+        self.writer.write(work).await.expect("a commit");
+    }
+
+    /// Keeps a claim of a change to the configuration; returns whose it is.
+    async fn keep(&self, claim: Claim) -> u8 {
+        let recent = Arc::clone(&self.recent);
+        let kept = self
+            .writer
+            .write(move |connection| keep(connection, &recent, &claim));
+        kept.await.expect("a commit").resource[0]
     }
 
     fn holder(&self, number: u64) -> Option<u8> {
@@ -126,6 +135,28 @@ async fn what_gathers_is_bounded_however_much_comes() {
 }
 
 #[tokio::test]
+async fn what_comes_right_after_a_merge_is_not_removed_with_it() {
+    // A merge of as many as its steps take together, which end at one of these commits.
+    for commits in 0..12 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("postrider.db");
+        let world = World::open(&path);
+        world.append(lasting(0..256)).await;
+        for _ in 0..commits {
+            world.commit().await;
+        }
+        world.append(lasting(1_000..1_003)).await;
+        world.commit().await;
+        let world = World::open(&path);
+        let all = (0..256).chain(1_000..1_003);
+        assert!(
+            all.into_iter().all(|number| world.holder(number) == Some(1)),
+            "{commits}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_was_rolled_back_claims_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let world = World::open(&directory.path().join("postrider.db"));
@@ -142,10 +173,7 @@ async fn what_was_rolled_back_claims_nothing() {
     // Rows of the next ones have the numbers that were given back, and are merged with the others, not lost.
     world.append(lasting(199..205)).await;
     for _ in 0..10 {
-        world
-            .write(|connection| Ok(connection.execute("UPDATE progress SET body_mark = 0", [])?))
-            .await
-            .expect("a commit");
+        world.commit().await;
     }
     assert_eq!((world.count("claims"), world.count("recent_claims")), (205, 0));
     assert!((0..205).all(|number| world.holder(number) == Some(1)));
@@ -160,6 +188,7 @@ async fn the_first_claim_keeps_its_key_wherever_it_is() {
     world.append(vec![claim(1, 1, end), claim(2, 1, soon)]).await;
     world.append(vec![claim(1, 2, end)]).await;
     assert_eq!((world.holder(1), world.holder(2)), (Some(1), Some(1)));
+    assert_eq!(world.keep(claim(1, 2, end)).await, 1);
     world.append(lasting(1_000..1_400)).await;
     for second in 0..20 {
         world.append(vec![claim(1, 3, end)]).await;

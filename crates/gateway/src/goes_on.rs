@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TrackedFuture;
 
 /// Runs where it is awaited; if it is dropped before its end, as a task.
-pub(super) struct GoesOn<F>
+pub(crate) struct GoesOn<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -22,7 +22,7 @@ impl<F> GoesOn<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    pub(super) fn new(tasks: &TaskTracker, future: F) -> Self {
+    pub(crate) fn new(tasks: &TaskTracker, future: F) -> Self {
         Self {
             future: Some(Box::pin(tasks.track_future(future))),
         }

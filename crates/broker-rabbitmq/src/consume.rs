@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, DeliveryTag, FieldTable};
 use lapin::{Channel, Consumer};
-use postrider_broker::{Acknowledge, BrokerError, Incoming, Queue, Receipt, Subscription};
-use tokio::sync::{mpsc, oneshot};
+use postrider_broker::{Acknowledge, BrokerError, Incoming, Queue, Receipt, Subscription, SubscriptionEnds};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::acks::Acks;
@@ -25,7 +26,7 @@ const STABLE: Duration = Duration::from_secs(5);
 pub(crate) fn start(shared: &Arc<Shared>, links: Links, queue: Queue, prefetch: u16) -> Subscription {
     let prefetch = prefetch.max(1);
     let (sender, receiver) = mpsc::channel(usize::from(prefetch));
-    let (subscription, cancelled) = Subscription::new(receiver);
+    let (subscription, ends) = Subscription::new(receiver);
     let task = Task {
         shared: Arc::clone(shared),
         links,
@@ -34,7 +35,7 @@ pub(crate) fn start(shared: &Arc<Shared>, links: Links, queue: Queue, prefetch: 
         sender,
         failed_at: None,
     };
-    shared.tasks.spawn(task.run(cancelled));
+    shared.tasks.spawn(task.run(ends));
     subscription
 }
 
@@ -50,23 +51,27 @@ struct Task {
 
 impl Task {
     /// One session after the other, until the subscription is dropped or the broker closed.
-    async fn run(mut self, mut cancelled: oneshot::Receiver<()>) {
+    async fn run(mut self, ends: SubscriptionEnds) {
+        let SubscriptionEnds { stopped, mut dropped } = ends;
         let settings = &self.shared.settings;
         let mut backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
         let closing = self.shared.closing.clone();
         loop {
             let lasted = tokio::select! {
                 biased;
-                _ = &mut cancelled => return,
+                _ = &mut dropped => return,
                 () = closing.cancelled() => return,
-                lasted = self.next_session() => lasted,
+                lasted = self.next_session(&stopped) => lasted,
             };
             if lasted >= STABLE {
                 backoff.reset();
             }
+            if stopped.is_cancelled() {
+                return;
+            }
             tokio::select! {
                 biased;
-                _ = &mut cancelled => return,
+                _ = &mut dropped => return,
                 () = closing.cancelled() => return,
                 () = sleep(backoff.next(rand::random())) => {}
             }
@@ -74,7 +79,7 @@ impl Task {
     }
 
     /// Returns how long frames came.
-    async fn next_session(&mut self) -> Duration {
+    async fn next_session(&mut self, stopped: &CancellationToken) -> Duration {
         let link = match self.links.wait_for(Option::is_some).await {
             Ok(link) => link.clone(),
             Err(_) => None,
@@ -106,7 +111,7 @@ impl Task {
         let since = Instant::now();
         tokio::select! {
             () = link.broken.cancelled() => {}
-            () = self.forward(&session, &mut consumer) => {
+            () = self.forward_until(stopped, &session, &mut consumer) => {
                 tracing::warn!(queue = ?self.queue, "RabbitMQ ended a consumer");
                 self.failed_at = Some(Instant::now());
             }
@@ -144,6 +149,21 @@ impl Task {
             acks: Arc::default(),
         };
         Ok((session, consumer))
+    }
+
+    /// Hands frames on until `stopped`, and then holds what is out.
+    async fn forward_until(&self, stopped: &CancellationToken, session: &Session, consumer: &mut Consumer) {
+        let forward = self.forward(session, consumer);
+        if stopped.run_until_cancelled(forward).await.is_some() {
+            return;
+        }
+        if let Some(channel) = &session.channel {
+            let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            if let Err(error) = cancelled.await {
+                tracing::warn!(queue = ?self.queue, %error, "a consumer was not cancelled; it takes frames until the end");
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Hands frames on until the server ends the consumer (a deleted queue, a moved leader, a closed channel).

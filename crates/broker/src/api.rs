@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,20 +114,36 @@ pub trait Broker: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Subscription {
     frames: mpsc::Receiver<Incoming>,
-    _cancel: oneshot::Sender<()>,
+    stop: CancellationToken,
+    _dropped: oneshot::Sender<()>,
+}
+
+/// How an implementation learns what becomes of a subscription.
+#[derive(Debug)]
+pub struct SubscriptionEnds {
+    /// [`Subscription::stop`] was called.
+    pub stopped: CancellationToken,
+    /// Resolves (with an error) when it is dropped.
+    pub dropped: oneshot::Receiver<()>,
 }
 
 impl Subscription {
-    /// Made by implementations: `cancel` resolves (with an error) when the subscription is dropped.
-    pub fn new(frames: mpsc::Receiver<Incoming>) -> (Self, oneshot::Receiver<()>) {
-        let (guard, cancelled) = oneshot::channel();
-        (
-            Self {
-                frames,
-                _cancel: guard,
-            },
-            cancelled,
-        )
+    /// Made by implementations.
+    pub fn new(frames: mpsc::Receiver<Incoming>) -> (Self, SubscriptionEnds) {
+        let (guard, dropped) = oneshot::channel();
+        let stopped = CancellationToken::new();
+        let subscription = Self {
+            frames,
+            stop: stopped.clone(),
+            _dropped: guard,
+        };
+        (subscription, SubscriptionEnds { stopped, dropped })
+    }
+
+    /// Has the broker hand out no more: what comes from now on goes to others. What was handed out can be acknowledged, until
+    /// the subscription is dropped; what of it was not read yet returns only then.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// The next frame; `None` once the broker is closed.
@@ -194,7 +211,8 @@ impl Receipt {
         all
     }
 
-    fn is_void(&self) -> bool {
+    /// Whether its connection is gone: the frame comes back, whatever becomes of it here.
+    pub fn is_void(&self) -> bool {
         self.0.as_ref().is_none_or(|acknowledge| acknowledge.is_void())
     }
 

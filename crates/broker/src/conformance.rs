@@ -30,6 +30,7 @@ macro_rules! conformance_suite {
             unacknowledged_frames_return_in_order_and_counted,
             a_receipt_outliving_its_subscription_is_void,
             prefetch_bounds_what_is_out,
+            a_stopped_subscription_keeps_what_it_has_and_takes_no_more,
             the_journal_keeps_order_and_has_one_consumer,
             a_large_frame_arrives_unchanged,
             many_publishers_at_once_lose_nothing,
@@ -187,6 +188,45 @@ pub async fn prefetch_bounds_what_is_out(broker: Arc<dyn Broker>) {
     assert!(held.receipt.acknowledge().await);
     assert_eq!(number(&next(&mut consumer).await), 2);
     stays_silent(&mut consumer).await;
+    broker.close().await;
+}
+
+/// What comes after the stop goes to others at once; what came before can be acknowledged.
+pub async fn a_stopped_subscription_keeps_what_it_has_and_takes_no_more(broker: Arc<dyn Broker>) {
+    publish(&broker, Queue::Deliver(0), 0..1).await;
+    let mut first = subscribe(&broker, Queue::Deliver(0), 100).await;
+    let held = next(&mut first).await;
+    first.stop();
+    let mut second = subscribe(&broker, Queue::Deliver(0), 100).await;
+    // The broker may hand out some before it hears of the stop.
+    let mut published = 1;
+    let heard = tokio::time::timeout(PATIENCE, async {
+        loop {
+            publish(&broker, Queue::Deliver(0), published..published + 1).await;
+            published += 1;
+            if let Ok(Some(incoming)) = tokio::time::timeout(WATCH, second.next()).await {
+                break incoming;
+            }
+        }
+    });
+    let heard = heard.await.expect("the stop is heard of");
+    assert_eq!(number(&heard), published - 1);
+    assert!(heard.receipt.acknowledge().await);
+    publish(&broker, Queue::Deliver(0), 500..510).await;
+    for expected in 500..510 {
+        let incoming = next(&mut second).await;
+        assert_eq!(number(&incoming), expected);
+        assert!(incoming.receipt.acknowledge().await);
+    }
+    assert!(held.receipt.acknowledge().await, "it still holds that");
+    drop(first);
+    for _ in 2..published {
+        assert!(
+            next(&mut second).await.receipt.acknowledge().await,
+            "what it had not read"
+        );
+    }
+    depth_becomes(&broker, Queue::Deliver(0), 0).await;
     broker.close().await;
 }
 

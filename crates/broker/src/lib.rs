@@ -18,7 +18,8 @@ mod gather;
 mod in_process;
 
 pub use api::{
-    Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, QueueLook, Receipt, Subscription,
+    Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, QueueLook, Receipt,
+    Subscription, SubscriptionEnds,
 };
 pub use gather::{Confirmed, GatherSettings, JobPublisher, JournalPublisher, Pace};
 pub use in_process::{InProcess, InProcessSettings};

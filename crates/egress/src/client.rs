@@ -111,8 +111,8 @@ impl Client {
 
     /// POSTs the request and reads the response, all before `request.deadline` has passed.
     ///
-    /// A response with any status is `Ok`, a redirect too. When the receiver closed a reused connection before it
-    /// answered a byte, the request is sent again, once, over a new connection: it had closed an idle connection
+    /// A response with any status is `Ok`, a redirect too. When the receiver closed a reused connection at once, before
+    /// it answered a byte, the request is sent again, once, over a new connection: it had closed an idle connection
     /// while the request was on its way.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ fn is_ours_to_set(name: &HeaderName) -> bool {
     NAMES.contains(name)
 }
 
-/// Whether a reused connection ended before a byte of the response came.
+/// Whether a reused connection ended at once, before a byte of the response came.
 fn was_closed_while_idle(error: &legacy::Error) -> bool {
     let Some(connection) = error.connect_info() else {
         return false;
@@ -231,6 +231,6 @@ fn was_closed_while_idle(error: &legacy::Error) -> bool {
     connection.get_extras(&mut extensions);
     extensions
         .get::<Exchanges>()
-        .is_some_and(Exchanges::is_reused_and_unanswered)
+        .is_some_and(Exchanges::crossed_a_close)
         && matches!(Failure::from_exchange(error), Failure::Closed | Failure::Reset)
 }

@@ -5,53 +5,85 @@
 //! alternates, so a write after a read begins a new exchange.
 //!
 //! A deadline ends the attempt, not the connection: the client flushes what is left before it hangs up. So a write that
-//! stands still ends the connection here.
+//! stands still ends the connection here, and so does one whose request is older than any attempt.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_rustls::client::TlsStream;
 
 use crate::connections::Open;
 
-/// How long a write may stand still, as long as the longest attempt: a receiver that does not read would otherwise keep the
-/// connection and the body.
-const STILL_MAX: Duration = Duration::from_secs(30);
+/// How long a write may stand still, and how long a request may be written, as long as the longest attempt: a receiver that
+/// does not read, or a little now and then, would otherwise keep the connection and the body.
+const WRITE_MAX: Duration = Duration::from_secs(30);
+/// A receiver that closes an idle connection while a request is on its way has done so within a trip there and back. Later it
+/// may have worked on the request.
+const CROSSING_MAX: Duration = Duration::from_secs(1);
 
 /// What a connection tells about itself after a request over it failed. A clone shares the state.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Exchanges(Arc<State>);
 
-#[derive(Default)]
 struct State {
+    opened: Instant,
     /// Requests begun.
     begun: AtomicU32,
+    /// When the last one began: milliseconds after the connection was opened.
+    begun_at: AtomicU64,
     /// Whether a byte came back since the last request began.
     answered: AtomicBool,
 }
 
 impl Exchanges {
-    /// Whether the last request went over a connection that had carried another before, and got no byte back.
-    pub(crate) fn is_reused_and_unanswered(&self) -> bool {
+    fn new() -> Self {
+        Self(Arc::new(State {
+            opened: Instant::now(),
+            begun: AtomicU32::new(0),
+            begun_at: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether the last request went just now over a connection that had carried another before, and got no byte back: the
+    /// receiver had closed the idle connection.
+    pub(crate) fn crossed_a_close(&self) -> bool {
         // Relaxed: the failure that leads here was sent by the connection's task through a channel, which orders.
-        self.0.begun.load(Ordering::Relaxed) > 1 && !self.0.answered.load(Ordering::Relaxed)
+        self.0.begun.load(Ordering::Relaxed) > 1
+            && !self.0.answered.load(Ordering::Relaxed)
+            && self.age() <= CROSSING_MAX
+    }
+
+    /// How long ago the last request began.
+    fn age(&self) -> Duration {
+        let begun_at = Duration::from_millis(self.0.begun_at.load(Ordering::Relaxed));
+        self.0.opened.elapsed().saturating_sub(begun_at)
     }
 
     /// Called before each write, whatever becomes of it: a write that fails was an exchange too.
-    fn wrote(&self) {
+    ///
+    /// # Errors
+    /// When the request has been written for too long.
+    fn write(&self) -> io::Result<()> {
         let is_first = self.0.begun.load(Ordering::Relaxed) == 0;
         if is_first || self.0.answered.load(Ordering::Relaxed) {
+            let at = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.0.begun_at.store(at, Ordering::Relaxed);
             self.0.answered.store(false, Ordering::Relaxed);
             self.0.begun.fetch_add(1, Ordering::Relaxed);
+        } else if self.age() > WRITE_MAX {
+            return Err(io::ErrorKind::TimedOut.into());
         }
+        Ok(())
     }
 
     fn read(&self) {
@@ -76,7 +108,7 @@ type Guarded<S> = Pin<Box<TimeoutWriter<S>>>;
 
 fn guarded<S: AsyncWrite>(stream: S) -> Guarded<S> {
     let mut stream = TimeoutWriter::new(stream);
-    stream.set_timeout(Some(STILL_MAX));
+    stream.set_timeout(Some(WRITE_MAX));
     Box::pin(stream)
 }
 
@@ -92,7 +124,7 @@ impl Stream {
     fn new(transport: Transport, open: Open) -> Self {
         Self {
             transport,
-            exchanges: Exchanges::default(),
+            exchanges: Exchanges::new(),
             _open: open,
         }
     }
@@ -124,7 +156,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.exchanges.wrote();
+        self.exchanges.write()?;
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.as_mut().poll_write(cx, buf),
             Transport::Tls(tls) => tls.as_mut().poll_write(cx, buf),
@@ -136,7 +168,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.exchanges.wrote();
+        self.exchanges.write()?;
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.as_mut().poll_write_vectored(cx, bufs),
             Transport::Tls(tls) => tls.as_mut().poll_write_vectored(cx, bufs),
@@ -167,9 +199,9 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::connections::Count;
@@ -189,7 +221,47 @@ mod tests {
             }
         };
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
-        assert!(began.elapsed() >= STILL_MAX);
+        assert!(began.elapsed() >= WRITE_MAX);
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_read_a_little_now_and_then_ends() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let tcp = TcpStream::connect(listener.local_addr()?).await?;
+        let (mut reads_little, _) = listener.accept().await?;
+        let mut stream = Stream::plain(tcp, Count::default().open());
+        let began = Instant::now();
+        tokio::time::pause();
+        let writing = async { while stream.write_all(&[0; 65_536]).await.is_ok() {} };
+        let reading = async {
+            let mut some = vec![0; 4 << 20];
+            while reads_little.read(&mut some).await.is_ok() {
+                tokio::time::sleep(WRITE_MAX / 4).await;
+            }
+        };
+        tokio::select! {
+            () = writing => {}
+            () = reading => panic!("the connection ended on the other side"),
+        }
+        assert!(
+            (WRITE_MAX..2 * WRITE_MAX).contains(&began.elapsed()),
+            "{:?}",
+            began.elapsed()
+        );
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_closes_at_once_may_have_been_closed_while_idle() {
+        let exchanges = Exchanges::new();
+        let _ = exchanges.write();
+        assert!(!exchanges.crossed_a_close(), "the first request");
+        exchanges.read();
+        tokio::time::advance(10 * WRITE_MAX).await;
+        let _ = exchanges.write();
+        assert!(exchanges.crossed_a_close(), "over an idle connection");
+        tokio::time::advance(2 * CROSSING_MAX).await;
+        assert!(!exchanges.crossed_a_close(), "the receiver may have worked on it");
     }
 }

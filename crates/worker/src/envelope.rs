@@ -30,7 +30,8 @@ struct Envelope {
 
 impl Drop for Envelope {
     fn drop(&mut self) {
-        if !*self.is_acknowledged.get_mut() {
+        // What belongs to a connection that is gone is back already.
+        if !*self.is_acknowledged.get_mut() && !self.is_void() {
             self.give_back.notify_one();
         }
     }
@@ -85,6 +86,11 @@ impl Share {
 }
 
 impl Envelope {
+    /// Whether it comes back, whatever becomes of it here.
+    fn is_void(&self) -> bool {
+        self.receipt.lock().as_ref().is_some_and(Receipt::is_void)
+    }
+
     fn subscription(&self) -> usize {
         Arc::as_ptr(&self.give_back).addr()
     }
@@ -124,6 +130,13 @@ impl Active {
             .get_mut(&key)
             .map(std::mem::take)
             .unwrap_or_default()
+    }
+
+    /// Whether every frame of the delivery comes back: it is for whoever gets it then.
+    pub(crate) fn is_void(&self, key: (DeliveryId, u32)) -> bool {
+        let active = self.0.lock();
+        let shares = active.get(&key).map(Vec::as_slice).unwrap_or_default();
+        !shares.is_empty() && shares.iter().all(|share| share.0.is_void())
     }
 
     /// Ends the delivery's run here.

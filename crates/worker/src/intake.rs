@@ -58,6 +58,8 @@ pub(crate) async fn run(
                 };
                 match stop.run_until_cancelled(ended).await {
                     None => {
+                        // What comes now is for other workers, and must not wait for this one's drain.
+                        subscription.stop();
                         released.cancelled().await;
                         return;
                     }
@@ -85,6 +87,10 @@ async fn consume(
     give_back: &Arc<Notify>,
 ) {
     while let Some(incoming) = subscription.next().await {
+        // Of a connection that is gone: it comes again.
+        if incoming.receipt.is_void() {
+            continue;
+        }
         let jobs = match postrider_wire::decode(incoming.frame.clone()) {
             Ok(Frame::Jobs(jobs)) if !jobs.is_empty() => jobs,
             Ok(Frame::Jobs(_)) => {

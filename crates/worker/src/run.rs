@@ -240,9 +240,14 @@ impl Context {
         }
     }
 
-    /// Defers a unit that will not be tried here, in a task of its own.
+    /// Defers a unit that will not be tried here, in a task of its own; gives up one that comes back anyway, since it would
+    /// then be both in the store and with whoever gets it.
     pub(crate) fn defer_unit(self: &Arc<Self>, unit: Unit, reason: DeferReason, delay: Duration) {
+        let is_void = unit.is_void(self);
         let steps = unit.taken_on(self);
+        if is_void {
+            return;
+        }
         let context = self.clone();
         self.tasks.spawn(async move {
             finish::defer_all(&context, steps, reason, delay).await;

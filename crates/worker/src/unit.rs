@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::attempt::{Tried, attempt, timeout};
 use crate::board::{Started, Verdict};
 use crate::classify::LEASE_OVER_DELAY;
-use crate::duty::{Duty, Seat};
+use crate::duty::{Duty, Seat, key};
 use crate::finish;
 use crate::run::Context;
 use crate::target::Target;
@@ -70,6 +70,12 @@ impl Unit {
         steps.into_iter().map(|step| step.taken_on(context)).collect()
     }
 
+    /// Whether all of it comes back, since the connection that it came by is gone.
+    pub(crate) fn is_void(&self, context: &Context) -> bool {
+        let mut steps = self.steps().iter();
+        steps.all(|step| context.active.is_void(key(step.job())))
+    }
+
     fn steps(&self) -> &[Step] {
         match self {
             Self::One(step) => std::slice::from_ref(step),
@@ -93,6 +99,11 @@ impl Unit {
 pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
     let Started { unit, slot } = started;
     let mut seat = Seat::new(&context, slot);
+    if unit.is_void(&context) {
+        drop(unit.taken_on(&context));
+        seat.done(Verdict::Neutral);
+        return;
+    }
     match unit {
         Unit::One(Step::Try(work)) => {
             let duty = Duty::new(&context, &work.job);

@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::queue::SharedQueue;
-use crate::{Acknowledge, Incoming, Receipt, Subscription};
+use crate::{Acknowledge, Incoming, Receipt, Subscription, SubscriptionEnds};
 
 /// Starts consuming; a prefetch of 0 counts as 1.
 pub(super) fn start(queue: SharedQueue, prefetch: u16) -> Subscription {
     let prefetch = usize::from(prefetch.max(1));
     let (sender, receiver) = mpsc::channel(prefetch);
-    let (subscription, cancelled) = Subscription::new(receiver);
+    let (subscription, ends) = Subscription::new(receiver);
     let consumer = Consumer {
         id: queue.register(),
         queue,
     };
-    tokio::spawn(consumer.run(sender, cancelled, Arc::new(Semaphore::new(prefetch))));
+    tokio::spawn(consumer.run(sender, ends, Arc::new(Semaphore::new(prefetch))));
     subscription
 }
 
@@ -38,17 +38,28 @@ impl Consumer {
     async fn run(
         self,
         sender: mpsc::Sender<Incoming>,
-        mut cancelled: oneshot::Receiver<()>,
+        ends: SubscriptionEnds,
         unacknowledged: Arc<Semaphore>,
     ) {
+        let SubscriptionEnds { stopped, mut dropped } = ends;
+        tokio::select! {
+            biased;
+            _ = &mut dropped => {}
+            // It goes on holding what is out.
+            () = stopped.cancelled() => {
+                let _ = dropped.await;
+            }
+            () = self.hand_out(sender, unacknowledged) => {}
+        }
+    }
+
+    /// Hands frames out until the queue is closed.
+    async fn hand_out(&self, sender: mpsc::Sender<Incoming>, unacknowledged: Arc<Semaphore>) {
         let mut changes = self.queue.changes();
         loop {
-            let place = tokio::select! {
-                biased;
-                _ = &mut cancelled => return,
-                place = Arc::clone(&unacknowledged).acquire_owned() => place,
+            let Ok(place) = Arc::clone(&unacknowledged).acquire_owned().await else {
+                return;
             };
-            let Ok(place) = place else { return };
             let taken = loop {
                 changes.mark_unchanged();
                 if self.queue.is_closed() {
@@ -57,10 +68,8 @@ impl Consumer {
                 if let Some(taken) = self.queue.take(self.id) {
                     break taken;
                 }
-                tokio::select! {
-                    biased;
-                    _ = &mut cancelled => return,
-                    changed = changes.changed() => if changed.is_err() { return },
+                if changes.changed().await.is_err() {
+                    return;
                 }
             };
             let incoming = Incoming {

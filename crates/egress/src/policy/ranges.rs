@@ -1,5 +1,5 @@
-//! The special-purpose address ranges that are refused: the IANA registries of RFC 6890 and its successors, and
-//! multicast. A more specific range comes before the one that contains it, so that the name fits best.
+//! The special-purpose address ranges that are refused: the IANA registries of RFC 6890 and its successors,
+//! multicast, and public addresses that mean something else inside of a cloud. A more specific range comes before the one that contains it, so that the name fits best.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -35,6 +35,7 @@ pub(super) const V4: &[V4Range] = &[
     v4([10, 0, 0, 0], 8, "private use, RFC 1918"),
     v4([100, 64, 0, 0], 10, "shared address space, RFC 6598"),
     v4([127, 0, 0, 0], 8, "loopback, RFC 1122"),
+    v4([168, 63, 129, 16], 32, "Azure's platform, a public address"),
     v4([169, 254, 0, 0], 16, "link local, RFC 3927"),
     v4([172, 16, 0, 0], 12, "private use, RFC 1918"),
     v4([192, 0, 0, 0], 24, "IETF protocol assignments, RFC 6890"),

@@ -8,6 +8,7 @@ const RANGES: &[(&str, bool, bool)] = &[
     ("10.0.0.0/8", true, true),
     ("100.64.0.0/10", true, true),
     ("127.0.0.0/8", true, true),
+    ("168.63.129.16/32", true, true),
     ("169.254.0.0/16", true, true),
     ("172.16.0.0/12", true, true),
     ("192.0.0.0/24", true, true),

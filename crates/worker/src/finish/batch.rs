@@ -2,18 +2,19 @@
 //!
 //! A lonely delivery's batch starts at once. The next one starts an interval later, with all that came meanwhile; a few
 //! are on their way at once, so that a slow confirm does not stop the flow. The limits fail open; the journal is tried
-//! until it takes the batch. A panic ends its own batch alone.
+//! until it takes the batch, which does not hold up the next ones' done marks: while the broker is away they are what keeps
+//! a delivery that comes back to another worker from being sent again. A panic ends its own batch alone.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use postrider_broker::Pace;
+use postrider_broker::{Health, Pace};
 use postrider_limits::{BreakerChange, FinishReport};
 use postrider_model::Record;
 use postrider_telemetry::error_chain;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,8 @@ use crate::run::Context;
 const PACE: Duration = Duration::from_millis(12);
 /// Deliveries of one batch: a frame's worth.
 const BATCH_MAX: usize = 512;
-/// Batches on their way at once.
+/// Batches on their way at once, without those that the journal refused once: these are bounded by the deliveries that a
+/// worker holds.
 const BATCHES_MAX: usize = 4;
 /// Reports of one trip to the limits.
 const REPORTS_PER_TRIP: usize = 256;
@@ -44,11 +46,13 @@ async fn take(context: &Arc<Context>, queue: &mut mpsc::Receiver<Ended>, batches
     // In process the store's commit gathers, and it confirms: a pace would only add to it.
     let is_durable = context.deps.broker.is_durable();
     let mut pace = Pace::new(if is_durable { PACE } else { Duration::ZERO });
+    let places = Arc::new(Semaphore::new(BATCHES_MAX));
     loop {
+        // Never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         while batches.try_join_next().is_some() {}
-        if batches.len() >= BATCHES_MAX {
-            batches.join_next().await;
-        }
         if let Some(at) = pace.next() {
             tokio::time::sleep_until(at).await;
         }
@@ -60,11 +64,11 @@ async fn take(context: &Arc<Context>, queue: &mut mpsc::Receiver<Ended>, batches
         if batch.len() == BATCH_MAX {
             pace.reset();
         }
-        batches.spawn(end(context.clone(), batch));
+        batches.spawn(end(context.clone(), batch, place));
     }
 }
 
-async fn end(context: Arc<Context>, batch: Vec<Ended>) {
+async fn end(context: Arc<Context>, batch: Vec<Ended>, place: OwnedSemaphorePermit) {
     let mut records = Vec::with_capacity(batch.len());
     let mut reports = Vec::with_capacity(batch.len());
     let mut held = Vec::with_capacity(batch.len());
@@ -73,7 +77,11 @@ async fn end(context: Arc<Context>, batch: Vec<Ended>) {
         reports.extend(ended.report);
         held.push((ended.duty, ended.trace));
     }
-    tokio::join!(report(&context, &reports), journal(&context, &records));
+    let mut place = Some(place);
+    tokio::join!(
+        report(&context, &reports),
+        journal(&context, &records, &mut place)
+    );
     postrider_failpoint::hit("worker.after_outcome");
     envelope::settle(held.iter_mut().flat_map(|(duty, _)| duty.end())).await;
 }
@@ -120,8 +128,8 @@ fn announce(context: &Context, report: &FinishReport, change: BreakerChange) {
 
 /// Publishes outcomes until the journal takes them, all of them each time: a fact that comes twice changes nothing.
 /// There is no bound: giving up would lose them, what waits behind them is bounded, and no attempt starts while the
-/// broker is down.
-async fn journal(context: &Context, records: &[Record]) {
+/// broker is down. The batch gives its place up with the first refusal.
+async fn journal(context: &Context, records: &[Record], place: &mut Option<OwnedSemaphorePermit>) {
     let mut delay = Duration::from_millis(50);
     loop {
         match context.deps.journal.publish(records.to_vec()).await {
@@ -131,7 +139,19 @@ async fn journal(context: &Context, records: &[Record]) {
                 tracing::warn!(outcomes, %error, "outcomes were not taken; trying again");
             }
         }
-        tokio::time::sleep(delay).await;
+        place.take();
+        rest(context, delay).await;
         delay = (delay * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// Waits so long, or until a broker that is away is back.
+async fn rest(context: &Context, delay: Duration) {
+    let mut health = context.deps.broker.health();
+    if *health.borrow_and_update() == Health::Up {
+        tokio::time::sleep(delay).await;
+    } else {
+        // The end of either wait is good.
+        let _ = tokio::time::timeout(delay, health.wait_for(|health| *health == Health::Up)).await;
     }
 }

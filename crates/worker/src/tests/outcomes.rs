@@ -1,7 +1,7 @@
 //! Outcomes end in batches: acknowledged once they are on record, and not before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +23,8 @@ struct Frames {
     acknowledged: AtomicUsize,
     /// Acknowledgements that panic from now on.
     that_panic: AtomicUsize,
+    /// Their connection is gone.
+    are_void: AtomicBool,
     give_back: Arc<Notify>,
 }
 
@@ -43,7 +45,7 @@ impl Acknowledge for Ack {
     }
 
     fn is_void(&self) -> bool {
-        false
+        self.0.are_void.load(Ordering::SeqCst)
     }
 }
 
@@ -113,6 +115,53 @@ async fn a_batch_that_panics_gives_its_frames_back_and_the_next_one_goes() {
     hand_over(&world, &context, &next, 3).await;
     world.all_settled(&context).await;
     assert_eq!(next.acknowledged.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_anyway_is_neither_tried_nor_deferred() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    let context = world.context(World::settings());
+    let frames = Arc::new(Frames::default());
+    let begin = |job: &Job| {
+        let receipt = Receipt::new(Box::new(Ack(frames.clone())));
+        for share in envelope::shares(receipt, 1, Vec::new(), frames.give_back.clone()) {
+            assert!(context.active.begin(key(job), share), "it is new");
+        }
+        vec![Duty::new(&context, job)]
+    };
+    let job = world.job(endpoint);
+    let duties = begin(&job);
+    frames.are_void.store(true, Ordering::SeqCst);
+    crate::dispatch::dispatch(&context, vec![job], duties).await;
+    until("it is given up", || context.active.len() == 0).await;
+    let given_back = tokio::time::timeout(Duration::from_millis(50), frames.give_back.notified());
+    assert!(given_back.await.is_err(), "the next connection keeps its frames");
+
+    frames.are_void.store(false, Ordering::SeqCst);
+    let job = world.job(endpoint);
+    let (delivery, duties) = (job.delivery, begin(&job));
+    crate::dispatch::dispatch(&context, vec![job], duties).await;
+    world.all_settled(&context).await;
+    let outcomes = world.outcomes(1).await;
+    assert_eq!((outcomes.len(), outcomes[0].delivery), (1, delivery));
+    assert_eq!(world.receiver.total(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn done_marks_do_not_wait_for_a_journal_that_is_away() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    let context = world.context(World::settings());
+    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
+    for sent in 1..=10 {
+        world.dispatch(&context, vec![world.job(endpoint)]).await;
+        let reported = || world.limits.signals.lock().len();
+        until("what has arrived is marked", || reported() == sent).await;
+    }
+    world.broker.refusals.store(0, Ordering::SeqCst);
+    world.all_settled(&context).await;
+    world.outcomes(10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

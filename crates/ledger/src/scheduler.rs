@@ -7,7 +7,7 @@
 //! by one, see [`pace`]. An endpoint with as many leases out as may be is looked at again when one of them has ended.
 //!
 //! Several schedulers are kept apart by the store's claims. None of this is needed for safety: a row leased twice has
-//! two runs, and only the later one counts.
+//! two runs, of which only the later one counts, or the one that succeeds.
 
 mod publish;
 

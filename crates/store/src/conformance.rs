@@ -49,6 +49,7 @@ macro_rules! store_conformance {
                 a_batch_recorded_twice_is_recorded_once,
                 an_outcome_may_come_before_its_message,
                 an_outcome_of_an_earlier_run_is_stale,
+                a_success_of_an_earlier_run_ends_the_delivery,
                 terminal_states_are_final,
                 counters_follow_the_states,
                 gone_disables_the_endpoint,

@@ -12,7 +12,8 @@ pub struct RecordReport {
     pub messages: usize,
     /// Attempts new to the store.
     pub attempts: usize,
-    /// Outcomes of a run that is no longer current: their attempts were recorded and nothing else.
+    /// Outcomes of a run that is no longer current (but a success counts), or of a delivery that has ended: their attempts
+    /// were recorded and nothing else.
     pub stale: usize,
     /// Applications whose configuration changed (an endpoint was disabled or paused), with the new version.
     pub reconfigured: Vec<(AppId, u64)>,

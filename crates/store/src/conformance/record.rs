@@ -7,8 +7,8 @@ use postrider_model::{
     AppId, Claim, DeferReason, DeliveryState, Disposition, ExhaustedPolicy, Next, Record, UnixMillis,
 };
 
-use super::fixture::{DAY, FAILED, RETRY, SECOND, WAITING, World, must};
-use crate::{AppRef, AttemptFilter, EndpointCounts, EndpointRef, MessageFilter, SharedStore};
+use super::fixture::{DAY, FAILED, HOUR, RETRY, SECOND, WAITING, World, grant, must, until};
+use crate::{AppRef, AttemptFilter, EndpointCounts, EndpointRef, Grant, MessageFilter, SharedStore};
 
 /// Rule 1: recorded twice is recorded once.
 pub async fn a_batch_recorded_twice_is_recorded_once(store: SharedStore) {
@@ -83,6 +83,57 @@ pub async fn an_outcome_of_an_earlier_run_is_stale(store: SharedStore) {
         .record(&[world.ended(&message, endpoint, 1, Next::Delivered)])
         .await;
     assert_eq!(world.state(&message).await, DeliveryState::Delivered);
+}
+
+/// Rule 3: a success of an earlier run ends the delivery, and the sequence goes on; what the later run brings is too late.
+pub async fn a_success_of_an_earlier_run_ends_the_delivery(store: SharedStore) {
+    let world = World::new(store).await;
+    for ordered in [false, true] {
+        let change = |endpoint: &mut postrider_model::Endpoint| {
+            endpoint.ordered = ordered;
+            endpoint.on_exhausted = ExhaustedPolicy::Pause;
+        };
+        let endpoint = world.endpoint(change).await.id;
+        let disposition = if ordered { Disposition::Ordered } else { WAITING };
+        let messages = world.accept_many(endpoint, 2, disposition).await;
+        let granted = Grant {
+            ordered,
+            ..grant(endpoint, 1)
+        };
+        world.claim_until(endpoint).await;
+        let first = world.lease(&[granted], Duration::from_millis(50)).await.remove(0);
+        let again = until("the lease expires", async || {
+            let jobs = world.lease(&[granted], HOUR).await;
+            jobs.into_iter().find(|job| job.delivery == first.delivery)
+        })
+        .await;
+        assert_eq!((first.run, again.run), (1, 2));
+        let message = &first.message;
+        let report = world
+            .record(&[world.ended(message, endpoint, 1, Next::Delivered)])
+            .await;
+        assert_eq!((report.stale, report.attempts), (0, 1));
+        let delivery = world.delivery(message).await;
+        assert_eq!(
+            (delivery.state, delivery.waiting),
+            (DeliveryState::Delivered, None)
+        );
+
+        let report = world.record(&[world.ended(message, endpoint, 2, FAILED)]).await;
+        assert_eq!((report.stale, report.attempts), (1, 1));
+        let delivery = world.delivery(message).await;
+        assert_eq!(
+            (delivery.state, delivery.waiting),
+            (DeliveryState::Delivered, None)
+        );
+        let counts = world.counts(endpoint).await;
+        assert_eq!((counts.success, counts.fail), (1, 0));
+        if ordered {
+            let next = world.take(endpoint, 2).await;
+            let next: Vec<_> = next.iter().map(|job| job.message.id).collect();
+            assert_eq!(next, [messages[1].id], "it is not paused");
+        }
+    }
 }
 
 /// Rule 2: what has ended does not move again.

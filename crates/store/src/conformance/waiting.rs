@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postrider_model::{CancelReason, DeferReason, DeliveryId, DeliveryState, Disposition, Next, Trigger};
 
-use super::fixture::{HOUR, SECOND, WAITING, World, grant, must, until};
+use super::fixture::{HOUR, RETRY, SECOND, WAITING, World, grant, must, until};
 use crate::{Grant, PARK_DEATHS, SUSPECT_DEATHS, SUSPECT_REST, SharedStore};
 
 /// What waits is offered with its numbers, and leased with all that a worker needs.
@@ -119,7 +119,7 @@ pub async fn an_expired_lease_is_due_again_and_the_next_is_longer(store: SharedS
         );
     }
     let stale = world
-        .record(&[world.ended(&messages[0], endpoint, 3, Next::Delivered)])
+        .record(&[world.ended(&messages[0], endpoint, 3, RETRY)])
         .await;
     assert_eq!((stale.stale, stale.attempts), (1, 1));
     world

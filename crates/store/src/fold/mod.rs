@@ -7,7 +7,9 @@
 //! The rules:
 //! 1. A fact recorded twice is recorded once: deliveries, attempts and messages have ids of their own.
 //! 2. A terminal state is final. A later fact adds its attempt and nothing else.
-//! 3. Only the current run moves or removes a waiting row. A fact of an earlier run is stale: it adds its attempt.
+//! 3. Only the current run moves or removes a waiting row. A fact of an earlier run is stale: it adds its attempt. But a
+//!    success of any run ends the delivery and removes the row: a journal that lags longer than a lease brings it after the
+//!    next run was handed out, whose own outcome then finds a terminal state.
 //! 4. Facts may come in any order: an outcome before its message makes the delivery.
 //! 5. A due time is at most the store's clock plus the delay, and at least the lease's start plus the delay, so that
 //!    a worker whose clock is wrong can neither burn the retries nor postpone them. That of an attempt in flight counts from the

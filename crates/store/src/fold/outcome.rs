@@ -10,7 +10,9 @@ impl Folder<'_> {
     pub(super) fn outcome(&mut self, outcome: &Outcome) {
         let current = self.track(outcome);
         self.add_attempt(outcome);
-        let stale = current.waiting.is_some_and(|row| outcome.run < row.run);
+        let is_earlier = current.waiting.is_some_and(|row| outcome.run < row.run);
+        // The receiver has it, whichever run brought it (rule 3).
+        let stale = is_earlier && outcome.next != Next::Delivered;
         if current.state.is_terminal() || stale {
             self.changes.stale += 1;
             return;

@@ -154,10 +154,48 @@ fn an_outcome_before_its_message_makes_the_delivery() {
 fn a_stale_outcome_adds_its_attempt_and_nothing_else() {
     let mut world = World::new();
     let known = world.known(DeliveryState::Retrying, Some((2, Some(NOW))));
-    let changes = fold(&[world.outcome(1, 2, Next::Delivered)], &known, NOW, 0, SETTINGS);
-    assert_eq!((changes.stale, changes.attempts.len()), (1, 1));
-    assert!(changes.waiting.is_empty());
-    assert_eq!(changes.deliveries[&world.delivery].state, DeliveryState::Retrying);
+    let exhausted = Next::Exhausted { gone: false };
+    for next in [RETRY, exhausted, Next::Cancelled(CancelReason::Parked)] {
+        let has_attempt = usize::from(!matches!(next, Next::Cancelled(_)));
+        let changes = fold(&[world.outcome(1, 2, next)], &known, NOW, 0, SETTINGS);
+        assert_eq!((changes.stale, changes.attempts.len()), (1, has_attempt));
+        assert!(changes.waiting.is_empty() && changes.counters.is_empty());
+        assert_eq!(changes.deliveries[&world.delivery].state, DeliveryState::Retrying);
+    }
+}
+
+#[test]
+fn a_success_of_an_earlier_run_ends_the_delivery() {
+    let mut world = World::new();
+    let mut known = world.known(DeliveryState::Retrying, Some((2, Some(NOW))));
+    known
+        .endpoints
+        .get_mut(&world.endpoint)
+        .unwrap()
+        .pause_when_exhausted = true;
+    let delivered = world.outcome(1, 2, Next::Delivered);
+    let exhausted = world.outcome(2, 3, Next::Exhausted { gone: false });
+    let retried = world.outcome(2, 3, RETRY);
+    let batches = [
+        (vec![delivered.clone(), exhausted], 1),
+        (vec![delivered.clone(), retried.clone()], 1),
+        (vec![retried, delivered], 0),
+    ];
+    for (batch, stale) in batches {
+        let changes = fold(&batch, &known, NOW, 0, SETTINGS);
+        assert_eq!((changes.stale, changes.attempts.len()), (stale, 2));
+        let put = changes.deliveries[&world.delivery];
+        assert_eq!((put.state, put.attempts), (DeliveryState::Delivered, 3));
+        assert_eq!(changes.waiting.get(&world.delivery), Some(&None));
+        assert!(changes.pause.is_empty());
+        let moved: Vec<StateCounts> = changes.counters.values().copied().collect();
+        let expected = StateCounts {
+            retrying: -1,
+            delivered: 1,
+            ..StateCounts::default()
+        };
+        assert_eq!(moved, [expected]);
+    }
 }
 
 #[test]

@@ -112,8 +112,8 @@ fn read_due(row: &rusqlite::Row<'_>) -> rusqlite::Result<(DeliveryId, UnixMillis
     Ok((codec::id(row, 0)?, codec::time(row, 1)?))
 }
 
-/// What an `ordered` endpoint may send: rows without a sequence that are due, then consecutive rows from the head as
-/// long as they are due.
+/// What an `ordered` endpoint may send: rows without a sequence that are due (a lease that expired is), then consecutive
+/// rows from the head as long as they are due.
 pub(super) fn ordered_run(
     connection: &Connection,
     endpoint: EndpointId,
@@ -123,9 +123,11 @@ pub(super) fn ordered_run(
     let mut run = connection
         .prepare_cached(
             "SELECT delivery, due_at FROM (
-                SELECT delivery, due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2
-                    ORDER BY due_at LIMIT ?4)
-             WHERE seq = 0 LIMIT ?3",
+                SELECT * FROM (SELECT delivery, due_at, seq FROM waiting
+                    WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?4)
+                UNION ALL SELECT * FROM (SELECT delivery, due_at, seq FROM waiting
+                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?4))
+             WHERE seq = 0 ORDER BY due_at, delivery LIMIT ?3",
         )?
         .query_map(params![endpoint.as_bytes(), now.0, max, APART_LOOK_MAX], read_due)?
         .collect::<rusqlite::Result<Vec<_>>>()?;

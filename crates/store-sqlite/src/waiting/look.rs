@@ -141,12 +141,15 @@ pub(super) fn set_next(
     Ok(())
 }
 
-/// Earliest due time of an `ordered` endpoint's rows without a sequence.
+/// Earliest due time of an `ordered` endpoint's rows without a sequence, expired leases among them. None is out.
 fn earliest_apart(connection: &Connection, endpoint: EndpointId) -> Fallible<Option<i64>> {
     Ok(connection
         .prepare_cached(
-            "SELECT min(due_at) FROM (SELECT due_at, seq FROM waiting WHERE endpoint = ?1 AND leased = 0
-                ORDER BY due_at LIMIT ?2) WHERE seq = 0",
+            "SELECT min(due_at) FROM (
+                SELECT * FROM (SELECT due_at, seq FROM waiting
+                    WHERE endpoint = ?1 AND leased = 0 ORDER BY due_at LIMIT ?2)
+                UNION ALL SELECT * FROM (SELECT due_at, seq FROM waiting
+                    WHERE endpoint = ?1 AND leased = 1 ORDER BY due_at LIMIT ?2)) WHERE seq = 0",
         )?
         .query_row(params![endpoint.as_bytes(), APART_LOOK_MAX], |row| row.get(0))?)
 }

@@ -135,3 +135,38 @@ pub async fn what_waited_before_it_was_ordered_goes_run_after_run(store: SharedS
         seen += jobs.len();
     }
 }
+
+/// An expired lease is due again, also of what was made by hand and has no place in the sequence.
+pub async fn an_expired_lease_without_a_place_is_due_again(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = ordered(&world).await;
+    let message = world.message();
+    world
+        .record(&[
+            world.accepted(&message, &[], Disposition::Queued),
+            world.by_hand(&message, endpoint, b"again"),
+        ])
+        .await;
+    world.claim_until(endpoint).await;
+    let granted = Grant {
+        ordered: true,
+        ..grant(endpoint, 1)
+    };
+    let jobs = world.lease(&[granted], Duration::from_millis(80)).await;
+    assert_eq!(jobs.len(), 1);
+    assert!(world.claim().await.iter().all(|due| due.due == 0), "it is out");
+    let jobs = world.take(endpoint, 1).await;
+    assert_eq!((messages(&jobs), jobs[0].run), (vec![message.id], 2));
+    let outcome = postrider_model::Outcome {
+        delivery: jobs[0].delivery,
+        trigger: postrider_model::Trigger::Manual,
+        ..world.outcome(&message, endpoint, 2, Next::Delivered)
+    };
+    world
+        .record(&[postrider_model::Record::Outcome(Box::new(outcome))])
+        .await;
+    until("nothing is left", async || {
+        world.claim().await.is_empty().then_some(())
+    })
+    .await;
+}

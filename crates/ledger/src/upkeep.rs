@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_store::StoreError;
+use postrider_store::{RetentionReport, StoreError};
 use tokio::time::Instant;
 
 use postrider_telemetry::error_chain;
@@ -123,7 +123,7 @@ async fn retain(context: &Context) -> bool {
         )
         .await;
     match chunk {
-        Ok(report) => report.payloads + report.messages + report.cancelled + report.rows > 0,
+        Ok(report) => report != RetentionReport::default(),
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "retention failed");
             false

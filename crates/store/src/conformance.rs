@@ -107,6 +107,7 @@ macro_rules! store_conformance {
             retention {
                 payloads_expire_on_record,
                 a_message_may_have_a_retention_of_its_own,
+                many_with_a_retention_of_their_own_hold_up_nobody,
                 a_young_payload_stays,
                 claims_that_ended_go,
                 old_records_go,

@@ -109,6 +109,8 @@ pub struct RetentionReport {
     pub cancelled: u64,
     /// Claims, counters, finished tasks and marks of trials.
     pub rows: u64,
+    /// The chunk ended at its limit, perhaps without having removed anything: more may be left.
+    pub more: bool,
 }
 
 /// Which connections of a store.
@@ -152,7 +154,7 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// paused endpoint are not due. The caller knows whether the journal may still bring the message.
     async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError>;
     /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
-    /// coming days' partitions.
+    /// coming days' partitions. Call again at once while it reports anything.
     async fn retain(
         &self,
         payloads: Duration,

@@ -24,14 +24,15 @@ pub(crate) fn retain(
     let now = UnixMillis::now();
     let mut report = RetentionReport::default();
     let mut expired = own_retention(connection, now, limit)?;
-    let (defaults, mark) = default_retention(connection, now.minus(payloads), limit)?;
-    expired.extend(defaults);
+    let walk = walk(connection, now, payloads, limit)?;
+    report.more = walk.is_full;
+    expired.extend(walk.expired);
     for message in expired {
         // On record first: what waits for the payload is cancelled, not left to be found out.
         report.cancelled += cancel::cancel_message(connection, message, CancelReason::PayloadExpired)?;
         report.payloads += u64::from(cancel::drop_body(connection, message)?);
     }
-    if let Some(mark) = mark {
+    if let Some(mark) = walk.mark {
         connection
             .prepare_cached("UPDATE progress SET body_mark = ?1")?
             .execute([mark])?;
@@ -54,29 +55,55 @@ fn own_retention(connection: &Connection, now: UnixMillis, limit: u32) -> Fallib
     Ok(messages)
 }
 
-/// Messages without a retention of their own, made before `cutoff`; and the number up to which bodies are done.
-/// Bodies are numbered in the order in which they came, so the walk goes on from where it stopped.
-fn default_retention(
-    connection: &Connection,
-    cutoff: UnixMillis,
-    limit: u32,
-) -> Fallible<(Vec<MessageId>, Option<i64>)> {
-    let mut walk = connection.prepare_cached(
-        "SELECT n, message, expires_at FROM bodies WHERE n > (SELECT body_mark FROM progress) ORDER BY n LIMIT ?1",
-    )?;
-    let mut rows = walk.query([limit])?;
-    let (mut messages, mut mark) = (Vec::new(), None);
-    while let Some(row) = rows.next()? {
-        let message: MessageId = codec::id(row, 1)?;
-        if codec::time_opt(row, 2)?.is_none() {
-            if message.created_at() >= cutoff {
-                break;
-            }
-            messages.push(message);
+/// What a walk over bodies found.
+struct Walk {
+    /// Messages without a retention of their own whose time is over.
+    expired: Vec<MessageId>,
+    /// The number up to which bodies are done.
+    mark: Option<i64>,
+    /// It went as far as it may: more may have expired behind it.
+    is_full: bool,
+}
+
+/// Bodies are numbered in the order in which they came, so the walk goes on from where it stopped, and stops at the first
+/// one that is young.
+///
+/// A clock that was wrong made some that look younger than they are, which would hold up all that came after them. What
+/// is from the future or stands before an old one gets an end of its own, and is passed over.
+fn walk(connection: &Connection, now: UnixMillis, payloads: Duration, limit: u32) -> Fallible<Walk> {
+    let cutoff = now.minus(payloads);
+    let found = connection
+        .prepare_cached(
+            "SELECT n, message, expires_at IS NOT NULL FROM bodies
+             WHERE n > (SELECT body_mark FROM progress) ORDER BY n LIMIT ?1",
+        )?
+        .query_map([limit], |row| Ok((row.get(0)?, codec::id(row, 1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, MessageId, bool)>>>()?;
+    let is_old = |message: &MessageId| message.created_at() < cutoff;
+    let behind_old = found
+        .iter()
+        .rposition(|(_, message, has_own)| !has_own && is_old(message))
+        .unwrap_or(0);
+    let (mut expired, mut mark, mut walked) = (Vec::new(), None, 0);
+    for (place, (n, message, has_own)) in found.into_iter().enumerate() {
+        let made_at = message.created_at();
+        if !has_own && is_old(&message) {
+            expired.push(message);
+        } else if !has_own && (place < behind_old || made_at > now) {
+            connection
+                .prepare_cached("UPDATE bodies SET expires_at = ?2 WHERE n = ?1")?
+                .execute(params![n, made_at.min(now).plus(payloads).0])?;
+        } else if !has_own {
+            break;
         }
-        mark = Some(row.get(0)?);
+        mark = Some(n);
+        walked += 1;
     }
-    Ok((messages, mark))
+    Ok(Walk {
+        expired,
+        mark,
+        is_full: walked == limit,
+    })
 }
 
 /// Removes messages made before `cutoff` with all that hangs on them, and what outlived its message.

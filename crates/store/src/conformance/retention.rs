@@ -87,6 +87,25 @@ pub async fn a_message_may_have_a_retention_of_its_own(store: SharedStore) {
     assert!(must(world.store.payload(messages[3].id).await).is_none());
 }
 
+/// However many have a retention of their own, what came after them goes, without a rest in between.
+pub async fn many_with_a_retention_of_their_own_hold_up_nobody(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let long = |message: &mut postrider_model::Message| message.payload_retention_days = Some(90);
+    let mut messages: Vec<_> = (0..9).map(|_| world.message_aged(3 * DAY, long)).collect();
+    messages.push(world.message_aged(3 * DAY, |_| {}));
+    for message in &messages {
+        world
+            .record(&[world.accepted(message, &[endpoint], Disposition::Queued)])
+            .await;
+    }
+    assert!(retain_all(&world, 2 * DAY, YEAR).await.payloads > 0);
+    for (n, message) in messages.iter().enumerate() {
+        let payload = must(world.store.payload(message.id).await);
+        assert_eq!(payload.is_some(), n < 9, "{n}");
+    }
+}
+
 /// What is young is left alone, however often retention looks.
 pub async fn a_young_payload_stays(store: SharedStore) {
     let world = World::new(store).await;

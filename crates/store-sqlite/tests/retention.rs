@@ -1,0 +1,136 @@
+//! Retention of a store in a file, of which a clock may have been wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_model::{
+    Accepted, AppId, Attempt, AttemptClass, AttemptId, DeferReason, DeliveryId, Disposition, EndpointId,
+    Message, MessageId, NewDelivery, Next, Outcome, Record, Trigger, UnixMillis,
+};
+use postrider_secrets::Keyring;
+use postrider_store::{LogStore, RecordStore, RetentionReport, UpkeepStore};
+use postrider_store_sqlite::{Settings, SqliteStore};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+struct World {
+    store: Arc<SqliteStore>,
+    directory: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let keyring = Arc::new(Keyring::generate().expect("randomness").0);
+        let path = directory.path().join("postrider.db");
+        let store = SqliteStore::open(&path, Settings::new(keyring)).expect("the store opens");
+        Self { store, directory }
+    }
+
+    /// Records a message that was made at `at` for so many endpoints, at each of which it waits after an attempt.
+    async fn message(&self, at: UnixMillis, endpoints: u128) -> MessageId {
+        let id = MessageId::generate(at, &mut rand::rng());
+        let app = AppId::from_uuid(Uuid::from_u128(1));
+        let message = Arc::new(Message {
+            id,
+            app,
+            event_type: "invoice.paid".into(),
+            event_id: None,
+            channels: vec![],
+            content_type: "application/json".into(),
+            payload: Bytes::from_static(b"{}"),
+            accepted_at: at,
+            payload_retention_days: None,
+            traceparent: None,
+        });
+        let endpoints = (0..endpoints).map(|n| EndpointId::from_uuid(Uuid::from_u128(n)));
+        let deliveries: Vec<NewDelivery> = endpoints
+            .map(|endpoint| NewDelivery {
+                id: DeliveryId::derive(id, endpoint),
+                endpoint,
+                disposition: Disposition::Waiting(DeferReason::Backlog),
+            })
+            .collect();
+        let failed = |delivery: &NewDelivery| Outcome {
+            delivery: delivery.id,
+            message: id,
+            endpoint: delivery.endpoint,
+            app,
+            run: 0,
+            attempts: 1,
+            trigger: Trigger::Scheduled,
+            at,
+            attempt: Some(Attempt {
+                id: AttemptId::generate(at, &mut rand::rng()),
+                started_at: at,
+                duration: Duration::from_millis(5),
+                class: AttemptClass::Status,
+                status: 500,
+                response: Bytes::new(),
+                url: "https://example.com/".into(),
+            }),
+            next: Next::Retry { delay: DAY },
+        };
+        let mut batch: Vec<Record> = deliveries
+            .iter()
+            .map(|delivery| Record::Outcome(Box::new(failed(delivery))))
+            .collect();
+        let accepted = Accepted {
+            message,
+            deliveries,
+            trigger: Trigger::Scheduled,
+            claims: vec![],
+        };
+        batch.insert(0, Record::Accepted(accepted));
+        self.store.record(&batch).await.expect("recorded");
+        id
+    }
+
+    async fn retain(&self, payloads: Duration, log: Duration, limit: u32) -> RetentionReport {
+        let report = self.store.retain(payloads, log, limit).await;
+        report.expect("a chunk")
+    }
+
+    async fn has_payload(&self, message: MessageId) -> bool {
+        let payload = self.store.payload(message).await;
+        payload.expect("a read").is_some()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_holds_up_nobody() {
+    let world = World::new();
+    let now = UnixMillis::now();
+    let future = world.message(now.plus(YEAR), 1).await;
+    let young = world.message(now.minus(DAY), 1).await;
+    let old = world.message(now.minus(DAY * 5), 1).await;
+    let last = world.message(now.minus(DAY), 1).await;
+    for _ in 0..3 {
+        world.retain(DAY * 3, YEAR, 100).await;
+    }
+    let kept = [
+        world.has_payload(future).await,
+        world.has_payload(young).await,
+        world.has_payload(old).await,
+        world.has_payload(last).await,
+    ];
+    assert_eq!(kept, [true, true, false, true]);
+    let end = |message: MessageId| {
+        let path = world.directory.path().join("postrider.db");
+        let connection = rusqlite::Connection::open(path).expect("the file");
+        let sql = "SELECT expires_at FROM bodies WHERE message = ?1";
+        let end = connection.query_row(sql, [message.as_bytes()], |row| row.get::<_, Option<i64>>(0));
+        end.expect("its body")
+    };
+    assert_eq!(end(young), Some(young.created_at().plus(DAY * 3).0));
+    let passed = UnixMillis(end(future).expect("an end of its own"));
+    assert!(
+        passed >= now.plus(DAY * 3) && passed <= UnixMillis::now().plus(DAY * 3),
+        "as if it came now"
+    );
+    assert_eq!(end(last), None);
+}

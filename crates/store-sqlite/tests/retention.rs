@@ -1,4 +1,4 @@
-//! Retention of a store in a file, of which a clock may have been wrong.
+//! Retention of a store in a file: a clock that was wrong, and how much one chunk touches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,6 +99,17 @@ impl World {
         let payload = self.store.payload(message).await;
         payload.expect("a read").is_some()
     }
+
+    /// Rows of these tables.
+    fn rows(&self, tables: &[&str]) -> u32 {
+        let path = self.directory.path().join("postrider.db");
+        let connection = rusqlite::Connection::open(path).expect("the file");
+        let count = |table: &&str| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            connection.query_row(&sql, [], |row| row.get::<_, u32>(0))
+        };
+        tables.iter().map(|table| count(table).expect("a count")).sum()
+    }
 }
 
 #[tokio::test]
@@ -133,4 +144,58 @@ async fn a_clock_that_was_wrong_holds_up_nobody() {
         "as if it came now"
     );
     assert_eq!(end(last), None);
+}
+
+#[tokio::test]
+async fn a_chunk_is_bounded_in_rows() {
+    const LIMIT: u32 = 10;
+    const TABLES: [&str; 5] = ["messages", "bodies", "deliveries", "attempts", "waiting"];
+    let world = World::new();
+    let made_at = UnixMillis::now().minus(DAY * 5);
+    for endpoints in [25, 0, 3, 25] {
+        world.message(made_at, endpoints).await;
+    }
+    // First the payloads, with what waits for them, then the rest.
+    for (log, left, cancelled) in [(YEAR, 4 + 53 + 53, 53), (DAY * 4, 0, 0)] {
+        let mut sum = RetentionReport::default();
+        let mut before = world.rows(&TABLES);
+        loop {
+            let report = world.retain(DAY * 3, log, LIMIT).await;
+            if report == RetentionReport::default() {
+                break;
+            }
+            let now = world.rows(&TABLES);
+            // A payload goes with the row before it, a waiting row with its delivery.
+            assert!(before - now <= 2 * LIMIT, "{before} rows, then {now}");
+            before = now;
+            sum.cancelled += report.cancelled;
+            sum.payloads += report.payloads;
+            sum.messages += report.messages;
+        }
+        assert_eq!((before, sum.cancelled), (left, cancelled));
+        assert_eq!(
+            (sum.payloads, sum.messages),
+            if left > 0 { (4, 0) } else { (0, 4) }
+        );
+    }
+}
+
+#[tokio::test]
+async fn records_that_wait_still_go_in_portions_with_their_message_last() {
+    let world = World::new();
+    let made_at = UnixMillis::now().minus(DAY * 5);
+    let message = world.message(made_at, 25).await;
+    let mut cancelled = 0;
+    let mut chunks = 0;
+    while world.rows(&["deliveries", "attempts", "waiting"]) > 0 {
+        assert!(world.has_payload(message).await, "it goes last");
+        assert_eq!(world.rows(&["messages"]), 1, "it goes last");
+        let report = world.retain(YEAR, DAY * 4, 10).await;
+        assert!(report.more);
+        cancelled += report.cancelled;
+        chunks += 1;
+    }
+    assert_eq!((cancelled, chunks), (25, 5));
+    assert_eq!(world.retain(YEAR, DAY * 4, 10).await.messages, 1);
+    assert_eq!(world.rows(&["messages", "bodies", "waiting"]), 0);
 }

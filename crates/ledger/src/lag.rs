@@ -4,6 +4,9 @@
 //! known while the store is away and the broker has the frames back. Who gets nothing (it does not consume, stands by, or
 //! there is nothing) asks the broker whether anything is left, and whether another recorder works on it. With the broker
 //! away nothing can be asked: what was known is told.
+//!
+//! The scheduler asks too: an outcome that is not written may be that of a lease which has ended, so leases are out for as
+//! much longer ([`Lag::of_leases`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +51,30 @@ struct State {
     others: u8,
     /// The last sample.
     age: Duration,
+    /// What was journaled before this was written, but for what is held; `None` while that is not known.
+    written_to: Option<UnixMillis>,
+    /// When the broker last had records that this recorder was not handed.
+    elsewhere: Option<UnixMillis>,
+}
+
+impl State {
+    /// Notes up to when everything is written, by what this recorder took and wrote, of which the oldest is `known`. One
+    /// that gets nothing goes by what the broker has, and for a while after: another may still be writing it.
+    fn note_written(&mut self, look: Option<QueueLook>, known: Duration, now: UnixMillis) {
+        let is_at_work = self.is_consuming && self.is_active && !self.is_quiet;
+        if !is_at_work {
+            let Some(look) = look else { return };
+            // A broker in memory counts what is held, too.
+            if look.depth > 0 && self.held.is_none() {
+                self.elsewhere = Some(now);
+            }
+            if self.elsewhere.is_some_and(|at| now.since(at) < ACTIVE_FOR) {
+                self.written_to = None;
+                return;
+            }
+        }
+        self.written_to = Some(now.minus(known));
+    }
 }
 
 /// When a record was made.
@@ -135,9 +162,21 @@ impl Lag {
                 state.head = Some(state.written.map_or(now, |(newest, _)| newest));
             }
         }
-        let unwritten = earlier(state.head, state.held).map_or(Duration::ZERO, |oldest| now.since(oldest));
-        state.age = unwritten.max(std::mem::take(&mut state.worst));
+        let age_of = |oldest: Option<UnixMillis>| oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
+        let known = age_of(state.head).max(std::mem::take(&mut state.worst));
+        state.note_written(look, known, now);
+        state.age = known.max(age_of(state.held));
         state.age
+    }
+
+    /// For how long leases are out after their end: as long as the journal is behind, where that is more than `most`; for
+    /// ever while it is not known, which another recorder's process does.
+    pub(crate) fn of_leases(&self, most: Duration, now: UnixMillis) -> Duration {
+        let behind = match self.0.lock().written_to {
+            Some(written_to) => now.since(written_to),
+            None => Duration::MAX,
+        };
+        if behind > most { behind } else { Duration::ZERO }
     }
 
     /// Whether this recorder is at work and close behind.
@@ -317,6 +356,60 @@ mod tests {
         assert_eq!(age(&lag, None), 90);
         lag.away();
         assert_eq!(age(&lag, None), 90);
+    }
+
+    #[test]
+    fn leases_are_out_for_longer_while_the_journal_is_behind() {
+        const MOST: Duration = Duration::from_secs(45);
+        let lag = Lag::default();
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::MAX, "nothing is known yet");
+        lag.consuming();
+        lag.taken(&[made(ago(50))]);
+        lag.sample(None, NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::from_secs(50));
+        let later = NOW.plus(Duration::from_secs(2));
+        assert_eq!(lag.of_leases(MOST, later), Duration::from_secs(52));
+        lag.written(&[made(ago(50))], NOW);
+        lag.taken(&[made(ago(40))]);
+        lag.sample(None, NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::from_secs(50), "a moment ago");
+        lag.sample(None, NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::ZERO, "close enough");
+        lag.written(&[made(ago(40))], NOW);
+        lag.held(ago(900));
+        lag.sample(None, NOW);
+        assert_eq!(lag.sample(None, NOW), Duration::from_secs(900));
+        assert_eq!(
+            lag.of_leases(MOST, NOW),
+            Duration::ZERO,
+            "nobody knows when it is written"
+        );
+        lag.quiet();
+        lag.sample(seen(1, 1), NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_recorder_that_stands_by_goes_by_what_the_broker_has() {
+        const MOST: Duration = Duration::from_secs(45);
+        let lag = Lag::default();
+        lag.consuming();
+        lag.quiet();
+        lag.sample(None, NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::MAX, "the broker does not say");
+        lag.sample(seen(0, 2), NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::ZERO);
+        lag.sample(seen(3, 2), NOW);
+        assert_eq!(lag.of_leases(MOST, NOW), Duration::MAX);
+        lag.sample(seen(0, 2), NOW);
+        assert_eq!(
+            lag.of_leases(MOST, NOW),
+            Duration::MAX,
+            "perhaps handed out just now"
+        );
+        let later = NOW.plus(ACTIVE_FOR);
+        lag.sample(seen(0, 2), later);
+        assert_eq!(lag.of_leases(MOST, later), Duration::ZERO);
     }
 
     #[test]

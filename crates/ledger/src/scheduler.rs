@@ -3,7 +3,8 @@
 //! One round: claim endpoints (longest due first, so that no endpoint starves another), ask the limits once for all of
 //! them (rate tokens, breaker, probe lease), lease rows, publish. A lease raises the row's run and moves its due time
 //! to the end of the lease, so whatever happens to the job, the row is due again by itself; only the recorder removes
-//! it. What could not be published is given back at once (see [`publish`]). A limited endpoint's deliveries go out one
+//! it. While the journal is far behind, a lease is out for as much longer: its outcome may be on the way ([`lag`](crate::lag)).
+//! What could not be published is given back at once (see [`publish`]). A limited endpoint's deliveries go out one
 //! by one, see [`pace`]. An endpoint with as many leases out as may be is looked at again when one of them has ended.
 //!
 //! Several schedulers are kept apart by the store's claims. None of this is needed for safety: a row leased twice has
@@ -96,7 +97,12 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     if !ended.is_empty() {
         deps.store.look_again(&ended).await?;
     }
-    let due = deps.store.claim_due(settings.claim_max, COUNT_MAX, HOLD).await?;
+    // Asked for each statement, as late as can be: a store that comes back may have kept the one before waiting.
+    let lag = || context.lag.of_leases(settings.lease / 2, UnixMillis::now());
+    let due = deps
+        .store
+        .claim_due(settings.claim_max, COUNT_MAX, HOLD, lag())
+        .await?;
     if due.is_empty() {
         return Ok(0);
     }
@@ -107,7 +113,7 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     if let (Some(oldest), Ok(now)) = (due.iter().map(|endpoint| endpoint.since).min(), now) {
         deps.metrics.scheduler_lateness(now.since(oldest));
     }
-    let leased = match deps.store.lease(&grants, settings.lease).await {
+    let leased = match deps.store.lease(&grants, settings.lease, lag()).await {
         Ok(leased) => leased,
         Err(error) => {
             spare_probes(context, &due, &grants, &[]).await;

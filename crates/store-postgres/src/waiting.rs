@@ -30,15 +30,22 @@ impl WaitingStore for PostgresStore {
         limit: u32,
         count_max: u32,
         hold: Duration,
+        lag: Duration,
     ) -> Result<Vec<DueEndpoint>, StoreError> {
-        self.writing(claim::claim(self, limit, count_max, hold)).await
+        self.writing(claim::claim(self, limit, count_max, hold, lag))
+            .await
     }
 
-    async fn lease(&self, grants: &[Grant], lease: Duration) -> Result<Vec<LeasedJob>, StoreError> {
+    async fn lease(
+        &self,
+        grants: &[Grant],
+        lease: Duration,
+        lag: Duration,
+    ) -> Result<Vec<LeasedJob>, StoreError> {
         if grants.is_empty() {
             return Ok(Vec::new());
         }
-        self.writing(lease::lease(self, grants, lease)).await
+        self.writing(lease::lease(self, grants, lease, lag)).await
     }
 
     async fn give_back(&self, leases: &[(DeliveryId, u32)], delay: Duration) -> Result<(), StoreError> {

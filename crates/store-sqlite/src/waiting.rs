@@ -118,20 +118,26 @@ impl WaitingStore for SqliteStore {
         limit: u32,
         count_max: u32,
         hold: Duration,
+        lag: Duration,
     ) -> Result<Vec<DueEndpoint>, StoreError> {
         // An idle scheduler asks often; only a due endpoint is worth a write.
         match self.next_due().await? {
             Some(due) if due <= UnixMillis::now() => {}
             _ => return Ok(Vec::new()),
         }
-        self.write(move |connection| claim_due(connection, limit, count_max, hold))
+        self.write(move |connection| claim_due(connection, limit, count_max, hold, lag))
             .await
     }
 
-    async fn lease(&self, grants: &[Grant], lease: Duration) -> Result<Vec<LeasedJob>, StoreError> {
+    async fn lease(
+        &self,
+        grants: &[Grant],
+        lease: Duration,
+        lag: Duration,
+    ) -> Result<Vec<LeasedJob>, StoreError> {
         let grants = grants.to_vec();
         let leased = self
-            .write(move |connection| lease::lease(connection, &grants, lease))
+            .write(move |connection| lease::lease(connection, &grants, lease, lag))
             .await?;
         let keyring = self.keyring.clone();
         let opened = tokio::task::spawn_blocking(move || lease::open(leased, &keyring));

@@ -125,7 +125,7 @@ async fn what_was_awaited_is_there_after_a_restart_without_closing() {
         .expect("a read");
     assert_eq!(row.expect("recorded").message, message);
     let leased = again
-        .lease(&grants(&[7]), Duration::from_secs(60))
+        .lease(&grants(&[7]), Duration::from_secs(60), Duration::ZERO)
         .await
         .expect("a lease");
     assert_eq!(*leased[0].job.message, message);
@@ -182,7 +182,7 @@ async fn a_lost_key_is_told_and_stops_only_what_needs_it() {
     assert!(row.is_some(), "the record needs no key");
     let fresh = fill(&store, 8).await;
     let leased = store
-        .lease(&grants(&[7, 8]), Duration::from_secs(60))
+        .lease(&grants(&[7, 8]), Duration::from_secs(60), Duration::ZERO)
         .await
         .expect("a lease");
     let leased: Vec<_> = leased.iter().map(|leased| leased.job.message.id).collect();

@@ -64,6 +64,7 @@ macro_rules! store_conformance {
                 what_is_due_is_claimed_and_leased,
                 rows_are_leased_in_order_of_due_time,
                 an_expired_lease_is_due_again_and_the_next_is_longer,
+                an_expired_lease_waits_for_a_journal_that_is_behind,
                 what_is_given_back_is_due_again,
                 a_claim_keeps_others_off,
                 a_grant_paces_its_endpoint,

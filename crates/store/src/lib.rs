@@ -40,8 +40,8 @@ pub use upkeep_store::{
     UpkeepStore, parked_digest,
 };
 pub use waiting_store::{
-    DueEndpoint, EndpointBacklog, Grant, LeasedJob, PARK_DEATHS, ReasonCount, SUSPECT_DEATHS, SUSPECT_REST,
-    WaitingStore,
+    DueEndpoint, EndpointBacklog, Grant, LAG_REST, LeasedJob, PARK_DEATHS, ReasonCount, SUSPECT_DEATHS,
+    SUSPECT_REST, WaitingStore,
 };
 
 /// Everything the roles need of a store.

@@ -3,6 +3,9 @@
 //! A waiting row is due when its `due_at` has passed, leased or not: leasing raises `run`, sets `leased` and moves
 //! `due_at` to the end of the lease, so an expired lease is due again by itself. Each endpoint with waiting rows has
 //! one row in `backlog` with the earliest due time (`NEVER` while paused), which is what the scheduler looks at.
+//!
+//! While the journal lags, the outcome of a lease may be on record only long after its end. So whoever claims says how far
+//! the journal is behind, and a lease is out for as much longer: what is taken then was surely not answered.
 
 use std::time::Duration;
 
@@ -25,11 +28,14 @@ pub struct DueEndpoint {
     /// Deliveries that are due now, counted up to the claim's `count_max`. For an `ordered` endpoint: how many may
     /// go in a run, 0 while one is out or its head is not due.
     pub due: u32,
-    /// Leases that are out and have not expired, counted up to the claim's `count_max`.
+    /// Leases that are out, counted up to the claim's `count_max`.
     pub out: u32,
     /// Since when it is late: the earliest due time among the due, or when it was to be looked at if that was later.
     pub since: UnixMillis,
 }
+
+/// An endpoint of which nothing is due but leases that wait for the journal is looked at again after so long.
+pub const LAG_REST: Duration = Duration::from_secs(1);
 
 /// The scheduler's decision for a claimed endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -98,18 +104,24 @@ pub struct EndpointBacklog {
 pub trait WaitingStore: Send + Sync + 'static {
     /// Claims up to `limit` endpoints whose earliest due time has passed, longest due first, passing over those that
     /// another scheduler holds; they are not offered again for `hold`. Endpoints that are paused, disabled or deleted
-    /// are never offered.
+    /// are never offered. A lease is out until `lag` after its end.
     async fn claim_due(
         &self,
         limit: u32,
         count_max: u32,
         hold: Duration,
+        lag: Duration,
     ) -> Result<Vec<DueEndpoint>, StoreError>;
 
     /// Leases for claimed endpoints, each for `lease` doubled by every earlier lease of the row that expired (at most
     /// one hour), and sets when each endpoint is next looked at. Rows whose message is not recorded yet stay. Rows whose
-    /// payload is gone are cancelled on record (`PayloadExpired`).
-    async fn lease(&self, grants: &[Grant], lease: Duration) -> Result<Vec<LeasedJob>, StoreError>;
+    /// payload is gone are cancelled on record (`PayloadExpired`). Earlier leases are out until `lag` after their end.
+    async fn lease(
+        &self,
+        grants: &[Grant],
+        lease: Duration,
+        lag: Duration,
+    ) -> Result<Vec<LeasedJob>, StoreError>;
 
     /// Gives leases back that could not be published: due again after `delay`, if the run is still current.
     async fn give_back(&self, leases: &[(DeliveryId, u32)], delay: Duration) -> Result<(), StoreError>;

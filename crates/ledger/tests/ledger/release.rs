@@ -115,3 +115,35 @@ async fn of_what_a_full_queue_takes_in_part_the_rest_is_given_back() {
     let done = tokio::time::timeout(SOON, all).await;
     done.expect("the leases are not waited for");
 }
+
+#[tokio::test]
+async fn an_expired_lease_waits_for_a_journal_that_is_behind() {
+    const LATE: Duration = Duration::from_secs(100);
+    let settings = Settings {
+        lease: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let world = World::new(settings).await;
+    let mut released = world.released().await;
+    let catch_up = async || {
+        let old = world.accepted(&world.message(LATE, "a"), Disposition::Queued);
+        world.journal.publish(vec![old]).await.unwrap();
+    };
+    until("the journal is known to be late", async || {
+        catch_up().await;
+        (world.metric("postrider_journal_lag_seconds") >= LATE.as_secs_f64()).then_some(())
+    })
+    .await;
+    let waiting = Disposition::Waiting(DeferReason::Backlog);
+    let accepted = world.accepted(&world.message(Duration::ZERO, "a"), waiting);
+    world.journal.publish(vec![accepted]).await.unwrap();
+    let first = next_jobs(&mut released).await;
+    for _ in 0..20 {
+        catch_up().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(released.try_next().is_none(), "its outcome may be on the way");
+    }
+    let again = tokio::time::timeout(SOON, next_jobs(&mut released)).await;
+    let again = again.expect("the journal has caught up");
+    assert_eq!((first[0].run, again[0].run), (1, 2));
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use postrider_model::{AppId, EndpointId, UnixMillis};
-use postrider_store::DueEndpoint;
+use postrider_store::{DueEndpoint, LAG_REST};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -19,6 +19,7 @@ pub(super) async fn claim(
     limit: u32,
     count_max: u32,
     hold: Duration,
+    lag: Duration,
 ) -> Work<Vec<DueEndpoint>> {
     let mut tx = store.write.begin().await?;
     let now = look::now(&mut tx).await?;
@@ -42,20 +43,25 @@ pub(super) async fn claim(
         return Ok(Vec::new());
     }
     hold_back(&mut tx, &claimed).await?;
-    let rows = count(&mut tx, &claimed, count_max, now).await?;
+    let rows = count(&mut tx, &claimed, count_max, now, now.minus(lag)).await?;
     let mut due = rows.iter().map(decode).collect::<Work<Vec<_>>>()?;
     for endpoint in &mut due {
         if let Some(look) = looks.get(&endpoint.endpoint.as_uuid()) {
             endpoint.since = endpoint.since.max(*look);
         }
     }
-    // Nothing to lease: woken for a row that is gone, or ordered with a run out.
+    // Nothing to lease: woken for a row that is gone, or ordered with a run out, or all that is due waits for the journal,
+    // which is no reason to look again and again.
     let idle: Vec<Look> = due
         .iter()
         .filter(|endpoint| endpoint.due == 0)
         .map(|endpoint| Look {
             endpoint: endpoint.endpoint.as_uuid(),
-            earliest: now,
+            earliest: if lag.is_zero() || endpoint.out == 0 {
+                now
+            } else {
+                now.plus(LAG_REST)
+            },
             not_before: now,
             is_full: false,
         })
@@ -82,24 +88,26 @@ async fn hold_back(connection: &mut PgConnection, claimed: &[Uuid]) -> Work<()> 
     Ok(())
 }
 
-/// Counts what is due and what is out, each up to `count_max`, for claimed endpoints that are not held.
+/// Counts what is due and what is out, each up to `count_max`, for claimed endpoints that are not held. A lease has expired
+/// that ended at `expired` or before.
 async fn count(
     connection: &mut PgConnection,
     claimed: &[Uuid],
     count_max: u32,
     now: UnixMillis,
+    expired: UnixMillis,
 ) -> Work<Vec<PgRow>> {
     let rows = sqlx::query(
         "SELECT e.id, e.app, e.throttle_rate, e.ordered, leases.out, coalesce(due.since, $3) AS since, \
          CASE WHEN e.ordered AND leases.out > 0 THEN 0 ELSE due.due END AS due \
          FROM unnest($1::uuid[]) AS u(endpoint) JOIN endpoints e ON e.id = u.endpoint \
          CROSS JOIN LATERAL (SELECT count(*) AS out FROM (SELECT 1 FROM waiting w WHERE w.endpoint = u.endpoint \
-           AND w.leased AND w.due_at > $3 LIMIT $2) o) leases \
+           AND w.leased AND w.due_at > $4 LIMIT $2) o) leases \
          CROSS JOIN LATERAL (SELECT count(*) AS due, min(d.due_at) AS since FROM ( \
            (SELECT w.due_at FROM waiting w WHERE NOT e.ordered AND w.endpoint = u.endpoint AND w.seq = 0 \
-             AND w.due_at <= $3 ORDER BY w.due_at LIMIT $2) \
+             AND w.due_at <= $3 AND (NOT w.leased OR w.due_at <= $4) ORDER BY w.due_at LIMIT $2) \
            UNION ALL (SELECT w.due_at FROM waiting w WHERE NOT e.ordered AND w.endpoint = u.endpoint AND w.seq > 0 \
-             AND w.due_at <= $3 ORDER BY w.seq, w.due_at LIMIT $2) \
+             AND w.due_at <= $3 AND (NOT w.leased OR w.due_at <= $4) ORDER BY w.seq, w.due_at LIMIT $2) \
            UNION ALL (SELECT p.due_at FROM (SELECT h.due_at, bool_and(h.due_at <= $3) \
              OVER (ORDER BY h.seq, h.due_at, h.delivery) AS ready FROM (SELECT w.due_at, w.seq, w.delivery \
              FROM waiting w WHERE e.ordered AND w.endpoint = u.endpoint ORDER BY w.seq, w.due_at, w.delivery \
@@ -109,6 +117,7 @@ async fn count(
     .bind(claimed)
     .bind(i64::from(count_max.max(1)))
     .bind(now.0)
+    .bind(expired.0)
     .fetch_all(connection)
     .await?;
     Ok(rows)

@@ -31,12 +31,17 @@ const LEASE_MAX_MS: i64 = 3_600_000;
 /// How long an endpoint rests when less could be leased than was granted: what is due waits for its message.
 const SHORT_REST: Duration = Duration::from_secs(1);
 
-pub(super) async fn lease(store: &PostgresStore, grants: &[Grant], lease: Duration) -> Work<Vec<LeasedJob>> {
+pub(super) async fn lease(
+    store: &PostgresStore,
+    grants: &[Grant],
+    lease: Duration,
+    lag: Duration,
+) -> Work<Vec<LeasedJob>> {
     let mut tx = store.write.begin().await?;
     let endpoints = column(grants, |grant| grant.endpoint.as_uuid());
     look::lock(&mut tx, &endpoints).await?;
     let now = look::now(&mut tx).await?;
-    let rows = take(&mut tx, grants, lease, now).await?;
+    let rows = take(&mut tx, grants, lease, now, now.minus(lag)).await?;
     let held_back = suspects::hold_back(&mut tx, grants, &rows, now).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     let mut bodiless = Vec::new();
@@ -105,12 +110,14 @@ struct Taken {
 
 /// Leases rows and reads their messages, in order of grant and due time (or sequence).
 ///
-/// A row of a sequence that another transaction holds ends the run before it: nothing may overtake it.
+/// A row of a sequence that another transaction holds ends the run before it: nothing may overtake it. A lease has expired
+/// that ended at `expired` or before.
 async fn take(
     connection: &mut PgConnection,
     grants: &[Grant],
     lease: Duration,
     now: UnixMillis,
+    expired: UnixMillis,
 ) -> Work<Vec<PgRow>> {
     let rows = sqlx::query(concat!(
         "WITH g AS MATERIALIZED (SELECT u.* FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) \
@@ -118,11 +125,11 @@ async fn take(
            WHERE u.n > 0 AND NOT e.disabled AND NOT e.paused AND e.deleted_at IS NULL), \
          free AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at FROM waiting w \
            WHERE NOT g.ordered AND w.endpoint = g.endpoint AND w.seq = 0 AND w.due_at <= $4 \
-           AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) \
+           AND (NOT w.leased OR w.due_at <= $9) AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) \
            ORDER BY w.due_at LIMIT g.n FOR UPDATE OF w SKIP LOCKED) r), \
          left_over AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at \
            FROM waiting w WHERE NOT g.ordered AND w.endpoint = g.endpoint AND w.seq > 0 AND w.due_at <= $4 \
-           AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) ORDER BY w.seq, w.due_at \
+           AND (NOT w.leased OR w.due_at <= $9) AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) ORDER BY w.seq, w.due_at \
            LIMIT g.n - (SELECT count(*) FROM free f WHERE f.place = g.place) FOR UPDATE OF w SKIP LOCKED) r), \
          run AS (SELECT g.place, h.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, \
            row_number() OVER (ORDER BY w.seq, w.due_at, w.delivery) AS nth, \
@@ -130,7 +137,7 @@ async fn take(
              OVER (ORDER BY w.seq, w.due_at, w.delivery) AS ready \
            FROM (SELECT * FROM waiting i WHERE g.ordered AND i.endpoint = g.endpoint \
              ORDER BY i.seq, i.due_at, i.delivery LIMIT g.n) w) h \
-           WHERE NOT EXISTS (SELECT 1 FROM waiting l WHERE l.endpoint = g.endpoint AND l.leased AND l.due_at > $4)), \
+           WHERE NOT EXISTS (SELECT 1 FROM waiting l WHERE l.endpoint = g.endpoint AND l.leased AND l.due_at > $9)), \
          held AS (SELECT run.place, run.nth, w.delivery, w.message, w.seq, w.due_at FROM run JOIN waiting w \
            ON w.delivery = run.delivery WHERE run.ready AND w.due_at <= $4 FOR UPDATE OF w SKIP LOCKED), \
          found AS (SELECT place, delivery, message, seq, due_at FROM free \
@@ -161,6 +168,7 @@ async fn take(
     .bind(LEASE_MAX_MS)
     .bind(ENDPOINT_BYTES_MAX)
     .bind(BYTES_MAX)
+    .bind(expired.0)
     .fetch_all(connection)
     .await?;
     Ok(rows)

@@ -213,7 +213,14 @@ async fn gone_disables_and_an_exhausted_head_pauses() {
         .unwrap()
         .unwrap();
     assert!(paused.paused && !paused.disabled);
-    assert!(world.store.claim_due(5, 5, DAY).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .claim_due(5, 5, DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ async fn two_schedulers_never_hand_out_the_same_run() {
             let mut runs = Vec::new();
             loop {
                 // Also without a claim: the rows' locks alone must keep schedulers apart.
-                let jobs = store.lease(&[grant], LEASE).await.unwrap();
+                let jobs = store.lease(&[grant], LEASE, Duration::ZERO).await.unwrap();
                 if jobs.is_empty() {
                     return runs;
                 }
@@ -73,7 +73,10 @@ async fn a_claimed_endpoint_is_not_offered_to_another_scheduler() {
     let world = World::new().await;
     record_waiting(&world, 3).await;
     let (one, two) = (world.again(), world.again());
-    let (first, second) = tokio::join!(one.claim_due(10, 100, LEASE), two.claim_due(10, 100, LEASE));
+    let (first, second) = tokio::join!(
+        one.claim_due(10, 100, LEASE, Duration::ZERO),
+        two.claim_due(10, 100, LEASE, Duration::ZERO)
+    );
     let claimed: Vec<_> = first.unwrap().into_iter().chain(second.unwrap()).collect();
     assert_eq!(claimed.len(), 1);
     assert_eq!((claimed[0].due, claimed[0].out), (3, 0));
@@ -136,12 +139,16 @@ async fn a_resume_amid_recording_leaves_nothing_asleep() {
         let (recorded, resumed, claimed) = tokio::join!(
             recorder.record(&accepted),
             gateway.update_endpoint(&paused, paused.updated_at),
-            scheduler.claim_due(10, 10, Duration::ZERO)
+            scheduler.claim_due(10, 10, Duration::ZERO, Duration::ZERO)
         );
         recorded.unwrap();
         resumed.unwrap();
         claimed.unwrap();
-        let due = world.store.claim_due(10, 10, Duration::ZERO).await.unwrap();
+        let due = world
+            .store
+            .claim_due(10, 10, Duration::ZERO, Duration::ZERO)
+            .await
+            .unwrap();
         assert!(
             due.iter()
                 .any(|due| due.endpoint == world.endpoint && due.due == 1),
@@ -149,7 +156,7 @@ async fn a_resume_amid_recording_leaves_nothing_asleep() {
         );
         let leased = world
             .store
-            .lease(&[grant(&world, 5, false)], LEASE)
+            .lease(&[grant(&world, 5, false)], LEASE, Duration::ZERO)
             .await
             .unwrap();
         assert_eq!(leased.len(), 1);
@@ -170,16 +177,24 @@ async fn an_ordered_run_goes_out_in_sequence_and_one_at_a_time() {
         .collect();
     world.store.record(&batch).await.unwrap();
 
-    let due = world.store.claim_due(10, 100, Duration::ZERO).await.unwrap();
+    let due = world
+        .store
+        .claim_due(10, 100, Duration::ZERO, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!((due.len(), due[0].due, due[0].ordered), (1, 5, true));
-    let run = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    let run = world
+        .store
+        .lease(&[grant(&world, 3, true)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     let sent: Vec<_> = run.iter().map(|leased| leased.job.message.id).collect();
     let accepted: Vec<_> = messages.iter().map(|message| message.id).collect();
     assert_eq!(sent, accepted[..3]);
     assert!(
         world
             .store
-            .lease(&[grant(&world, 3, true)], LEASE)
+            .lease(&[grant(&world, 3, true)], LEASE, Duration::ZERO)
             .await
             .unwrap()
             .is_empty()
@@ -190,9 +205,17 @@ async fn an_ordered_run_goes_out_in_sequence_and_one_at_a_time() {
         .map(|message| world.outcome(message, 1, 1, Next::Delivered))
         .collect();
     world.store.record(&done).await.unwrap();
-    let due = world.store.claim_due(10, 100, Duration::ZERO).await.unwrap();
+    let due = world
+        .store
+        .claim_due(10, 100, Duration::ZERO, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(due.len(), 1, "the end of a run wakes the endpoint");
-    let run = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    let run = world
+        .store
+        .lease(&[grant(&world, 3, true)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     let sent: Vec<_> = run.iter().map(|leased| leased.job.message.id).collect();
     assert_eq!(sent, accepted[3..]);
 }
@@ -211,7 +234,14 @@ async fn sweeps_cancel_what_waits_for_a_disabled_endpoint() {
         .await
         .unwrap()
         .unwrap();
-    assert!(world.store.claim_due(10, 10, LEASE).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .claim_due(10, 10, LEASE, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let mut cancelled = 0;
     loop {
         let report = world.store.sweep(10).await.unwrap();
@@ -261,10 +291,18 @@ async fn a_run_does_not_start_behind_a_head_that_somebody_holds() {
         .execute(&mut *recorder)
         .await
         .unwrap();
-    let behind = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    let behind = world
+        .store
+        .lease(&[grant(&world, 3, true)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert!(behind.is_empty(), "{behind:?}");
     recorder.rollback().await.unwrap();
-    let run = world.store.lease(&[grant(&world, 3, true)], LEASE).await.unwrap();
+    let run = world
+        .store
+        .lease(&[grant(&world, 3, true)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     let sent: Vec<_> = run.iter().map(|leased| leased.job.message.id).collect();
     let accepted: Vec<_> = messages.iter().map(|message| message.id).collect();
     assert_eq!(sent, accepted);
@@ -290,18 +328,26 @@ async fn no_wake_is_lost_between_recorder_and_scheduler() {
     let mut leased = 0;
     while !recording.is_finished() {
         if !scheduler
-            .claim_due(10, 10, Duration::ZERO)
+            .claim_due(10, 10, Duration::ZERO, Duration::ZERO)
             .await
             .unwrap()
             .is_empty()
         {
-            leased += scheduler.lease(&[grant], LEASE).await.unwrap().len();
+            leased += scheduler
+                .lease(&[grant], LEASE, Duration::ZERO)
+                .await
+                .unwrap()
+                .len();
         }
     }
     recording.await.unwrap();
     wait_for("what waits to be leased", Duration::from_secs(20), async || {
-        if !scheduler.claim_due(10, 10, Duration::ZERO).await?.is_empty() {
-            leased += scheduler.lease(&[grant], LEASE).await?.len();
+        if !scheduler
+            .claim_due(10, 10, Duration::ZERO, Duration::ZERO)
+            .await?
+            .is_empty()
+        {
+            leased += scheduler.lease(&[grant], LEASE, Duration::ZERO).await?.len();
         }
         Ok(if leased == MESSAGES {
             Poll::Ready(())

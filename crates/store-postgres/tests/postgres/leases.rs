@@ -39,15 +39,27 @@ async fn record(world: &World, count: usize, bytes: usize, disposition: Disposit
 async fn one_lease_of_large_bodies_is_bounded_and_the_rest_follows() {
     let world = World::new().await;
     record(&world, 12, MIB, Disposition::Waiting(DeferReason::Backlog)).await;
-    let first = world.store.lease(&[grant(&world, false)], LEASE).await.unwrap();
+    let first = world
+        .store
+        .lease(&[grant(&world, false)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert!((8..12).contains(&first.len()), "{} at once", first.len());
-    let due = world.store.claim_due(10, 100, LEASE).await.unwrap();
+    let due = world
+        .store
+        .claim_due(10, 100, LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(
         due.len(),
         1,
         "what was left is due at once, without a rest: {due:?}"
     );
-    let rest = world.store.lease(&[grant(&world, false)], LEASE).await.unwrap();
+    let rest = world
+        .store
+        .lease(&[grant(&world, false)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(first.len() + rest.len(), 12);
 }
 
@@ -56,7 +68,11 @@ async fn a_body_that_cannot_be_read_holds_up_nobody_else() {
     let world = World::new().await;
     record(&world, 3, 10, Disposition::Waiting(DeferReason::Backlog)).await;
     spoil_the_first(&world).await;
-    let leased = world.store.lease(&[grant(&world, false)], LEASE).await.unwrap();
+    let leased = world
+        .store
+        .lease(&[grant(&world, false)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(leased.len(), 2);
 }
 
@@ -79,7 +95,11 @@ async fn nothing_overtakes_a_body_that_cannot_be_read_in_a_sequence() {
         .unwrap();
     record(&world, 3, 10, Disposition::Ordered).await;
     spoil_the_first(&world).await;
-    let leased = world.store.lease(&[grant(&world, true)], LEASE).await.unwrap();
+    let leased = world
+        .store
+        .lease(&[grant(&world, true)], LEASE, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(leased.len(), 0);
 }
 
@@ -106,11 +126,18 @@ async fn leases_are_given_back_released_and_cancelled_with_their_body() {
         probe: true,
         ..grant(&world, false)
     };
-    assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .lease(&[grant], DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(world.store.release_all_leases(false).await.unwrap(), 3);
     let jobs = world
         .store
-        .lease(&[grant], Duration::from_secs(60))
+        .lease(&[grant], Duration::from_secs(60), Duration::ZERO)
         .await
         .unwrap();
     assert_eq!(jobs.len(), 2);
@@ -132,14 +159,25 @@ async fn leases_are_given_back_released_and_cancelled_with_their_body() {
             .await,
         0
     );
-    let due = world.store.claim_due(5, 5, Duration::ZERO).await.unwrap();
+    let due = world
+        .store
+        .claim_due(5, 5, Duration::ZERO, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!((due[0].due, due[0].out), (3, 0));
 
     world
         .number("WITH gone AS (DELETE FROM bodies RETURNING 1) SELECT count(*) FROM gone")
         .await;
     let all = Grant { count: 5, ..grant };
-    assert!(world.store.lease(&[all], DAY).await.unwrap().is_empty());
+    assert!(
+        world
+            .store
+            .lease(&[all], DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(world.number("SELECT count(*) FROM waiting").await, 0);
     assert_eq!(
         world
@@ -171,13 +209,44 @@ async fn a_row_before_its_message_is_leased_once_the_message_comes() {
         count: 1,
         ..grant(&world, false)
     };
-    assert_eq!(world.store.claim_due(5, 5, DAY).await.unwrap().len(), 1);
-    assert!(world.store.lease(&[grant], DAY).await.unwrap().is_empty());
+    assert_eq!(
+        world
+            .store
+            .claim_due(5, 5, DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(
+        world
+            .store
+            .lease(&[grant], DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     world
         .store
         .record(&[world.accepted(&message, Disposition::Queued)])
         .await
         .unwrap();
-    assert_eq!(world.store.claim_due(5, 5, DAY).await.unwrap().len(), 1);
-    assert_eq!(world.store.lease(&[grant], DAY).await.unwrap().len(), 1);
+    assert_eq!(
+        world
+            .store
+            .claim_due(5, 5, DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        world
+            .store
+            .lease(&[grant], DAY, Duration::ZERO)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
 }

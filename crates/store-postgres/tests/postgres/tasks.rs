@@ -93,7 +93,11 @@ async fn recovery_by_two_ledgers_makes_each_delivery_once() {
         )
     );
     assert!(matches!(rows[1].waiting, Some((_, DeferReason::Manual))));
-    let due = world.store.claim_due(10, 100, Duration::ZERO).await.unwrap();
+    let due = world
+        .store
+        .claim_due(10, 100, Duration::ZERO, Duration::ZERO)
+        .await
+        .unwrap();
     assert_eq!(due[0].due, 40);
     // A second recovery finds them on their way already.
     let again = self::task(&world, TaskKind::Recover);
@@ -128,7 +132,7 @@ async fn replay_delivers_what_never_arrived() {
         not_before: Duration::ZERO,
         is_full: false,
     };
-    let jobs = world.store.lease(&[grant], DAY).await.unwrap();
+    let jobs = world.store.lease(&[grant], DAY, Duration::ZERO).await.unwrap();
     assert_eq!(jobs.len(), 2);
     assert!(jobs.iter().all(|leased| leased.job.has_token
         && leased.job.trigger == Trigger::Manual

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider_model::{AppId, DeliveryId, EndpointId, UnixMillis};
-use postrider_store::DueEndpoint;
+use postrider_store::{DueEndpoint, LAG_REST};
 use rusqlite::{Connection, params};
 
 use super::look::{APART_LOOK_MAX, earliest, set_next, standing};
@@ -15,8 +15,10 @@ pub(super) fn claim_due(
     limit: u32,
     count_max: u32,
     hold: Duration,
+    lag: Duration,
 ) -> Fallible<Vec<DueEndpoint>> {
-    let now = UnixMillis::now();
+    let clock = Clock::new(UnixMillis::now(), lag);
+    let now = clock.now;
     let candidates = connection
         .prepare_cached(
             "SELECT endpoint, app, next_due FROM backlog WHERE next_due <= ?1 ORDER BY next_due LIMIT ?2",
@@ -33,7 +35,7 @@ pub(super) fn claim_due(
             set_next(connection, endpoint, never, UnixMillis(0), standing.doomed)?;
             continue;
         }
-        let looked = look(connection, endpoint, standing.ordered, now, count_max)?;
+        let looked = look(connection, endpoint, standing.ordered, clock, count_max)?;
         match looked.since {
             Some(since) => {
                 let held_until = now.plus(hold);
@@ -50,11 +52,30 @@ pub(super) fn claim_due(
             }
             None => {
                 let next = earliest(connection, endpoint, standing.ordered, now)?;
+                // What waits for the journal is no reason to look again and again.
+                let rests = !lag.is_zero() && looked.out > 0;
+                let next = next.map(|next| if rests { next.max(now.plus(LAG_REST)) } else { next });
                 set_next(connection, endpoint, next, UnixMillis(0), false)?;
             }
         }
     }
     Ok(due)
+}
+
+/// The time, and up to when a lease must have ended to have expired.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) now: UnixMillis,
+    expired: UnixMillis,
+}
+
+impl Clock {
+    pub(super) fn new(now: UnixMillis, lag: Duration) -> Self {
+        Self {
+            now,
+            expired: now.minus(lag),
+        }
+    }
 }
 
 /// What a look at an endpoint found.
@@ -70,7 +91,7 @@ pub(super) fn look(
     connection: &Connection,
     endpoint: EndpointId,
     ordered: bool,
-    now: UnixMillis,
+    clock: Clock,
     max: u32,
 ) -> Fallible<Look> {
     let out: u32 = connection
@@ -78,12 +99,17 @@ pub(super) fn look(
             "SELECT count(*) FROM (
                 SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND due_at > ?2 LIMIT ?3)",
         )?
-        .query_row(params![endpoint.as_bytes(), now.0, max], |row| row.get(0))?;
+        .query_row(params![endpoint.as_bytes(), clock.expired.0, max], |row| {
+            row.get(0)
+        })?;
     if ordered {
         if out > 0 {
-            return Ok(Look::default());
+            return Ok(Look {
+                out,
+                ..Look::default()
+            });
         }
-        let run = ordered_run(connection, endpoint, now, max)?;
+        let run = ordered_run(connection, endpoint, clock.now, max)?;
         return Ok(Look {
             due: u32::try_from(run.len()).unwrap_or(max),
             out,
@@ -96,11 +122,12 @@ pub(super) fn look(
                 SELECT due_at FROM (SELECT due_at FROM waiting
                     WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
                 UNION ALL SELECT due_at FROM (SELECT due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))",
+                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?4 ORDER BY due_at LIMIT ?3))",
         )?
-        .query_row(params![endpoint.as_bytes(), now.0, max], |row| {
-            Ok((row.get::<_, u32>(0)?, codec::time_opt(row, 1)?))
-        })?;
+        .query_row(
+            params![endpoint.as_bytes(), clock.now.0, max, clock.expired.0],
+            |row| Ok((row.get::<_, u32>(0)?, codec::time_opt(row, 1)?)),
+        )?;
     Ok(Look {
         due: due.min(max),
         out,
@@ -112,7 +139,7 @@ fn read_due(row: &rusqlite::Row<'_>) -> rusqlite::Result<(DeliveryId, UnixMillis
     Ok((codec::id(row, 0)?, codec::time(row, 1)?))
 }
 
-/// What an `ordered` endpoint may send: rows without a sequence that are due (a lease that expired is), then consecutive
+/// What an `ordered` endpoint of which no lease is out may send: rows without a sequence that are due (a lease that expired is), then consecutive
 /// rows from the head as long as they are due.
 pub(super) fn ordered_run(
     connection: &Connection,
@@ -152,7 +179,7 @@ pub(super) fn ordered_run(
 pub(super) fn due_rows(
     connection: &Connection,
     endpoint: EndpointId,
-    now: UnixMillis,
+    clock: Clock,
     count: u32,
 ) -> Fallible<Vec<(DeliveryId, UnixMillis)>> {
     let rows = connection
@@ -161,10 +188,13 @@ pub(super) fn due_rows(
                 SELECT * FROM (SELECT delivery, due_at FROM waiting
                     WHERE endpoint = ?1 AND leased = 0 AND due_at <= ?2 ORDER BY due_at LIMIT ?3)
                 UNION ALL SELECT * FROM (SELECT delivery, due_at FROM waiting
-                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?2 ORDER BY due_at LIMIT ?3))
+                    WHERE endpoint = ?1 AND leased = 1 AND due_at <= ?4 ORDER BY due_at LIMIT ?3))
              ORDER BY due_at, delivery LIMIT ?3",
         )?
-        .query_map(params![endpoint.as_bytes(), now.0, count], read_due)?
+        .query_map(
+            params![endpoint.as_bytes(), clock.now.0, count, clock.expired.0],
+            read_due,
+        )?
         .collect::<rusqlite::Result<_>>()?;
     Ok(rows)
 }

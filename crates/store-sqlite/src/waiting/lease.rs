@@ -9,7 +9,7 @@ use postrider_secrets::Keyring;
 use postrider_store::{Grant, LeasedJob};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::claim::{due_rows, look, ordered_run};
+use super::claim::{Clock, due_rows, look, ordered_run};
 use super::look::{earliest, set_next, standing};
 use super::suspects::{is_suspect, trial_is_on};
 use crate::cancel::{self, Waits};
@@ -52,8 +52,14 @@ enum Leased {
     Nothing,
 }
 
-pub(super) fn lease(connection: &Connection, grants: &[Grant], lease: Duration) -> Fallible<Vec<SealedJob>> {
-    let now = UnixMillis::now();
+pub(super) fn lease(
+    connection: &Connection,
+    grants: &[Grant],
+    lease: Duration,
+    lag: Duration,
+) -> Fallible<Vec<SealedJob>> {
+    let clock = Clock::new(UnixMillis::now(), lag);
+    let now = clock.now;
     let mut leased = Vec::new();
     let mut bytes = 0;
     for grant in grants {
@@ -68,7 +74,7 @@ pub(super) fn lease(connection: &Connection, grants: &[Grant], lease: Duration) 
                 connection,
                 grant,
                 standing.ordered,
-                (now, lease),
+                (clock, lease),
                 &mut leased,
                 &mut bytes,
             )?;
@@ -94,17 +100,18 @@ fn lease_rows(
     connection: &Connection,
     grant: &Grant,
     ordered: bool,
-    (now, lease): (UnixMillis, Duration),
+    (clock, lease): (Clock, Duration),
     leased: &mut Vec<SealedJob>,
     bytes: &mut usize,
 ) -> Fallible<()> {
+    let now = clock.now;
     let rows = if ordered {
-        if look(connection, grant.endpoint, true, now, 1)?.since.is_none() {
+        if look(connection, grant.endpoint, true, clock, 1)?.since.is_none() {
             return Ok(());
         }
         ordered_run(connection, grant.endpoint, now, grant.count)?
     } else {
-        due_rows(connection, grant.endpoint, now, grant.count)?
+        due_rows(connection, grant.endpoint, clock, grant.count)?
     };
     let mut spent = Vec::new();
     for (place, (delivery, _)) in rows.into_iter().enumerate() {

@@ -293,7 +293,11 @@ impl World {
     }
 
     pub(super) async fn claim(&self) -> Vec<DueEndpoint> {
-        must(self.store.claim_due(100, 1_000, 10 * SECOND).await)
+        must(
+            self.store
+                .claim_due(100, 1_000, 10 * SECOND, Duration::ZERO)
+                .await,
+        )
     }
 
     /// Claims until this endpoint is offered.
@@ -307,7 +311,7 @@ impl World {
     }
 
     pub(super) async fn lease(&self, grants: &[Grant], time: Duration) -> Vec<Job> {
-        let leased = must(self.store.lease(grants, time).await);
+        let leased = must(self.store.lease(grants, time, Duration::ZERO).await);
         leased.into_iter().map(|LeasedJob { job, .. }| job).collect()
     }
 
@@ -324,7 +328,11 @@ impl World {
     /// As [`Self::take`]; the deaths of what was leased, fewest first.
     pub(super) async fn take_deaths(&self, endpoint: EndpointId, count: u32) -> Vec<u32> {
         self.claim_until(endpoint).await;
-        let leased = must(self.store.lease(&[grant(endpoint, count)], HOUR).await);
+        let leased = must(
+            self.store
+                .lease(&[grant(endpoint, count)], HOUR, Duration::ZERO)
+                .await,
+        );
         let mut deaths: Vec<u32> = leased.iter().map(|leased| leased.deaths).collect();
         deaths.sort_unstable();
         deaths
@@ -345,6 +353,6 @@ impl World {
                 ..grant(due.endpoint, due.due)
             })
             .collect();
-        must(self.store.lease(&grants, HOUR).await)
+        must(self.store.lease(&grants, HOUR, Duration::ZERO).await)
     }
 }

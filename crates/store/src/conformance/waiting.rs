@@ -137,6 +137,53 @@ pub async fn an_expired_lease_is_due_again_and_the_next_is_longer(store: SharedS
     );
 }
 
+/// While the journal lags a lease is out for longer, and keeps nothing else back but its sequence.
+pub async fn an_expired_lease_waits_for_a_journal_that_is_behind(store: SharedStore) {
+    let world = World::new(store).await;
+    for ordered in [false, true] {
+        let endpoint = world.endpoint(|endpoint| endpoint.ordered = ordered).await.id;
+        let disposition = if ordered { Disposition::Ordered } else { WAITING };
+        let granted = Grant {
+            ordered,
+            ..grant(endpoint, 10)
+        };
+        let leased = async |lag| {
+            let leased = must(world.store.lease(&[granted], HOUR, lag).await);
+            let runs = leased
+                .iter()
+                .map(|leased| (leased.job.message.id, leased.job.run));
+            runs.collect::<Vec<_>>()
+        };
+        let first = world.accept_many(endpoint, 1, disposition).await.remove(0);
+        world.claim_until(endpoint).await;
+        let jobs = world.lease(&[granted], Duration::from_millis(50)).await;
+        let end = jobs[0].lease_until.expect("a lease ends");
+        until("it ends", async || {
+            (must(world.store.now().await) > end).then_some(())
+        })
+        .await;
+        let claimed = must(world.store.claim_due(10, 10, SECOND, HOUR).await);
+        assert!(claimed.is_empty(), "{claimed:?}");
+        assert_eq!(leased(HOUR).await, []);
+
+        let second = world.accept_many(endpoint, 1, disposition).await.remove(0);
+        let claimed = must(world.store.claim_due(10, 10, SECOND, HOUR).await);
+        let counts: Vec<_> = claimed.iter().map(|due| (due.due, due.out)).collect();
+        if ordered {
+            assert_eq!((counts, leased(HOUR).await), (vec![], vec![]));
+            assert_eq!(leased(Duration::ZERO).await, [(first.id, 2), (second.id, 1)]);
+        } else {
+            assert_eq!((counts, leased(HOUR).await), (vec![(1, 1)], vec![(second.id, 1)]));
+            let soon = end.plus(Duration::from_millis(30));
+            until("time passes", async || {
+                (must(world.store.now().await) > soon).then_some(())
+            })
+            .await;
+            assert_eq!(leased(Duration::from_millis(30)).await, [(first.id, 2)]);
+        }
+    }
+}
+
 /// What was not published comes back after the delay, unless the run has moved on.
 pub async fn what_is_given_back_is_due_again(store: SharedStore) {
     let world = World::new(store).await;
@@ -164,11 +211,17 @@ pub async fn a_claim_keeps_others_off(store: SharedStore) {
     let endpoint = world.endpoint(|_| {}).await.id;
     world.accept_many(endpoint, 2, WAITING).await;
     assert_eq!(
-        must(world.store.claim_due(10, 10, Duration::from_millis(300)).await).len(),
+        must(
+            world
+                .store
+                .claim_due(10, 10, Duration::from_millis(300), Duration::ZERO)
+                .await
+        )
+        .len(),
         1
     );
     world.accept_many(endpoint, 1, WAITING).await;
-    assert!(must(world.store.claim_due(10, 10, SECOND).await).is_empty());
+    assert!(must(world.store.claim_due(10, 10, SECOND, Duration::ZERO).await).is_empty());
     // Its scheduler died: after the hold it is offered again.
     let due = world.claim_until(endpoint).await;
     assert_eq!(due.due, 3);
@@ -220,7 +273,7 @@ pub async fn several_schedulers_never_lease_the_same_run(store: SharedStore) {
             let mut leased = Vec::new();
             let mut idle = 0;
             while idle < 20 {
-                let due = must(store.claim_due(3, 100, SECOND).await);
+                let due = must(store.claim_due(3, 100, SECOND, Duration::ZERO).await);
                 if due.is_empty() {
                     idle += 1;
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -228,7 +281,7 @@ pub async fn several_schedulers_never_lease_the_same_run(store: SharedStore) {
                 }
                 idle = 0;
                 let grants: Vec<_> = due.iter().map(|due| grant(due.endpoint, 7)).collect();
-                let jobs = must(store.lease(&grants, HOUR).await);
+                let jobs = must(store.lease(&grants, HOUR, Duration::ZERO).await);
                 leased.extend(
                     jobs.into_iter()
                         .map(|leased| (leased.job.delivery, leased.job.run)),

@@ -2,7 +2,8 @@
 //!
 //! A page is asked for with `limit` (1 to 250, 50 by default) and `iterator`, the place of the last item of the page
 //! before (an id, or two where one does not tell items apart; callers see text that they pass on); an iterator with a
-//! leading `-` asks for the page before that place.
+//! leading `-` asks for the page before that place. A page that the store cut short names the last place that was looked
+//! at as its end, which need not be that of an item.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use jiff::fmt::temporal::DateTimePrinter;
 use postrider_model::UnixMillis;
-use postrider_store::{PAGE_PAYLOAD_BYTES, Page, TimeRange};
+use postrider_store::{Page, Part, TimeRange};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -33,7 +34,8 @@ pub(crate) struct ListResponse<T> {
     pub(crate) iterator: Option<String>,
     /// Pass it as `iterator` for the page before.
     pub(crate) prev_iterator: Option<String>,
-    /// Whether there is nothing more in this direction.
+    /// Whether there is nothing more in this direction. A page with filters, or with large payloads, may be short or empty
+    /// and not be done: go on with its iterator.
     pub(crate) done: bool,
 }
 
@@ -242,21 +244,20 @@ impl PageQuery {
         cursor: impl Fn(&R) -> String,
         show: impl FnMut(R) -> T,
     ) -> ListResponse<T> {
-        self.respond_part(rows, |_| 0, cursor, show)
+        self.respond_part(Part::whole(rows), cursor, show)
     }
 
-    /// As [`PageQuery::respond`], for rows of which the store may return fewer, when their payloads are large.
-    pub(crate) fn respond_part<R, T>(
+    /// As [`PageQuery::respond`], for a page that the store may have cut.
+    pub(crate) fn respond_part<R, C: Display, T>(
         &self,
-        mut rows: Vec<R>,
-        payload_bytes: impl Fn(&R) -> usize,
-        cursor: impl Fn(&R) -> String,
+        part: Part<R, C>,
+        cursor: impl Fn(&R) -> C,
         show: impl FnMut(R) -> T,
     ) -> ListResponse<T> {
-        let is_part = rows.iter().map(payload_bytes).sum::<usize>() >= PAGE_PAYLOAD_BYTES;
+        let Part { mut rows, cut } = part;
         let limit = usize::try_from(self.limit.unwrap_or(LIMIT_DEFAULT)).unwrap_or(usize::MAX);
         let backwards = self.iterator.as_deref().is_some_and(|text| text.starts_with('-'));
-        let done = rows.len() <= limit && !is_part;
+        let done = rows.len() <= limit && cut.is_none();
         if rows.len() > limit {
             if backwards {
                 rows.drain(..rows.len() - limit);
@@ -265,17 +266,28 @@ impl PageQuery {
             }
         }
         let asked = self.iterator.as_ref().filter(|_| !backwards).cloned();
-        let forward = |row: &R| {
-            let cursor = cursor(row);
+        let forward = |cursor: String| {
             if cursor.starts_with('-') {
                 format!("{AFTER}{cursor}")
             } else {
                 cursor
             }
         };
+        let place = |row: &R| cursor(row).to_string();
+        let (mut first, mut last) = (rows.first().map(place), rows.last().map(place));
+        if let Some(cut) = cut.map(|cut| cut.to_string()) {
+            // Where the page has no item, no item lies between its end and the place that it was asked from.
+            let (end, start) = if backwards {
+                (&mut first, &mut last)
+            } else {
+                (&mut last, &mut first)
+            };
+            start.get_or_insert_with(|| cut.clone());
+            *end = Some(cut);
+        }
         ListResponse {
-            iterator: rows.last().map(forward).or(asked),
-            prev_iterator: rows.first().map(|row| format!("-{}", cursor(row))),
+            iterator: last.map(forward).or(asked),
+            prev_iterator: first.map(|cursor| format!("-{cursor}")),
             data: rows.into_iter().map(show).collect(),
             done,
         }

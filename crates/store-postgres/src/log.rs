@@ -1,16 +1,17 @@
-//! What the API reads. Every list is a range of an index by keyset; filters that no index serves are bounded by the
-//! limit of a read.
+//! What the API reads. Every list is a range of an index by keyset; filters that no index serves are tried on the way, in
+//! steps, and their page ends after so many rows were looked at.
 
 mod attempts;
 pub(crate) mod deliveries;
 pub(crate) mod messages;
+mod reading;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::{AppId, AttemptId, Claim, DeliveryId, EndpointId, MessageId, UnixMillis};
 use postrider_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
-    MessageRow, Page, StoreError, TimeRange,
+    MessageRow, Page, Part, StoreError, TimeRange,
 };
 use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ impl LogStore for PostgresStore {
         app: AppId,
         filter: &MessageFilter,
         page: &Page<MessageId>,
-    ) -> Result<Vec<MessageRow>, StoreError> {
+    ) -> Result<Part<MessageRow, MessageId>, StoreError> {
         self.reading(messages::list(self, app, filter, page)).await
     }
 
@@ -59,7 +60,7 @@ impl LogStore for PostgresStore {
         filter: &DeliveryFilter,
         page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
-    ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError> {
+    ) -> Result<Part<(DeliveryRow, MessageRow), (MessageId, DeliveryId)>, StoreError> {
         self.reading(deliveries::of_endpoint(
             self,
             app,
@@ -86,7 +87,7 @@ impl LogStore for PostgresStore {
         app: AppId,
         filter: &AttemptFilter,
         page: &Page<AttemptId>,
-    ) -> Result<Vec<AttemptRow>, StoreError> {
+    ) -> Result<Part<AttemptRow, AttemptId>, StoreError> {
         self.reading(attempts::list(self, app, filter, page)).await
     }
 

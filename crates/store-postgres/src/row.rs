@@ -50,7 +50,11 @@ pub(crate) fn floor(at: UnixMillis) -> Uuid {
     Uuid::from_u128(millis << 80)
 }
 
+/// Where a row is in a list: its key, and the second one where one does not tell rows apart.
+pub(crate) type Place = (Uuid, Uuid);
+
 /// A keyset page as bounds on the key and an order.
+#[derive(Clone, Copy)]
 pub(crate) struct Window {
     /// Keys from here on.
     pub(crate) low: Uuid,
@@ -65,6 +69,8 @@ pub(crate) struct Window {
     /// Rows to read: one more than the page holds.
     pub(crate) limit: i64,
     reverse: bool,
+    /// The place after a row's.
+    next: fn(Place) -> Place,
 }
 
 impl Window {
@@ -79,15 +85,15 @@ impl Window {
     }
 
     /// The same for rows that are told apart by two keys, of which the first is the one made in `range`.
-    pub(crate) fn of_pairs<C>(page: &Page<C>, range: TimeRange, key: impl Fn(&C) -> (Uuid, Uuid)) -> Self {
+    pub(crate) fn of_pairs<C>(page: &Page<C>, range: TimeRange, key: impl Fn(&C) -> Place) -> Self {
         Self::between(page, range, key, |key| (key.0, next(key.1)))
     }
 
     fn between<C>(
         page: &Page<C>,
         range: TimeRange,
-        key: impl Fn(&C) -> (Uuid, Uuid),
-        next: impl Fn((Uuid, Uuid)) -> (Uuid, Uuid),
+        key: impl Fn(&C) -> Place,
+        next: fn(Place) -> Place,
     ) -> Self {
         let from = |after: UnixMillis| floor(UnixMillis(after.0.saturating_add(1)));
         let mut low = (range.after.map_or(Uuid::nil(), from), Uuid::nil());
@@ -108,7 +114,22 @@ impl Window {
             descending,
             limit: i64::from(page.limit.clamp(1, 250)) + 1,
             reverse: page.backwards,
+            next,
         }
+    }
+
+    /// The part of it up to a row, that one included, and the part behind.
+    pub(crate) fn split(self, row: Place) -> (Self, Self) {
+        let (mut near, mut far) = (self, self);
+        if self.descending {
+            (near.low, near.low_second) = row;
+            (far.high, far.high_second) = row;
+        } else {
+            let next = (self.next)(row);
+            (near.high, near.high_second) = next;
+            (far.low, far.low_second) = next;
+        }
+        (near, far)
     }
 
     /// Rows as read, in the order of the list.
@@ -138,17 +159,20 @@ pub(crate) fn same_millisecond(key: Uuid) -> (Uuid, Uuid) {
     (low, high)
 }
 
-/// Two statements that differ in their order only, the ascending one first. Static, so that they are prepared once.
+/// Two statements that differ in their order only, the ascending one first: `$1` rows, or with `skip` the one row behind
+/// so many. Static, so that they are prepared once.
 macro_rules! keyset {
-    ($head:expr, $($key:literal),+) => {
+    (skip $head:expr, $($key:literal),+) => { keyset!(@both $head, " LIMIT 1 OFFSET $1", $($key),+) };
+    (@both $head:expr, $tail:literal, $($key:literal),+) => {
         [
-            concat!($head, " ORDER BY ", keyset!(@list " ASC", $($key),+), " LIMIT $1"),
-            concat!($head, " ORDER BY ", keyset!(@list " DESC", $($key),+), " LIMIT $1"),
+            concat!($head, " ORDER BY ", keyset!(@list " ASC", $($key),+), $tail),
+            concat!($head, " ORDER BY ", keyset!(@list " DESC", $($key),+), $tail),
         ]
     };
     (@list $order:literal, $key:literal) => { concat!($key, $order) };
     (@list $order:literal, $key:literal, $($rest:literal),+) => {
         concat!($key, $order, ", ", keyset!(@list $order, $($rest),+))
     };
+    ($head:expr, $($key:literal),+) => { keyset!(@both $head, " LIMIT $1", $($key),+) };
 }
 pub(crate) use keyset;

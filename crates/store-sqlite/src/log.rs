@@ -1,10 +1,11 @@
 //! `LogStore`: messages, deliveries, attempts, counters, claims.
 //!
 //! Every list walks one index from its cursor; filters are tried on the way, so a page costs what lies between its
-//! rows, not what lies before them.
+//! rows, not what lies before them, and ends after so many rows were looked at.
 
 pub(crate) mod attempts;
 pub(crate) mod deliveries;
+mod look;
 pub(crate) mod messages;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use postrider_model::{AppId, AttemptId, Claim, DeliveryId, EndpointId, MessageId
 use postrider_store::fold::COUNTER_BUCKET_MS;
 use postrider_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
-    MessageRow, Page, StoreError, TimeRange,
+    MessageRow, Page, Part, StoreError, TimeRange,
 };
 use rusqlite::{Connection, params};
 
@@ -86,7 +87,7 @@ impl LogStore for SqliteStore {
         app: AppId,
         filter: &MessageFilter,
         page: &Page<MessageId>,
-    ) -> Result<Vec<MessageRow>, StoreError> {
+    ) -> Result<Part<MessageRow, MessageId>, StoreError> {
         let (filter, page, keyring) = (filter.clone(), page.clone(), self.keyring.clone());
         self.read(move |connection| messages::list(connection, &keyring, app, &filter, &page))
             .await
@@ -104,7 +105,7 @@ impl LogStore for SqliteStore {
         filter: &DeliveryFilter,
         page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
-    ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError> {
+    ) -> Result<Part<(DeliveryRow, MessageRow), (MessageId, DeliveryId)>, StoreError> {
         let query = OfEndpoint {
             app,
             endpoint,
@@ -133,7 +134,7 @@ impl LogStore for SqliteStore {
         app: AppId,
         filter: &AttemptFilter,
         page: &Page<AttemptId>,
-    ) -> Result<Vec<AttemptRow>, StoreError> {
+    ) -> Result<Part<AttemptRow, AttemptId>, StoreError> {
         let (filter, page) = (filter.clone(), page.clone());
         self.read(move |connection| attempts::list(connection, app, &filter, &page))
             .await

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 pub mod config;
+pub mod cut;
 pub mod deliveries;
 mod fixture;
 pub mod log;
@@ -118,10 +119,13 @@ macro_rules! store_conformance {
                 deliveries_of_a_message_page,
                 deliveries_of_one_message_to_one_endpoint_page,
             }
+            cut {
+                a_page_of_large_payloads_is_cut,
+                a_filter_that_keeps_little_ends_its_page,
+            }
             log {
                 five_hundred_messages_page_both_ways,
                 messages_are_filtered,
-                a_page_of_large_payloads_is_cut,
                 attempts_are_filtered,
                 attempts_page,
                 one_message_and_one_attempt_are_found,

@@ -31,7 +31,7 @@ pub use error::StoreError;
 pub use follow::Follower;
 pub use log_store::{
     AttemptFilter, AttemptRow, DeliveryFilter, DeliveryRow, EndpointCounts, LogStore, MessageFilter,
-    MessageRow, PAGE_PAYLOAD_BYTES, TimeRange,
+    MessageRow, PAGE_LOOKED_ROWS, PAGE_LOOKED_TIME, PAGE_PAYLOAD_BYTES, Part, TimeRange,
 };
 pub use record_store::{RecordReport, RecordStore};
 pub use reseal::{ResealCursor, ResealReport, SealedPart};

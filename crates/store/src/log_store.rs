@@ -1,5 +1,7 @@
 //! What the API reads: recorded messages, deliveries, attempts and counters.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::{
@@ -30,8 +32,33 @@ pub struct MessageRow {
 }
 
 /// A page with payloads ends after the row with which they reach so many bytes: a page of the largest ones would not fit into
-/// memory. Rows of so many bytes may have others behind them.
+/// memory.
 pub const PAGE_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
+
+/// A page of a list with filters ends once so many rows were looked at. No index holds what filters ask for: one that
+/// keeps nothing of ten million rows would walk them all, and hold a connection that others need. So many rows take tens of
+/// milliseconds where they lie in memory.
+pub const PAGE_LOOKED_ROWS: usize = 10_000;
+/// And once it took so long, where the rows are read from a disk: far below the limit of a read, so that each page comes
+/// further than the one before.
+pub const PAGE_LOOKED_TIME: Duration = Duration::from_secs(1);
+
+/// A page of a list, or the part of it that its bounds leave.
+#[derive(Clone, Debug)]
+pub struct Part<Row, Cursor> {
+    /// The rows, as [`Page`] says.
+    pub rows: Vec<Row>,
+    /// The page ended at a bound before it was full: where the last row is that was looked at, found or not. The page behind
+    /// this place, the same way, goes on.
+    pub cut: Option<Cursor>,
+}
+
+impl<Row, Cursor> Part<Row, Cursor> {
+    /// A page that no bound ended.
+    pub fn whole(rows: Vec<Row>) -> Self {
+        Self { rows, cut: None }
+    }
+}
 
 /// Which messages of an application.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +73,13 @@ pub struct MessageFilter {
     pub with_payload: bool,
 }
 
+impl MessageFilter {
+    /// Whether rows of the index are looked at and left out.
+    pub fn is_selective(&self) -> bool {
+        !self.event_types.is_empty() || self.channel.is_some()
+    }
+}
+
 /// Which deliveries, of an endpoint or of a message.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
@@ -57,6 +91,13 @@ pub struct DeliveryFilter {
     pub channel: Option<String>,
     /// Of a message made in this time.
     pub range: TimeRange,
+}
+
+impl DeliveryFilter {
+    /// Whether rows of the index are looked at and left out.
+    pub fn is_selective(&self) -> bool {
+        !self.states.is_empty() || !self.event_types.is_empty() || self.channel.is_some()
+    }
 }
 
 /// A recorded delivery.
@@ -95,6 +136,15 @@ pub struct AttemptFilter {
     pub channel: Option<String>,
     /// Started in this time.
     pub range: TimeRange,
+}
+
+impl AttemptFilter {
+    /// Whether rows of the index, a message's or an endpoint's, are looked at and left out.
+    pub fn is_selective(&self) -> bool {
+        let of_both = self.endpoint.is_some() && self.message.is_some();
+        let of_some = self.success.is_some() || self.status_class.is_some();
+        of_both || of_some || !self.event_types.is_empty() || self.channel.is_some()
+    }
 }
 
 /// A recorded attempt.
@@ -150,7 +200,7 @@ pub trait LogStore: Send + Sync + 'static {
         app: AppId,
         filter: &MessageFilter,
         page: &Page<MessageId>,
-    ) -> Result<Vec<MessageRow>, StoreError>;
+    ) -> Result<Part<MessageRow, MessageId>, StoreError>;
     /// Removes a message's payload and cancels what waits for it (`PayloadExpunged`); false when there is none.
     async fn expunge_payload(&self, app: AppId, id: MessageId) -> Result<bool, StoreError>;
 
@@ -163,7 +213,7 @@ pub trait LogStore: Send + Sync + 'static {
         filter: &DeliveryFilter,
         page: &Page<(MessageId, DeliveryId)>,
         with_payload: bool,
-    ) -> Result<Vec<(DeliveryRow, MessageRow)>, StoreError>;
+    ) -> Result<Part<(DeliveryRow, MessageRow), (MessageId, DeliveryId)>, StoreError>;
     /// A message's deliveries, by endpoint id and then by their own; a cursor is as above.
     async fn deliveries_of_message(
         &self,
@@ -179,7 +229,7 @@ pub trait LogStore: Send + Sync + 'static {
         app: AppId,
         filter: &AttemptFilter,
         page: &Page<AttemptId>,
-    ) -> Result<Vec<AttemptRow>, StoreError>;
+    ) -> Result<Part<AttemptRow, AttemptId>, StoreError>;
     /// One attempt.
     async fn attempt(
         &self,

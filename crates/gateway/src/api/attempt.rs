@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use postrider_model::{AppId, AttemptId, EndpointId, Message, MessageId};
-use postrider_store::AttemptFilter;
+use postrider_store::{AttemptFilter, Part};
 
 use super::Path;
 use super::attempt_out::MessageAttemptOut;
@@ -53,13 +53,13 @@ async fn list(api: &Api, app: AppId, of: Of, asked: Asked) -> Result<ListRespons
         event_types: asked.messages.event_types,
         channel: asked.messages.channel,
     };
-    let rows = match success {
+    let part = match success {
         Some(_) => api.store.attempts(app, &filter, &store_page).await?,
-        None => Vec::new(),
+        None => Part::whole(Vec::new()),
     };
-    let mut list = asked.page.respond(
-        rows,
-        |row| row.attempt.id.to_string(),
+    let mut list = asked.page.respond_part(
+        part,
+        |row| row.attempt.id,
         |row| MessageAttemptOut::new(row, asked.content.wanted()),
     );
     if asked.status.with_msg.unwrap_or(false) {

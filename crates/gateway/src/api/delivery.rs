@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::Json;
 use axum::extract::State;
 use postrider_model::{AppId, DeliveryId, DeliveryState, EndpointId, MessageId};
-use postrider_store::{AppRef, DeliveryFilter, DeliveryRow, MessageRow, Page};
+use postrider_store::{AppRef, DeliveryFilter, DeliveryRow, MessageRow, Page, Part};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -113,7 +113,7 @@ pub(crate) async fn list_attempted_messages(
         channel: query.channel,
     };
     let with_payload = content.wanted();
-    let rows = api
+    let part = api
         .store
         .deliveries_of_endpoint(app.id, endpoint.id, &filter, &store_page, with_payload)
         .await?;
@@ -126,9 +126,15 @@ pub(crate) async fn list_attempted_messages(
             next_attempt: next_attempt(&delivery),
         }
     };
-    let place = |(delivery, _): &(DeliveryRow, MessageRow)| Place::of(delivery).to_string();
-    let bytes = |(_, row): &(DeliveryRow, MessageRow)| row.message.payload.len();
-    Ok(Json(page.respond_part(rows, bytes, place, show)))
+    let part = Part {
+        rows: part.rows,
+        cut: part.cut.map(|(message, delivery)| Place { message, delivery }),
+    };
+    Ok(Json(page.respond_part(
+        part,
+        |(delivery, _)| Place::of(delivery),
+        show,
+    )))
 }
 
 fn next_attempt(delivery: &DeliveryRow) -> Option<String> {

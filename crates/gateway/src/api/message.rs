@@ -164,11 +164,9 @@ pub(crate) async fn list(
         channel: query.channel,
         with_payload: content.wanted(),
     };
-    let rows = api.store.messages(app.id, &filter, &store_page).await?;
+    let part = api.store.messages(app.id, &filter, &store_page).await?;
     let show = |row: MessageRow| MessageOut::new(&row.message, content.wanted());
-    let bytes = |row: &MessageRow| row.message.payload.len();
-    let place = |row: &MessageRow| row.message.id.to_string();
-    Ok(Json(page.respond_part(rows, bytes, place, show)))
+    Ok(Json(page.respond_part(part, |row| row.message.id, show)))
 }
 
 /// Get a message by id or event id.

@@ -12,4 +12,5 @@ mod errors;
 mod harness;
 mod openapi;
 mod outage;
+mod pages;
 mod paths;

@@ -4,14 +4,16 @@ use bytes::Bytes;
 use postrider_model::{
     AppId, Attempt, AttemptClass, AttemptId, DeliveryId, EndpointId, MessageId, UnixMillis,
 };
-use postrider_store::{AttemptFilter, AttemptRow, Page};
-use sqlx::Row;
+use postrider_store::{AttemptFilter, AttemptRow, Page, Part};
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
 use super::deliveries::to_trigger;
+use super::reading::{Reading, STEP_SKIPS};
 use crate::PostgresStore;
 use crate::error::{Work, corrupt};
-use crate::row::{Window, clean_all, clean_opt, keyset, to_duration};
+use crate::row::{Place, Window, clean_all, clean_opt, keyset, to_duration};
 
 /// What [`decode`] reads. By name, here and for the other tables: a column that a later migration adds must not change what
 /// a prepared statement of an older process answers.
@@ -44,39 +46,81 @@ macro_rules! list {
         )
     };
 }
+/// The last row of the first step through a window of that index.
+macro_rules! step_end {
+    ($first:literal) => {
+        keyset!(
+            skip concat!(
+                "SELECT a.id FROM attempts a WHERE ",
+                $first,
+                " = $2 AND a.id >= $3 AND a.id < $4 AND a.app = $5"
+            ),
+            "a.id"
+        )
+    };
+}
 
 pub(super) async fn list(
     store: &PostgresStore,
     app: AppId,
     filter: &AttemptFilter,
     page: &Page<AttemptId>,
-) -> Work<Vec<AttemptRow>> {
-    const OF_ENDPOINT: [&str; 2] = list!("a.endpoint", "a.message");
-    const OF_MESSAGE: [&str; 2] = list!("a.message", "a.endpoint");
+) -> Work<Part<AttemptRow, AttemptId>> {
+    const OF_ENDPOINT: [[&str; 2]; 2] = [list!("a.endpoint", "a.message"), step_end!("a.endpoint")];
+    const OF_MESSAGE: [[&str; 2]; 2] = [list!("a.message", "a.endpoint"), step_end!("a.message")];
     let endpoint = filter.endpoint.map(|endpoint| endpoint.as_uuid());
     let message = filter.message.map(|message| message.as_uuid());
     // A message has few attempts, an endpoint has many.
-    let (statements, first, second) = match (message, endpoint) {
+    let ([lists, step_ends], first, second) = match (message, endpoint) {
         (Some(message), endpoint) => (OF_MESSAGE, message, endpoint),
         (None, Some(endpoint)) => (OF_ENDPOINT, endpoint, None),
-        (None, None) => return Ok(Vec::new()),
+        (None, None) => return Ok(Part::whole(Vec::new())),
     };
     let window = Window::new(page, filter.range, AttemptId::as_uuid);
-    let rows = sqlx::query(statements[usize::from(window.descending)])
-        .bind(window.limit)
+    let mut connection = store.read.acquire().await?;
+    let mut reading = Reading::new(window, filter.is_selective());
+    while let Some((left, in_steps)) = reading.left() {
+        let statement = step_ends[usize::from(left.descending)];
+        let edge = if in_steps {
+            step_end(&mut connection, statement, app, first, &left).await?
+        } else {
+            None
+        };
+        let step = reading.step(left, edge);
+        let rows = sqlx::query(lists[usize::from(step.descending)])
+            .bind(step.limit)
+            .bind(first)
+            .bind(second)
+            .bind(step.low)
+            .bind(step.high)
+            .bind(app.as_uuid())
+            .bind(filter.success)
+            .bind(filter.status_class.map(i32::from))
+            .bind(clean_all(&filter.event_types))
+            .bind(clean_opt(filter.channel.as_ref()))
+            .fetch(&mut *connection);
+        let place = |row: &AttemptRow| (row.attempt.id.as_uuid(), Uuid::nil());
+        reading.take(rows, decode, |_| 0, place).await?;
+    }
+    Ok(reading.part(|(id, _)| AttemptId::from_uuid(id)))
+}
+
+async fn step_end(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    app: AppId,
+    first: Uuid,
+    window: &Window,
+) -> Work<Option<Place>> {
+    let id: Option<Uuid> = sqlx::query_scalar(statement)
+        .bind(STEP_SKIPS)
         .bind(first)
-        .bind(second)
         .bind(window.low)
         .bind(window.high)
         .bind(app.as_uuid())
-        .bind(filter.success)
-        .bind(filter.status_class.map(i32::from))
-        .bind(clean_all(&filter.event_types))
-        .bind(clean_opt(filter.channel.as_ref()))
-        .fetch_all(&store.read)
+        .fetch_optional(connection)
         .await?;
-    let found = rows.iter().map(decode).collect::<Work<Vec<_>>>()?;
-    Ok(window.arrange(found))
+    Ok(id.map(|id| (id, Uuid::nil())))
 }
 
 pub(super) async fn by_id(

@@ -3,14 +3,15 @@
 use postrider_model::{
     AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis,
 };
-use postrider_store::{DeliveryFilter, DeliveryRow, MessageRow, Page, TimeRange};
-use sqlx::Row;
+use postrider_store::{DeliveryFilter, DeliveryRow, MessageRow, Page, Part, TimeRange};
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::messages::{self, body_join, message_columns};
+use super::reading::{Reading, STEP_SKIPS};
 use crate::PostgresStore;
 use crate::error::{Work, corrupt};
-use crate::row::{Window, clean_all, clean_opt, keyset, same_millisecond, to_u32};
+use crate::row::{Place, Window, clean_all, clean_opt, keyset, same_millisecond, to_u32};
 
 macro_rules! delivery_columns {
     () => {
@@ -25,7 +26,7 @@ pub(super) async fn of_endpoint(
     filter: &DeliveryFilter,
     page: &Page<(MessageId, DeliveryId)>,
     with_payload: bool,
-) -> Work<Vec<(DeliveryRow, MessageRow)>> {
+) -> Work<Part<(DeliveryRow, MessageRow), (MessageId, DeliveryId)>> {
     // The bounds on the delivery's id choose the partitions; those on the message are the index's; those on both are
     // the keyset.
     const LIST: [&str; 2] = keyset!(
@@ -54,24 +55,65 @@ pub(super) async fn of_endpoint(
         .iter()
         .map(|state| i16::from(*state as u8))
         .collect();
-    let rows = sqlx::query(LIST[usize::from(window.descending)])
-        .bind(window.limit)
-        .bind(with_payload)
+    let mut connection = store.read.acquire().await?;
+    let mut reading = Reading::new(window, filter.is_selective());
+    while let Some((left, in_steps)) = reading.left() {
+        let edge = if in_steps {
+            step_end(&mut connection, app, endpoint, &left).await?
+        } else {
+            None
+        };
+        let step = reading.step(left, edge);
+        let rows = sqlx::query(LIST[usize::from(step.descending)])
+            .bind(step.limit)
+            .bind(with_payload)
+            .bind(endpoint.as_uuid())
+            .bind(app.as_uuid())
+            .bind(step.low)
+            .bind(step.high)
+            .bind(same_millisecond(step.low).0)
+            .bind(same_millisecond(step.high).1)
+            .bind(&states)
+            .bind(clean_all(&filter.event_types))
+            .bind(clean_opt(filter.channel.as_ref()))
+            .bind(step.low_second)
+            .bind(step.high_second)
+            .fetch(&mut *connection);
+        let decode = |row: &PgRow| Ok((decode(row)?, messages::decode(store, row, with_payload)?));
+        let payload_bytes = |(_, row): &(DeliveryRow, MessageRow)| row.message.payload.len();
+        let place = |(row, _): &(DeliveryRow, MessageRow)| (row.message.as_uuid(), row.id.as_uuid());
+        reading.take(rows, decode, payload_bytes, place).await?;
+    }
+    Ok(reading.part(|(message, id)| (MessageId::from_uuid(message), DeliveryId::from_uuid(id))))
+}
+
+/// The last row of the first step through a window.
+async fn step_end(
+    connection: &mut PgConnection,
+    app: AppId,
+    endpoint: EndpointId,
+    window: &Window,
+) -> Work<Option<Place>> {
+    const NTH: [&str; 2] = keyset!(
+        skip "SELECT d.message, d.id FROM deliveries d \
+              WHERE d.endpoint = $2 AND d.app = $3 AND d.message >= $4 AND d.message <= $5 AND d.id >= $6 AND d.id < $7 \
+              AND (d.message, d.id) >= ($4, $8) AND (d.message, d.id) < ($5, $9)",
+        "d.message",
+        "d.id"
+    );
+    let place = sqlx::query_as(NTH[usize::from(window.descending)])
+        .bind(STEP_SKIPS)
         .bind(endpoint.as_uuid())
         .bind(app.as_uuid())
         .bind(window.low)
         .bind(window.high)
         .bind(same_millisecond(window.low).0)
         .bind(same_millisecond(window.high).1)
-        .bind(states)
-        .bind(clean_all(&filter.event_types))
-        .bind(clean_opt(filter.channel.as_ref()))
         .bind(window.low_second)
         .bind(window.high_second)
-        .fetch(&store.read);
-    let decode = |row: &PgRow| Ok((decode(row)?, messages::decode(store, row, with_payload)?));
-    let found = messages::part(rows, decode, |(_, row)| row.message.payload.len()).await?;
-    Ok(window.arrange(found))
+        .fetch_optional(connection)
+        .await?;
+    Ok(place)
 }
 
 pub(super) async fn of_message(

@@ -1,16 +1,16 @@
 //! Messages and their payloads.
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
-use futures_util::stream::BoxStream;
 use postrider_model::{AppId, CancelReason, Message, MessageId, UnixMillis};
-use postrider_store::{MessageFilter, MessageRow, PAGE_PAYLOAD_BYTES, Page};
-use sqlx::Row;
+use postrider_store::{MessageFilter, MessageRow, Page, Part};
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
+use super::reading::{Reading, STEP_SKIPS};
 use crate::PostgresStore;
 use crate::error::{Work, corrupt};
-use crate::row::{Window, clean, clean_all, clean_opt, keyset, same_millisecond};
+use crate::row::{Place, Window, clean, clean_all, clean_opt, keyset, same_millisecond};
 use crate::upkeep::cancel::{self, Doomed};
 
 /// The columns of a message `m`; `sealed` is read when `$with_payload` says so.
@@ -84,7 +84,7 @@ pub(super) async fn list(
     app: AppId,
     filter: &MessageFilter,
     page: &Page<MessageId>,
-) -> Work<Vec<MessageRow>> {
+) -> Work<Part<MessageRow, MessageId>> {
     const LIST: [&str; 2] = keyset!(
         select!(
             "m.app = $3 AND m.id >= $4 AND m.id < $5 AND (cardinality($6::text[]) = 0 OR m.event_type = ANY($6)) \
@@ -93,35 +93,46 @@ pub(super) async fn list(
         "m.id"
     );
     let window = Window::new(page, filter.range, MessageId::as_uuid);
-    let rows = sqlx::query(LIST[usize::from(window.descending)])
-        .bind(window.limit)
-        .bind(filter.with_payload)
+    let mut connection = store.read.acquire().await?;
+    let mut reading = Reading::new(window, filter.is_selective());
+    while let Some((left, in_steps)) = reading.left() {
+        let edge = if in_steps {
+            step_end(&mut connection, app, &left).await?
+        } else {
+            None
+        };
+        let step = reading.step(left, edge);
+        let rows = sqlx::query(LIST[usize::from(step.descending)])
+            .bind(step.limit)
+            .bind(filter.with_payload)
+            .bind(app.as_uuid())
+            .bind(step.low)
+            .bind(step.high)
+            .bind(clean_all(&filter.event_types))
+            .bind(clean_opt(filter.channel.as_ref()))
+            .fetch(&mut *connection);
+        let decode = |row: &PgRow| decode(store, row, filter.with_payload);
+        let payload_bytes = |row: &MessageRow| row.message.payload.len();
+        let place = |row: &MessageRow| (row.message.id.as_uuid(), Uuid::nil());
+        reading.take(rows, decode, payload_bytes, place).await?;
+    }
+    Ok(reading.part(|(id, _)| MessageId::from_uuid(id)))
+}
+
+/// The last row of the first step through a window.
+async fn step_end(connection: &mut PgConnection, app: AppId, window: &Window) -> Work<Option<Place>> {
+    const NTH: [&str; 2] = keyset!(
+        skip "SELECT m.id FROM messages m WHERE m.app = $2 AND m.id >= $3 AND m.id < $4",
+        "m.id"
+    );
+    let id: Option<Uuid> = sqlx::query_scalar(NTH[usize::from(window.descending)])
+        .bind(STEP_SKIPS)
         .bind(app.as_uuid())
         .bind(window.low)
         .bind(window.high)
-        .bind(clean_all(&filter.event_types))
-        .bind(clean_opt(filter.channel.as_ref()))
-        .fetch(&store.read);
-    let decode = |row: &PgRow| decode(store, row, filter.with_payload);
-    let messages = part(rows, decode, |row| row.message.payload.len()).await?;
-    Ok(window.arrange(messages))
-}
-
-/// Reads rows until their payloads are as many bytes as a page may have.
-pub(super) async fn part<T>(
-    mut rows: BoxStream<'_, sqlx::Result<PgRow>>,
-    decode: impl Fn(&PgRow) -> Work<T>,
-    payload_bytes: impl Fn(&T) -> usize,
-) -> Work<Vec<T>> {
-    let (mut part, mut bytes) = (Vec::new(), 0);
-    while bytes < PAGE_PAYLOAD_BYTES
-        && let Some(row) = rows.try_next().await?
-    {
-        let row = decode(&row)?;
-        bytes += payload_bytes(&row);
-        part.push(row);
-    }
-    Ok(part)
+        .fetch_optional(connection)
+        .await?;
+    Ok(id.map(|id| (id, Uuid::nil())))
 }
 
 pub(super) async fn payload(store: &PostgresStore, id: MessageId) -> Work<Option<(String, Bytes)>> {

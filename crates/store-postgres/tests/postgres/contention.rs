@@ -264,6 +264,7 @@ async fn sweeps_cancel_what_waits_for_a_disabled_endpoint() {
         .unwrap();
     assert!(
         listed
+            .rows
             .iter()
             .all(|(row, _)| row.state == DeliveryState::Cancelled)
     );

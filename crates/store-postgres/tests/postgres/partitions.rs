@@ -39,7 +39,7 @@ async fn a_day_without_a_partition_is_made_on_demand() {
         .messages(world.app, &Default::default(), &newest())
         .await
         .unwrap();
-    let ids: Vec<_> = listed.iter().map(|row| row.message.id).collect();
+    let ids: Vec<_> = listed.rows.iter().map(|row| row.message.id).collect();
     assert_eq!(ids, [late.id, early.id]);
 }
 
@@ -104,7 +104,7 @@ async fn payload_retention_drops_bodies_and_cancels_what_waits_first() {
         .deliveries_of_endpoint(world.app, world.endpoint, &Default::default(), &newest(), false)
         .await
         .unwrap();
-    let states: Vec<_> = listed.iter().map(|(delivery, _)| delivery.state).collect();
+    let states: Vec<_> = listed.rows.iter().map(|(delivery, _)| delivery.state).collect();
     assert_eq!(states, [DeliveryState::Pending, DeliveryState::Cancelled]);
     let counts = world
         .store

@@ -38,8 +38,9 @@ async fn messages_page_both_ways_and_filter() {
     let world = World::new().await;
     let all = ten(&world).await;
     let ids = async |filter: &MessageFilter, page: &Page<_>| -> Vec<usize> {
-        let rows = world.store.messages(world.app, filter, page).await.unwrap();
-        rows.iter()
+        let found = world.store.messages(world.app, filter, page).await.unwrap();
+        let rows = found.rows.iter();
+        rows
             .map(|row| {
                 all.iter()
                     .position(|message| message.id == row.message.id)
@@ -98,7 +99,8 @@ async fn deliveries_and_attempts_filter() {
             true,
         )
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     let found: Vec<_> = rows.iter().map(|(delivery, _)| delivery.message).collect();
     assert_eq!(found, [all[3].id, all[1].id]);
     assert!(rows.iter().all(|(delivery, message)| delivery.waiting.is_some()
@@ -110,7 +112,7 @@ async fn deliveries_and_attempts_filter() {
             .store
             .attempts(world.app, &filter, &page(None, false, true, 50))
             .await;
-        rows.unwrap().len()
+        rows.unwrap().rows.len()
     };
     let of_endpoint = || AttemptFilter {
         endpoint: Some(world.endpoint),
@@ -168,7 +170,8 @@ async fn deliveries_and_attempts_filter() {
             &page(None, false, true, 5),
         )
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     let Attempt { id, response, .. } = rows[0].attempt.clone();
     assert_eq!(response.as_ref(), b"\0\xff");
     assert!(

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_model::{AppId, Attempt, AttemptClass, AttemptId, MessageId};
-use postrider_store::{AttemptFilter, AttemptRow, Page, StoreError};
+use postrider_store::{AttemptFilter, AttemptRow, Page, Part, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use super::look::{is_wanted, look};
 use super::messages::message_filter;
 use crate::codec::{self, Walk};
 use crate::error::Fallible;
@@ -14,6 +15,8 @@ use crate::error::Fallible;
 pub(crate) const COLUMNS: &str =
     "a.id, a.message, a.endpoint, a.delivery, a.origin, a.started_at, a.duration_ms, a.class, a.status,
     a.response, a.url";
+/// Columns of [`COLUMNS`].
+const WIDTH: usize = 11;
 
 pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
     let duration: i64 = row.get(6)?;
@@ -34,23 +37,23 @@ pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
     })
 }
 
-/// Walks the attempts of an endpoint or of a message.
+/// Walks the attempts of an endpoint or of a message; the last column is the filter's answer.
 pub(crate) fn list_sql(filter: &AttemptFilter, walk: &Walk) -> Fallible<String> {
     // A message has few attempts at one endpoint, an endpoint many: the message's index first.
     let of = match (filter.message, filter.endpoint) {
-        (Some(_), Some(_)) => "a.message = :message AND +a.endpoint = :endpoint",
-        (Some(_), None) => "a.message = :message AND :endpoint IS NULL",
+        (Some(_), _) => "a.message = :message",
         (None, Some(_)) => "a.endpoint = :endpoint AND :message IS NULL",
         (None, None) => {
             return Err(StoreError::Rejected("attempts are listed by endpoint or by message".into()).into());
         }
     };
     Ok(format!(
-        "SELECT {COLUMNS} FROM attempts a LEFT JOIN messages m ON m.id = a.message
-         WHERE {of} AND a.app = :app AND a.id >= :from AND a.id < :to
+        "SELECT {COLUMNS}, (:endpoint IS NULL OR a.endpoint = :endpoint)
             AND (:success IS NULL OR (a.class = :ok) = :success)
             AND (:status IS NULL OR a.status / 100 = :status) AND {}
-         ORDER BY a.id {} LIMIT :rows",
+         FROM attempts a LEFT JOIN messages m ON m.id = a.message
+         WHERE {of} AND a.app = :app AND a.id >= :from AND a.id < :to
+         ORDER BY a.id {}",
         message_filter!(":types", ":channel"),
         walk.order(),
     ))
@@ -61,29 +64,28 @@ pub(crate) fn list(
     app: AppId,
     filter: &AttemptFilter,
     page: &Page<AttemptId>,
-) -> Fallible<Vec<AttemptRow>> {
+) -> Fallible<Part<AttemptRow, AttemptId>> {
     let walk = Walk::of(page);
     let (from, to) = walk.bounds(page.after.as_ref().map(AttemptId::as_bytes), filter.range);
-    let rows = connection
-        .prepare_cached(&list_sql(filter, &walk)?)?
-        .query_map(
-            named_params! {
-                ":message": filter.message.as_ref().map(|id| *id.as_bytes()),
-                ":endpoint": filter.endpoint.as_ref().map(|id| *id.as_bytes()),
-                ":app": app.as_bytes(),
-                ":from": from,
-                ":to": to,
-                ":success": filter.success,
-                ":ok": AttemptClass::Success as u8,
-                ":status": filter.status_class,
-                ":types": codec::to_json(&filter.event_types)?,
-                ":channel": filter.channel,
-                ":rows": walk.rows,
-            },
-            read,
-        )?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(walk.arrange(rows))
+    let mut statement = connection.prepare_cached(&list_sql(filter, &walk)?)?;
+    let rows = statement.query(named_params! {
+        ":message": filter.message.as_ref().map(|id| *id.as_bytes()),
+        ":endpoint": filter.endpoint.as_ref().map(|id| *id.as_bytes()),
+        ":app": app.as_bytes(),
+        ":from": from,
+        ":to": to,
+        ":success": filter.success,
+        ":ok": AttemptClass::Success as u8,
+        ":status": filter.status_class,
+        ":types": codec::to_json(&filter.event_types)?,
+        ":channel": filter.channel,
+    })?;
+    let read = |row: &Row<'_>| {
+        let wanted = is_wanted(row, WIDTH)?.then(|| read(row));
+        Ok(wanted.transpose()?)
+    };
+    let place = |row: &Row<'_>| codec::id(row, 0);
+    look(rows, &walk, filter.is_selective(), read, |_| 0, place)
 }
 
 pub(crate) fn find(

@@ -2,15 +2,18 @@
 
 use postrider_model::{AppId, DeliveryId, EndpointId, MessageId};
 use postrider_secrets::Keyring;
-use postrider_store::{DeliveryFilter, DeliveryRow, MessageRow, Page, TimeRange};
+use postrider_store::{DeliveryFilter, DeliveryRow, MessageRow, Page, Part, TimeRange};
 use rusqlite::{Connection, Row, params};
 
-use super::messages::{MESSAGE_COLUMNS, message_filter, part, read_message, with_payload};
+use super::look::{is_wanted, look};
+use super::messages::{MESSAGE_COLUMNS, MESSAGE_WIDTH, message_filter, read_message, with_payload};
 use crate::codec::{self, Walk};
 use crate::error::Fallible;
 
 const DELIVERY_COLUMNS: &str =
     "d.id, d.message, d.endpoint, d.state, d.attempts, d.origin, w.due_at, w.reason";
+/// Columns of [`DELIVERY_COLUMNS`].
+const DELIVERY_WIDTH: usize = 8;
 
 fn read_delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     let waiting = match codec::time_opt(row, 6)? {
@@ -28,15 +31,15 @@ fn read_delivery(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     })
 }
 
-/// Walks an endpoint's deliveries.
+/// Walks an endpoint's deliveries; the last column is the filter's answer.
 pub(crate) fn of_endpoint_sql(walk: &Walk) -> String {
     let order = walk.order();
     format!(
-        "SELECT {DELIVERY_COLUMNS}, {MESSAGE_COLUMNS}
+        "SELECT {DELIVERY_COLUMNS}, {MESSAGE_COLUMNS},
+            (?6 = '[]' OR d.state IN (SELECT value FROM json_each(?6))) AND {}
          FROM deliveries d JOIN messages m ON m.id = d.message LEFT JOIN waiting w ON w.delivery = d.id
          WHERE d.endpoint = ?1 AND (d.message, d.id) > (?2, ?3) AND (d.message, d.id) < (?4, ?5) AND m.app = ?9
-            AND (?6 = '[]' OR d.state IN (SELECT value FROM json_each(?6))) AND {}
-         ORDER BY d.message {order}, d.id {order} LIMIT ?10",
+         ORDER BY d.message {order}, d.id {order}",
         message_filter!("?7", "?8"),
     )
 }
@@ -54,7 +57,7 @@ pub(super) fn of_endpoint(
     connection: &Connection,
     keyring: &Keyring,
     query: &OfEndpoint,
-) -> Fallible<Vec<(DeliveryRow, MessageRow)>> {
+) -> Fallible<Part<(DeliveryRow, MessageRow), (MessageId, DeliveryId)>> {
     let OfEndpoint { filter, page, .. } = query;
     let walk = Walk::of(page);
     let after = page.after.as_ref();
@@ -63,30 +66,29 @@ pub(super) fn of_endpoint(
         filter.range,
     );
     let states: Vec<i64> = filter.states.iter().copied().map(codec::state_number).collect();
-    let rows = connection
-        .prepare_cached(&of_endpoint_sql(&walk))?
-        .query_map(
-            params![
-                query.endpoint.as_bytes(),
-                low,
-                low_id,
-                high,
-                high_id,
-                codec::to_json(&states)?,
-                codec::to_json(&filter.event_types)?,
-                filter.channel,
-                query.app.as_bytes(),
-                walk.rows
-            ],
-            |row| Ok((read_delivery(row)?, read_message(row, 8)?)),
-        )?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let add = |(delivery, message)| {
+    let mut statement = connection.prepare_cached(&of_endpoint_sql(&walk))?;
+    let rows = statement.query(params![
+        query.endpoint.as_bytes(),
+        low,
+        low_id,
+        high,
+        high_id,
+        codec::to_json(&states)?,
+        codec::to_json(&filter.event_types)?,
+        filter.channel,
+        query.app.as_bytes(),
+    ])?;
+    let read = |row: &Row<'_>| {
+        if !is_wanted(row, DELIVERY_WIDTH + MESSAGE_WIDTH)? {
+            return Ok(None);
+        }
+        let message = read_message(row, DELIVERY_WIDTH)?;
         let message = with_payload(connection, keyring, message, query.with_payload)?;
-        Ok((delivery, message))
+        Ok(Some((read_delivery(row)?, message)))
     };
     let payload_bytes = |(_, row): &(DeliveryRow, MessageRow)| row.message.payload.len();
-    Ok(walk.arrange(part(rows, add, payload_bytes)?))
+    let place = |row: &Row<'_>| Ok((codec::id(row, 1)?, codec::id(row, 0)?));
+    look(rows, &walk, filter.is_selective(), read, payload_bytes, place)
 }
 
 /// Walks a message's deliveries.

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use postrider_model::{AppId, CancelReason, Message, MessageId};
 use postrider_secrets::Keyring;
-use postrider_store::{MessageFilter, MessageRow, PAGE_PAYLOAD_BYTES, Page, StoreError};
+use postrider_store::{MessageFilter, MessageRow, Page, Part, StoreError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::look::{is_wanted, look};
 use crate::cancel;
 use crate::codec::{self, Walk};
 use crate::error::Fallible;
@@ -15,7 +16,7 @@ pub(crate) const MESSAGE_COLUMNS: &str =
     "m.id, m.app, m.event_type, m.event_id, m.channels, m.content_type, m.accepted_at,
     m.retention_days, m.traceparent, m.body IS NULL";
 /// Columns of [`MESSAGE_COLUMNS`].
-const MESSAGE_WIDTH: usize = 10;
+pub(super) const MESSAGE_WIDTH: usize = 10;
 
 /// Tests of a message `m`: its type among a JSON list (empty: any), and a channel (`NULL`: any).
 macro_rules! message_filter {
@@ -103,12 +104,12 @@ pub(super) fn with_payload(
     })
 }
 
-/// Walks an application's messages.
+/// Walks an application's messages; the last column is the filter's answer.
 pub(crate) fn list_sql(walk: &Walk) -> String {
     format!(
-        "SELECT {MESSAGE_COLUMNS} FROM messages m
-         WHERE m.app = ?1 AND m.id >= ?2 AND m.id < ?3 AND {}
-         ORDER BY m.id {} LIMIT ?6",
+        "SELECT {MESSAGE_COLUMNS}, {}
+         FROM messages m WHERE m.app = ?1 AND m.id >= ?2 AND m.id < ?3
+         ORDER BY m.id {}",
         message_filter!("?4", "?5"),
         walk.order(),
     )
@@ -120,44 +121,27 @@ pub(super) fn list(
     app: AppId,
     filter: &MessageFilter,
     page: &Page<MessageId>,
-) -> Fallible<Vec<MessageRow>> {
+) -> Fallible<Part<MessageRow, MessageId>> {
     let walk = Walk::of(page);
     let (from, to) = walk.bounds(page.after.as_ref().map(MessageId::as_bytes), filter.range);
-    let rows = connection
-        .prepare_cached(&list_sql(&walk))?
-        .query_map(
-            params![
-                app.as_bytes(),
-                from,
-                to,
-                codec::to_json(&filter.event_types)?,
-                filter.channel,
-                walk.rows
-            ],
-            |row| read_message(row, 0),
-        )?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let add = |row| with_payload(connection, keyring, row, filter.with_payload);
-    let part = part(rows, add, |row: &MessageRow| row.message.payload.len())?;
-    Ok(walk.arrange(part))
-}
-
-/// Adds payloads to the rows of a walk, until they are as many bytes as a page may have.
-pub(super) fn part<T, U>(
-    rows: Vec<T>,
-    add: impl Fn(T) -> Fallible<U>,
-    payload_bytes: impl Fn(&U) -> usize,
-) -> Fallible<Vec<U>> {
-    let (mut part, mut bytes) = (Vec::new(), 0);
-    for row in rows {
-        if bytes >= PAGE_PAYLOAD_BYTES {
-            break;
+    let mut statement = connection.prepare_cached(&list_sql(&walk))?;
+    let rows = statement.query(params![
+        app.as_bytes(),
+        from,
+        to,
+        codec::to_json(&filter.event_types)?,
+        filter.channel,
+    ])?;
+    let read = |row: &Row<'_>| {
+        if !is_wanted(row, MESSAGE_WIDTH)? {
+            return Ok(None);
         }
-        let row = add(row)?;
-        bytes += payload_bytes(&row);
-        part.push(row);
-    }
-    Ok(part)
+        let message = read_message(row, 0)?;
+        with_payload(connection, keyring, message, filter.with_payload).map(Some)
+    };
+    let payload_bytes = |row: &MessageRow| row.message.payload.len();
+    let place = |row: &Row<'_>| codec::id(row, 0);
+    look(rows, &walk, filter.is_selective(), read, payload_bytes, place)
 }
 
 pub(super) fn expunge(connection: &Connection, app: AppId, id: MessageId) -> Fallible<bool> {

@@ -31,7 +31,7 @@ pub async fn deliveries_of_an_endpoint_are_filtered(store: SharedStore) {
             .store
             .deliveries_of_endpoint(world.app, endpoint, &filter, &first(250), true)
             .await;
-        let rows = must(rows);
+        let rows = must(rows).rows;
         for (delivery, message) in &rows {
             assert_eq!(
                 (delivery.endpoint, delivery.message),
@@ -80,7 +80,7 @@ pub async fn deliveries_of_an_endpoint_are_filtered(store: SharedStore) {
         .store
         .deliveries_of_endpoint(world.app, endpoint, &DeliveryFilter::default(), &page, false)
         .await;
-    let rows: Vec<_> = must(rows).iter().map(|(row, _)| row.message).collect();
+    let rows: Vec<_> = must(rows).rows.iter().map(|(row, _)| row.message).collect();
     assert_eq!(rows, [messages[4].id, messages[5].id, messages[6].id]);
 }
 
@@ -133,7 +133,7 @@ pub async fn deliveries_of_one_message_to_one_endpoint_page(store: SharedStore) 
             .store
             .deliveries_of_endpoint(world.app, endpoints[1], &filter, &page, false)
             .await;
-        let rows = must(rows).into_iter();
+        let rows = must(rows).rows.into_iter();
         rows.map(|(row, _)| (row.message, row.id)).collect::<Vec<_>>()
     };
     let of_message = async |page: Page<(EndpointId, DeliveryId)>| {

@@ -430,7 +430,7 @@ pub async fn concurrent_batches_do_not_disturb_each_other(store: SharedStore) {
             .messages(other, &MessageFilter::default(), &page)
             .await,
     );
-    assert!(none.is_empty());
+    assert!(none.rows.is_empty());
     let filter = AttemptFilter {
         endpoint: Some(endpoint),
         ..AttemptFilter::default()
@@ -442,7 +442,7 @@ pub async fn concurrent_batches_do_not_disturb_each_other(store: SharedStore) {
             .await,
     );
     assert_eq!(
-        attempts.len(),
+        attempts.rows.len(),
         TASKS * 20,
         "each task made attempts of its own, and each is kept"
     );

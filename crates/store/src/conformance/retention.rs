@@ -166,11 +166,15 @@ pub async fn old_records_go(store: SharedStore) {
             .messages(world.app, &MessageFilter::default(), &first(100))
             .await,
     );
-    assert_eq!(rows.len(), young.len());
+    assert_eq!(rows.rows.len(), young.len());
     let filter = AttemptFilter {
         endpoint: Some(endpoint),
         ..AttemptFilter::default()
     };
-    assert!(must(world.store.attempts(world.app, &filter, &first(100)).await).is_empty());
+    assert!(
+        must(world.store.attempts(world.app, &filter, &first(100)).await)
+            .rows
+            .is_empty()
+    );
     assert_eq!(world.take(endpoint, 100).await.len(), 3);
 }

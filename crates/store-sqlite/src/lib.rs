@@ -6,7 +6,8 @@
 //! Cast:
 //! - [`writer`]: one thread owns the one connection that writes. It takes the queued jobs together and commits them
 //!   once, so that the price of an fsync is shared. A job that fails undoes only itself.
-//! - [`readers`]: a few connections, opened when first needed, for the API's reads. Each read has a deadline.
+//! - [`readers`]: a few connections, opened when first needed, for reads. Each read has a deadline, and lists leave one
+//!   connection free.
 //! - [`claims`]: keys by their hash, merged in bulk.
 //! - [`Export`]: the whole store, portion by portion, for a move to another one.
 //! - [`cancel`]: the one way in which a waiting delivery ends without an outcome.
@@ -50,7 +51,8 @@ pub use export::{Export, ExportError};
 /// Settings of the store.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Connections for reads, opened when first needed; at least 1. Each caches up to 1 MiB.
+    /// Connections for reads, opened when first needed; at least 2, of which one is kept from lists. Each caches up to
+    /// 1 MiB.
     pub readers: usize,
     /// An endpoint that has done nothing but fail for so long is disabled.
     pub disable_after: Duration,
@@ -146,5 +148,13 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Fallible<T> + Send + 'static,
     {
         self.readers.read(work).await
+    }
+
+    async fn list<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Fallible<T> + Send + 'static,
+    {
+        self.readers.list(work).await
     }
 }

@@ -89,7 +89,7 @@ impl LogStore for SqliteStore {
         page: &Page<MessageId>,
     ) -> Result<Part<MessageRow, MessageId>, StoreError> {
         let (filter, page, keyring) = (filter.clone(), page.clone(), self.keyring.clone());
-        self.read(move |connection| messages::list(connection, &keyring, app, &filter, &page))
+        self.list(move |connection| messages::list(connection, &keyring, app, &filter, &page))
             .await
     }
 
@@ -114,7 +114,7 @@ impl LogStore for SqliteStore {
             with_payload,
         };
         let keyring = self.keyring.clone();
-        self.read(move |connection| deliveries::of_endpoint(connection, &keyring, &query))
+        self.list(move |connection| deliveries::of_endpoint(connection, &keyring, &query))
             .await
     }
 
@@ -125,7 +125,7 @@ impl LogStore for SqliteStore {
         page: &Page<(EndpointId, DeliveryId)>,
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         let page = page.clone();
-        self.read(move |connection| deliveries::of_message(connection, app, message, &page))
+        self.list(move |connection| deliveries::of_message(connection, app, message, &page))
             .await
     }
 
@@ -136,7 +136,7 @@ impl LogStore for SqliteStore {
         page: &Page<AttemptId>,
     ) -> Result<Part<AttemptRow, AttemptId>, StoreError> {
         let (filter, page) = (filter.clone(), page.clone());
-        self.read(move |connection| attempts::list(connection, app, &filter, &page))
+        self.list(move |connection| attempts::list(connection, app, &filter, &page))
             .await
     }
 

@@ -114,7 +114,7 @@ impl UpkeepStore for SqliteStore {
 
     async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {
         let keyring = self.keyring.clone();
-        self.read(move |connection| {
+        self.list(move |connection| {
             let rows = connection
                 .prepare_cached("SELECT id, kind, reason, bytes, at FROM parked ORDER BY id DESC LIMIT ?1")?
                 .query_map([limit], |row| read_parked(row, &keyring))?

@@ -40,13 +40,12 @@ async fn messages_page_both_ways_and_filter() {
     let ids = async |filter: &MessageFilter, page: &Page<_>| -> Vec<usize> {
         let found = world.store.messages(world.app, filter, page).await.unwrap();
         let rows = found.rows.iter();
-        rows
-            .map(|row| {
-                all.iter()
-                    .position(|message| message.id == row.message.id)
-                    .unwrap()
-            })
-            .collect()
+        rows.map(|row| {
+            all.iter()
+                .position(|message| message.id == row.message.id)
+                .unwrap()
+        })
+        .collect()
     };
     let any = MessageFilter::default();
     assert_eq!(ids(&any, &page(None, false, true, 3)).await, [9, 8, 7, 6]);

@@ -254,6 +254,14 @@ impl From<StoreError> for Error {
                     Duration::from_secs(2),
                 )
             }
+            StoreError::Slow(source) => {
+                tracing::warn!(error = %source, "the store took too long");
+                Self::unavailable(
+                    "store_slow",
+                    "The store took too long for this; ask for less, or try again.",
+                    Duration::from_secs(2),
+                )
+            }
             StoreError::Conflict(what) => Self::conflict(
                 "conflict",
                 format!("Another entity has this {what} already; choose another one."),
@@ -269,5 +277,28 @@ impl From<StoreError> for Error {
                 Self::internal()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_store_is_not_called_unreachable() {
+        let answers = [
+            StoreError::Slow("a limit".into()),
+            StoreError::Unavailable("away".into()),
+        ]
+        .map(Error::from);
+        assert_eq!(
+            answers.each_ref().map(Error::code),
+            ["store_slow", "store_unavailable"]
+        );
+        let [slow, _] = answers;
+        assert!(!slow.detail().contains("unreachable"), "{}", slow.detail());
+        let response = slow.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
     }
 }

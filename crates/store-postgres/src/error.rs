@@ -62,6 +62,10 @@ fn classify(error: sqlx::Error) -> StoreError {
             if code == "23505" {
                 return StoreError::Conflict(taken(&error));
             }
+            // `query_canceled`: by the limit of a statement.
+            if code == "57014" {
+                return StoreError::Slow(Box::new(error));
+            }
             // Classes of SQLSTATE: 22 data exception, 23 integrity, 54 program limit exceeded. Everything else
             // (connection, resources, operator intervention, missing tables) may be put right without the caller.
             if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") {

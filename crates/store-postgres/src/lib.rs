@@ -8,8 +8,9 @@
 //! Both connect when first used, so a role starts while the database is away and heals when it returns.
 //!
 //! Guarantees:
-//! - Every call ends within its limit, also when the server hangs; what failed for lack of a server or of time is
-//!   [`StoreError::Unavailable`], what the server refuses to store is [`StoreError::Rejected`].
+//! - Every call ends within its limit, also when the server hangs; what failed for lack of a server is
+//!   [`StoreError::Unavailable`], a statement that the server stopped at its limit [`StoreError::Slow`], what the server
+//!   refuses to store [`StoreError::Rejected`].
 //! - Several recorders may run: a delivery that another one moved meanwhile makes the batch start again. Rows that
 //!   wait are locked in id order. Locks are taken in this order: waiting, delivery, application, endpoint, backlog,
 //!   counter; scheduler and sweep lock the backlog first and then pass over what others hold. A deadlock that remains

@@ -52,12 +52,13 @@ fn classify(error: rusqlite::Error) -> StoreError {
         _ => {}
     }
     match error.sqlite_error_code() {
+        // Only the deadline of a read interrupts.
+        Some(ErrorCode::OperationInterrupted) => StoreError::Slow(Box::new(error)),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(error.to_string()),
         Some(
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
             | ErrorCode::OperationAborted
-            | ErrorCode::OperationInterrupted
             | ErrorCode::OutOfMemory
             | ErrorCode::ReadOnly
             | ErrorCode::SystemIoFailure

@@ -95,7 +95,7 @@ impl Readers {
         };
         let permits = tokio::time::timeout(self.timeout, permits)
             .await
-            .map_err(|_| unavailable("every reader is busy"))?
+            .map_err(|_| StoreError::Slow("every reader is busy".into()))?
             .map_err(|_: AcquireError| unavailable("the store is closed"))?;
         let idle = self.idle.clone();
         let path = self.path.clone();
@@ -141,7 +141,23 @@ mod tests {
     use postrider_store::{LogStore as _, MessageFilter, Page, UpkeepStore as _, WaitingStore as _};
 
     use super::*;
+    use crate::connection::open_writer;
     use crate::{Settings, SqliteStore};
+
+    #[tokio::test]
+    async fn a_read_that_runs_into_its_deadline_was_slow() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("postrider.db");
+        let _file = open_writer(&path).expect("a file");
+        let readers = Readers::new(path, 2, Duration::from_millis(50));
+        let endless = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT max(n) FROM n";
+        let read = readers.read(|connection| {
+            let largest: i64 = connection.query_row(endless, [], |row| row.get(0))?;
+            Ok(largest)
+        });
+        let read = read.await;
+        assert!(matches!(read, Err(StoreError::Slow(_))), "{read:?}");
+    }
 
     /// Lists in all places that they may have: the others go on, and one list more waits.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,9 @@ pub enum StoreError {
     /// Not reachable, or no answer in time: try again later.
     #[error("the store is unreachable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It is there and stopped the work at its time limit: less work, or the same at a quieter time, may succeed.
+    #[error("the store took too long")]
+    Slow(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A unique name is taken; the string says which (`uid`, `name`, `id`).
     #[error("the {0} is taken")]
     Conflict(&'static str),
@@ -39,6 +42,6 @@ fn schema_advice(found: u32, wanted: u32) -> &'static str {
 impl StoreError {
     /// Whether the same call may succeed later without a change.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Slow(_))
     }
 }

@@ -4,7 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_model::{Attempt, Disposition, Message, Next, UnixMillis};
-use postrider_store::{AttemptFilter, DeliveryFilter, LogStore, MessageFilter, Page, RecordStore, TimeRange};
+use postrider_store::{
+    AttemptFilter, ConfigStore, DeliveryFilter, LogStore, MessageFilter, Page, RecordStore, StoreError,
+    TimeRange,
+};
+use postrider_store_postgres::{PostgresStore, Settings};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::world::{DAY, World, page};
 
@@ -195,4 +200,21 @@ async fn deliveries_and_attempts_filter() {
             .unwrap()
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn a_statement_that_runs_into_its_limit_was_slow() {
+    let world = World::new().await;
+    let store = PostgresStore::connect(Settings {
+        read_timeout: Duration::from_millis(200),
+        ..Settings::new(world.database.url().into(), world.keyring.clone())
+    })
+    .unwrap();
+    let mut other = PgConnection::connect(world.database.url()).await.unwrap();
+    let mut held = other.begin().await.unwrap();
+    held.execute("LOCK TABLE event_types").await.unwrap();
+    let read = store.event_type("any").await;
+    assert!(matches!(read, Err(StoreError::Slow(_))), "{read:?}");
+    held.rollback().await.unwrap();
+    assert!(store.event_type("any").await.unwrap().is_none());
 }

@@ -68,33 +68,53 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
 }
 
 async fn list(store: &SharedStore, limit: u32, json: bool) -> anyhow::Result<()> {
-    let rows = store.parked(limit).await?;
     if json {
-        let rows = rows.iter().map(|row| {
+        let rows = newest(store, limit, |row| {
             json!({
                 "id": row.id, "kind": row.kind, "at": show(row.at), "size": row.bytes.len(), "reason": row.reason,
                 "holds": holds(row),
             })
         });
-        say(serde_json::to_string_pretty(
-            &json!({"data": rows.collect::<Vec<_>>()}),
-        )?)?;
-    } else if rows.is_empty() {
+        return say(serde_json::to_string_pretty(&json!({"data": rows.await?}))?);
+    }
+    let lines = newest(store, limit, |row| {
+        format!(
+            "{}  {}  {}  {} bytes  {}: {}",
+            row.id,
+            show(row.at),
+            row.kind,
+            row.bytes.len(),
+            holds(row),
+            row.reason
+        )
+    });
+    let lines = lines.await?;
+    if lines.is_empty() {
         say("nothing is parked")?;
-    } else {
-        for row in &rows {
-            say(format_args!(
-                "{}  {}  {}  {} bytes  {}: {}",
-                row.id,
-                show(row.at),
-                row.kind,
-                row.bytes.len(),
-                holds(row),
-                row.reason
-            ))?;
-        }
+    }
+    for line in lines {
+        say(line)?;
     }
     Ok(())
+}
+
+/// What `show` makes of the newest rows. They are read page by page, since many large ones would not fit into memory.
+async fn newest<T>(
+    store: &SharedStore,
+    limit: u32,
+    show: impl Fn(&ParkedRow) -> T,
+) -> anyhow::Result<Vec<T>> {
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut shown, mut before) = (Vec::new(), None);
+    loop {
+        let page = store.parked(limit, before).await?;
+        let missing = wanted - shown.len();
+        shown.extend(page.rows.iter().take(missing).map(&show));
+        before = page.cut;
+        if before.is_none() || shown.len() >= wanted {
+            return Ok(shown);
+        }
+    }
 }
 
 async fn drop_all(store: &SharedStore, which: Which) -> anyhow::Result<()> {
@@ -142,7 +162,7 @@ impl Which {
         if !self.all {
             return Ok(self.ids);
         }
-        Ok(store.parked(ROWS_MAX).await?.iter().map(|row| row.id).collect())
+        newest(store, ROWS_MAX, |row| row.id).await
     }
 }
 
@@ -151,6 +171,7 @@ async fn replay(store: &SharedStore, journal: &Journal, id: i64) -> anyhow::Resu
         .parked_row(id)
         .await?
         .context("nothing is parked under this number")?;
+    ensure!(!row.sealed_away, "the key that sealed it is not there");
     let (records, done) = if row.kind == "job" {
         deliver_again(store, &row).await?
     } else {
@@ -281,6 +302,9 @@ impl Journal {
 
 /// What is in it, as far as it can be read.
 fn holds(row: &ParkedRow) -> String {
+    if row.sealed_away {
+        return "sealed with a key that is not there".to_owned();
+    }
     if row.kind == "job" {
         return match postrider_wire::decode_outcome(row.bytes.clone()) {
             Ok(outcome) => format!(

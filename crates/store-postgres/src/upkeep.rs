@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use postrider_model::{TaskId, UnixMillis};
 use postrider_store::{
-    OrphanReport, ParkedRow, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport, StoreError,
-    SweepReport, TaskRow, UpkeepStore, parked_digest,
+    OrphanReport, PAGE_PAYLOAD_BYTES, ParkedRow, Part, PoolKind, PoolUse, ResealCursor, ResealReport,
+    RetentionReport, StoreError, SweepReport, TaskRow, UpkeepStore, parked_digest,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -104,16 +105,8 @@ impl UpkeepStore for PostgresStore {
         .await
     }
 
-    async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {
-        self.reading(async {
-            let rows =
-                sqlx::query("SELECT id, kind, reason, bytes, at FROM parked ORDER BY id DESC LIMIT $1")
-                    .bind(i64::from(limit))
-                    .fetch_all(&self.read)
-                    .await?;
-            rows.iter().map(|row| decode(&self.sealer, row)).collect()
-        })
-        .await
+    async fn parked(&self, limit: u32, before: Option<i64>) -> Result<Part<ParkedRow, i64>, StoreError> {
+        self.reading(parked(self, limit, before)).await
     }
 
     async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
@@ -139,15 +132,11 @@ impl UpkeepStore for PostgresStore {
 
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {
         self.writing(async {
-            let mut tx = self.write.begin().await?;
             let row = sqlx::query("DELETE FROM parked WHERE id = $1 RETURNING id, kind, reason, bytes, at")
                 .bind(id)
-                .fetch_optional(&mut *tx)
+                .fetch_optional(&self.write)
                 .await?;
-            // What cannot be read stays.
-            let row = row.as_ref().map(|row| decode(&self.sealer, row)).transpose()?;
-            tx.commit().await?;
-            Ok(row)
+            row.as_ref().map(|row| decode(&self.sealer, row)).transpose()
         })
         .await
     }
@@ -159,12 +148,34 @@ impl UpkeepStore for PostgresStore {
     }
 }
 
+/// Rows until there are `limit`, or their bytes are as many as a page may have.
+async fn parked(store: &PostgresStore, limit: u32, before: Option<i64>) -> Work<Part<ParkedRow, i64>> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut rows =
+        sqlx::query("SELECT id, kind, reason, bytes, at FROM parked WHERE id < $1 ORDER BY id DESC LIMIT $2")
+            .bind(before.unwrap_or(i64::MAX))
+            .bind(i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX))
+            .fetch(&store.read);
+    let (mut found, mut bytes) = (Vec::<ParkedRow>::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        if found.len() >= limit || bytes >= PAGE_PAYLOAD_BYTES {
+            let cut = found.last().map(|last| last.id);
+            return Ok(Part { rows: found, cut });
+        }
+        bytes += row.try_get::<&[u8], _>("bytes")?.len();
+        found.push(decode(&store.sealer, &row)?);
+    }
+    Ok(Part::whole(found))
+}
+
 fn decode(sealer: &Sealer, row: &PgRow) -> Work<ParkedRow> {
+    let opened = sealer.open_parked(row.try_get("bytes")?);
     Ok(ParkedRow {
         id: row.try_get("id")?,
         kind: row.try_get("kind")?,
         reason: row.try_get("reason")?,
-        bytes: sealer.open_parked(row.try_get("bytes")?)?,
+        sealed_away: opened.is_none(),
+        bytes: opened.unwrap_or_default(),
         at: UnixMillis(row.try_get("at")?),
     })
 }

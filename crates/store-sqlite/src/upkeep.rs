@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_model::TaskId;
 use postrider_store::{
-    OrphanReport, ParkedRow, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport, StoreError,
-    SweepReport, TaskRow, UpkeepStore, parked_digest,
+    OrphanReport, ParkedRow, Part, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport,
+    StoreError, SweepReport, TaskRow, UpkeepStore, parked_digest,
 };
 use rusqlite::OptionalExtension;
 
@@ -112,16 +112,10 @@ impl UpkeepStore for SqliteStore {
             .await
     }
 
-    async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError> {
+    async fn parked(&self, limit: u32, before: Option<i64>) -> Result<Part<ParkedRow, i64>, StoreError> {
         let keyring = self.keyring.clone();
-        self.list(move |connection| {
-            let rows = connection
-                .prepare_cached("SELECT id, kind, reason, bytes, at FROM parked ORDER BY id DESC LIMIT ?1")?
-                .query_map([limit], |row| read_parked(row, &keyring))?
-                .collect::<rusqlite::Result<_>>()?;
-            Ok(rows)
-        })
-        .await
+        self.list(move |connection| parked::list(connection, &keyring, limit, before))
+            .await
     }
 
     async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError> {

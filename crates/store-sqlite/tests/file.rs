@@ -168,8 +168,14 @@ async fn a_lost_key_is_told_and_stops_only_what_needs_it() {
     let path = directory.path().join("postrider.db");
     let store = open(&path, &keyring());
     let message = fill(&store, 7).await;
+    let parked = store.park("job", "crashed", &Bytes::from_static(PAYLOAD)).await;
+    assert!(parked.expect("parked"));
     store.close().await;
     let store = open(&path, &keyring());
+    let parked = store.parked(10, None).await.expect("a list").rows;
+    assert!(parked[0].sealed_away && parked[0].bytes.is_empty(), "{parked:?}");
+    let removed = store.unpark(parked[0].id).await.expect("removed");
+    assert_eq!(removed.map(|row| row.reason), Some("crashed".to_owned()));
     let sealed_before = EndpointRef::Id(EndpointId::from_uuid(Uuid::from_u128(7)));
     let read = store.endpoint(message.app, &sealed_before).await;
     assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");

@@ -121,6 +121,7 @@ macro_rules! store_conformance {
             }
             cut {
                 a_page_of_large_payloads_is_cut,
+                a_page_of_large_parked_rows_is_cut,
                 a_filter_that_keeps_little_ends_its_page,
             }
             log {

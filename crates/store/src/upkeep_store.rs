@@ -8,6 +8,7 @@ use postrider_model::{AppId, EndpointId, MessageId, TaskId, UnixMillis};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::StoreError;
+use crate::log_store::Part;
 use crate::reseal::{ResealCursor, ResealReport};
 
 /// What a background task does.
@@ -64,8 +65,10 @@ pub struct ParkedRow {
     pub kind: String,
     /// Why it was parked.
     pub reason: String,
-    /// The bytes as they came, at most 8 MiB.
+    /// The bytes as they came, at most 8 MiB; empty when they are `sealed_away`.
     pub bytes: Bytes,
+    /// The key that sealed the bytes is not there.
+    pub sealed_away: bool,
     /// When.
     pub at: UnixMillis,
 }
@@ -170,13 +173,14 @@ pub trait UpkeepStore: Send + Sync + 'static {
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
     /// Keeps what could not be handled. Idempotent: false when the same bytes of the same kind are parked already.
     async fn park(&self, kind: &str, reason: &str, bytes: &Bytes) -> Result<bool, StoreError>;
-    /// Parked rows, newest first.
-    async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, StoreError>;
+    /// Parked rows, newest first, of those with a smaller number than `before`: at most `limit`, and no more once their bytes
+    /// are as many as a page may have. Cut, in both cases, where there are more.
+    async fn parked(&self, limit: u32, before: Option<i64>) -> Result<Part<ParkedRow, i64>, StoreError>;
     /// One parked row.
     async fn parked_row(&self, id: i64) -> Result<Option<ParkedRow>, StoreError>;
     /// How many rows are parked.
     async fn parked_count(&self) -> Result<u64, StoreError>;
-    /// Removes a parked row and returns it.
+    /// Removes a parked row and returns it, also one whose bytes nobody can open.
     async fn unpark(&self, id: i64) -> Result<Option<ParkedRow>, StoreError>;
     /// Flushes and closes.
     async fn close(&self);

@@ -5,7 +5,7 @@ use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use postrider_store::ParkedRow;
+use postrider_store::{ParkedRow, Part};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,6 +28,8 @@ pub(crate) struct ParkedOut {
     /// When.
     #[schema(format = DateTime)]
     at: String,
+    /// False when the key that sealed it is not there: `size` is 0 and `head` empty then. It can be removed.
+    readable: bool,
     /// Its size in bytes.
     size: usize,
     /// Its first 4 KiB, in base64.
@@ -37,7 +39,12 @@ pub(crate) struct ParkedOut {
 /// Parked rows, newest first.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ParkedListOut {
+    /// The rows, fewer than asked for when they are large.
     data: Vec<ParkedOut>,
+    /// Pass it as `iterator` for the next rows.
+    iterator: Option<String>,
+    /// Whether there is nothing more.
+    done: bool,
 }
 
 /// How many.
@@ -47,12 +54,17 @@ pub(crate) struct ParkedQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 250, default = 50)]
     limit: Option<u32>,
+    /// The iterator of an earlier page.
+    #[param(value_type = Option<String>)]
+    iterator: Option<i64>,
 }
 
 impl FromParams for ParkedQuery {
     fn from_params(params: &Params) -> Result<Self, Error> {
-        let limit = params.limit()?;
-        Ok(Self { limit })
+        Ok(Self {
+            limit: params.limit()?,
+            iterator: params.parsed("iterator")?,
+        })
     }
 }
 
@@ -63,6 +75,7 @@ impl From<ParkedRow> for ParkedOut {
             kind: row.kind,
             reason: row.reason,
             at: show_time(row.at),
+            readable: !row.sealed_away,
             size: row.bytes.len(),
             head: STANDARD.encode(&row.bytes[..row.bytes.len().min(SHOWN_BYTES_MAX)]),
         }
@@ -78,9 +91,13 @@ pub(crate) async fn list(
     State(api): State<Api>,
     Query(query): Query<ParkedQuery>,
 ) -> Result<Json<ParkedListOut>, Error> {
-    let rows = api.store.parked(query.limit.unwrap_or(LIMIT_DEFAULT)).await?;
-    let data = rows.into_iter().map(ParkedOut::from).collect();
-    Ok(Json(ParkedListOut { data }))
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
+    let Part { rows, cut } = api.store.parked(limit, query.iterator).await?;
+    Ok(Json(ParkedListOut {
+        data: rows.into_iter().map(ParkedOut::from).collect(),
+        iterator: cut.map(|last| last.to_string()),
+        done: cut.is_none(),
+    }))
 }
 
 /// Remove what was parked.

@@ -461,13 +461,30 @@ async fn what_was_parked_can_be_looked_at_and_removed() {
         (&row["kind"], &row["reason"], &row["head"]),
         (&json!("job"), &json!("came back"), &json!("ZnJhbWU="))
     );
+    assert_eq!((&row["readable"], &list["done"]), (&json!(true), &json!(true)));
+    let more = Bytes::from_static(b"another");
+    let parked = harness.store.park("frame", "newer", &more).await;
+    assert!(parked.expect("parked"));
+    let newest = harness.get("/api/v1/parked?limit=1").await.is(StatusCode::OK);
+    assert_eq!(
+        (&newest["data"][0]["kind"], &newest["done"]),
+        (&json!("frame"), &json!(false))
+    );
+    let next = format!("/api/v1/parked?limit=1&iterator={}", text(&newest, "iterator"));
+    let next = harness.get(&next).await.is(StatusCode::OK);
+    assert_eq!(
+        (&next["data"][0]["id"], &next["done"]),
+        (&row["id"], &json!(true))
+    );
+    let newest = format!("/api/v1/parked/{}", newest["data"][0]["id"]);
+    harness.delete(&newest).await.is(StatusCode::NO_CONTENT);
     harness
         .delete(&format!("/api/v1/parked/{}", row["id"]))
         .await
         .is(StatusCode::NO_CONTENT);
     assert_eq!(
         harness.get("/api/v1/parked").await.is(StatusCode::OK),
-        json!({"data": []})
+        json!({"data": [], "iterator": null, "done": true})
     );
 }
 

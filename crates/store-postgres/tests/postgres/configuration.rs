@@ -167,7 +167,7 @@ async fn event_types_keys_claims_and_parked_rows() {
         .park("record", "bad\0", &b"\0\x01".as_slice().into())
         .await
         .unwrap();
-    let parked = world.store.parked(10).await.unwrap();
+    let parked = world.store.parked(10, None).await.unwrap().rows;
     assert_eq!(
         (parked[0].reason.as_str(), parked[0].bytes.as_ref()),
         ("bad\u{fffd}", &b"\0\x01"[..])

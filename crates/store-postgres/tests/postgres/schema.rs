@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use postrider_model::{Disposition, UnixMillis};
-use postrider_store::{AppRef, ConfigStore, LogStore, RecordStore, StoreError, UpkeepStore};
+use postrider_store::{AppRef, ConfigStore, LogStore, ParkedRow, RecordStore, StoreError, UpkeepStore};
 use postrider_store_postgres::{PostgresStore, Settings};
 use postrider_testkit::proxy::Proxy;
 use postrider_testkit::services::{PostgresDatabase, PostgresServer};
@@ -242,7 +242,7 @@ async fn secrets_and_payloads_are_sealed_at_rest() {
 }
 
 #[tokio::test]
-async fn what_is_parked_and_cannot_be_opened_stays() {
+async fn what_is_parked_and_cannot_be_opened_is_told_and_can_be_removed() {
     let world = World::new().await;
     let store = &world.store;
     assert!(
@@ -251,9 +251,16 @@ async fn what_is_parked_and_cannot_be_opened_stays() {
             .await
             .unwrap()
     );
-    let id = store.parked(1).await.unwrap()[0].id;
     let other = open(world.database.url(), &keyring());
-    assert!(matches!(other.unpark(id).await, Err(StoreError::Corrupt(_))));
-    let taken = store.unpark(id).await.unwrap();
-    assert_eq!(taken.map(|row| row.bytes), Some(b"bytes".as_slice().into()));
+    other
+        .park("job", "readable", &b"other".as_slice().into())
+        .await
+        .unwrap();
+    let told = |rows: &[ParkedRow]| -> Vec<bool> { rows.iter().map(|row| row.sealed_away).collect() };
+    let rows = other.parked(10, None).await.unwrap().rows;
+    assert_eq!(told(&rows), [false, true], "newest first");
+    assert_eq!(told(&store.parked(10, None).await.unwrap().rows), [true, false]);
+    let taken = other.unpark(rows[1].id).await.unwrap().unwrap();
+    assert!(taken.sealed_away && taken.bytes.is_empty() && taken.reason == "unreadable");
+    assert!(store.unpark(rows[1].id).await.unwrap().is_none());
 }

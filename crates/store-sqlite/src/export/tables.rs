@@ -243,6 +243,10 @@ pub(super) fn parked(connection: &Connection, keyring: &Keyring, after: &[Value]
     let sql = "SELECT id, kind, reason, bytes, at FROM parked WHERE id > ?1 ORDER BY id";
     let (rows, last) = portion(connection, sql, after, |row| {
         let parked = parked::read_parked(row, keyring)?;
+        if parked.sealed_away {
+            let what = format!("what is parked as {} cannot be opened; drop it", parked.id);
+            return Err(StoreError::Corrupt(what).into());
+        }
         let bytes = parked.bytes.len();
         Ok((parked, bytes, place(row, [0])?))
     })?;

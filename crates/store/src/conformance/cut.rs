@@ -59,6 +59,25 @@ pub async fn a_page_of_large_payloads_is_cut(store: SharedStore) {
     }
 }
 
+/// The same for what is parked, newest first.
+pub async fn a_page_of_large_parked_rows_is_cut(store: SharedStore) {
+    const LARGE: usize = PAGE_PAYLOAD_BYTES / 2;
+    for n in 0..3 {
+        assert!(must(
+            store.park("frame", "large", &Bytes::from(vec![n; LARGE])).await
+        ));
+    }
+    let (mut before, mut firsts) = (None, Vec::new());
+    for expected in [2, 1] {
+        let Part { rows, cut } = must(store.parked(250, before).await);
+        assert_eq!(rows.len(), expected);
+        assert_eq!(cut.is_some(), expected == 2);
+        firsts.extend(rows.iter().map(|row| row.bytes[0]));
+        before = cut;
+    }
+    assert_eq!(firsts, [2, 1, 0]);
+}
+
 /// What the filters of [`a_filter_that_keeps_little_ends_its_page`] keep, in ascending order.
 #[derive(Default)]
 struct Rare {

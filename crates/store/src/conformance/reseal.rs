@@ -75,5 +75,5 @@ pub async fn what_an_old_key_sealed_is_sealed_anew(old: SharedStore, both: Share
         let (_, payload) = must(new.payload(message.id).await).expect("the payload is there");
         assert_eq!(payload, message.payload);
     }
-    assert_eq!(must(new.parked(10).await)[0].bytes.as_ref(), b"parked");
+    assert_eq!(must(new.parked(10, None).await).rows[0].bytes.as_ref(), b"parked");
 }

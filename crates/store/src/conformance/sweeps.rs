@@ -264,10 +264,13 @@ pub async fn parked_rows_are_kept_and_taken(store: SharedStore) {
         let again = must(store.park("frame", "whatever the reason", &bytes).await);
         assert!(!again, "the same bytes are parked once");
     }
-    let rows = must(store.parked(10).await);
+    let rows = must(store.parked(10, None).await).rows;
     let kinds: Vec<_> = rows.iter().map(|row| row.kind.as_str()).collect();
     assert_eq!(kinds, ["job", "frame"]);
-    assert_eq!(must(store.parked(1).await).len(), 1);
+    let newest = must(store.parked(1, None).await);
+    assert_eq!((newest.rows.len(), newest.cut), (1, Some(rows[0].id)));
+    let last = must(store.parked(1, newest.cut).await);
+    assert_eq!((last.rows[0].id, last.cut), (rows[1].id, None));
     assert_eq!(must(store.parked_count().await), 2);
     let row = must(store.parked_row(rows[1].id).await).expect("there");
     assert_eq!((row.kind.as_str(), &row.bytes), ("frame", &bytes));
@@ -275,7 +278,7 @@ pub async fn parked_rows_are_kept_and_taken(store: SharedStore) {
     assert_eq!((&row.bytes, row.reason.as_str()), (&bytes, "unknown version"));
     assert!(must(store.unpark(rows[1].id).await).is_none());
     assert!(must(store.parked_row(rows[1].id).await).is_none());
-    assert_eq!(must(store.parked(10).await).len(), 1);
+    assert_eq!(must(store.parked(10, None).await).rows.len(), 1);
     assert!(
         must(store.park("frame", "again", &row.bytes).await),
         "it was taken out"

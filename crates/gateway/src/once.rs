@@ -21,13 +21,13 @@ use crate::state::Api;
 pub(crate) enum Makes {
     /// A resource of this id: a repeat looks whether it is there.
     New([u8; 16]),
-    /// A change of the resource of this id, of which no trace tells whether it was made.
-    Change([u8; 16]),
+    /// A change, of which no trace tells whether it was made.
+    Change,
 }
 
 /// The claim of a configuration request: what to make, or what was made.
 pub(crate) struct Once {
-    /// Id of the resource to make, or that an earlier request made or tried to make.
+    /// Id of the resource to make, or that an earlier request made or tried to make. Means nothing for a change.
     pub(crate) resource: [u8; 16],
     /// Whether there was an earlier request: look for the resource before making it.
     pub(crate) earlier: bool,
@@ -52,7 +52,11 @@ impl Once {
         fingerprint: [u8; 32],
         makes: Makes,
     ) -> Result<Self, Error> {
-        let (Makes::New(resource) | Makes::Change(resource)) = makes;
+        let resource = match makes {
+            Makes::New(resource) => resource,
+            // One of its own: two requests that claim the same resource are one request to the limits, and neither waits.
+            Makes::Change => rand::random(),
+        };
         let Some(key) = IdempotencyKey::from_headers(headers)? else {
             return Ok(Self {
                 resource,
@@ -102,7 +106,7 @@ impl Once {
             open.settle(api, ClaimEnd::GivenUp).await;
             return Err(reused());
         }
-        if let Makes::Change(_) = open.makes {
+        if let Makes::Change = open.makes {
             open.settle(api, ClaimEnd::GivenUp).await;
             return Ok(open.done(api, stored.resource));
         }
@@ -136,7 +140,7 @@ impl Once {
         };
         match &result {
             Ok(_) => {
-                if !api.broker.is_durable() && matches!(open.makes, Makes::Change(_)) {
+                if !api.broker.is_durable() && matches!(open.makes, Makes::Change) {
                     open.unless_it_fails(api.store.keep_claim(&open.to_keep()).await.map(drop));
                 }
                 open.settle(api, ClaimEnd::Finished).await;
@@ -207,7 +211,7 @@ impl Open {
     async fn stored(&self, api: &Api) -> Result<Option<Claim>, StoreError> {
         match self.makes {
             Makes::New(_) => api.store.keep_claim(&self.to_keep()).await.map(Some),
-            Makes::Change(_) => Ok(api.store.claims(&[self.claim.key]).await?.pop().flatten()),
+            Makes::Change => Ok(api.store.claims(&[self.claim.key]).await?.pop().flatten()),
         }
     }
 

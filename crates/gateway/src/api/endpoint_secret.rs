@@ -113,13 +113,14 @@ pub(crate) async fn rotate(
         None => new_secret(),
     };
     let fingerprint = digest(&[b"rotate", endpoint.id.as_bytes(), &body.bytes]);
-    let makes = Makes::Change(*endpoint.id.as_bytes());
-    let once = Once::begin(&api, app.id, &headers, fingerprint, makes).await?;
+    let once = Once::begin(&api, app.id, &headers, fingerprint, Makes::Change).await?;
+    let key = (app.id, EndpointRef::Id(endpoint.id));
     if once.is_done() {
-        return secret_out(&endpoint);
+        // Read again: it was read before the first request was done.
+        let endpoint = api.store.endpoint(key.0, &key.1).await?;
+        return secret_out(&endpoint.ok_or_else(Error::not_found)?);
     }
     let lock = api.config_lock(app.id).await;
-    let key = (app.id, EndpointRef::Id(endpoint.id));
     let result = change::<Endpoint>(&api, &key, |endpoint| {
         let grace = Duration::from_secs(grace);
         rotate_in(&mut endpoint.secrets, secret.clone(), grace, UnixMillis::now());

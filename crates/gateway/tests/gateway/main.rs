@@ -14,3 +14,4 @@ mod openapi;
 mod outage;
 mod pages;
 mod paths;
+mod slow_store;

@@ -118,8 +118,8 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// Creates an endpoint; the application's new version, `None` when the application is gone.
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
     /// Replaces the mutable fields of an endpoint, secrets and headers included, and lets what waits for it be seen
-    /// again by the scheduler (its pause or disable may have ended). The application's new version, `None` when there is
-    /// no such endpoint. `Conflict("uid")`, `Changed`.
+    /// again by the scheduler (its pause or disable may have ended; then it is no longer known for how long it has failed).
+    /// The application's new version, `None` when there is no such endpoint. `Conflict("uid")`, `Changed`.
     async fn update_endpoint(&self, endpoint: &Endpoint, was: UnixMillis) -> Result<Option<u64>, StoreError>;
     /// Marks an endpoint deleted. The application's new version.
     async fn delete_endpoint(

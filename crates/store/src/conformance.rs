@@ -55,6 +55,7 @@ macro_rules! store_conformance {
                 counters_follow_the_states,
                 gone_disables_the_endpoint,
                 days_of_failures_disable_the_endpoint,
+                a_resumed_endpoint_has_failed_for_no_time,
                 an_exhausted_delivery_pauses_where_the_policy_says_so,
                 claims_stand_until_they_expire,
                 any_bytes_survive,

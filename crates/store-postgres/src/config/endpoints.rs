@@ -59,14 +59,15 @@ pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint, was: Unix
     let Some(version) = bump(&mut tx, endpoint.app).await? else {
         return Ok(None);
     };
-    let before: Option<(bool, i64)> = sqlx::query_as(
-        "SELECT disabled, updated_at FROM endpoints WHERE id = $1 AND app = $2 AND deleted_at IS NULL FOR UPDATE",
+    let before: Option<(bool, bool, i64)> = sqlx::query_as(
+        "SELECT disabled, paused, updated_at FROM endpoints \
+         WHERE id = $1 AND app = $2 AND deleted_at IS NULL FOR UPDATE",
     )
     .bind(endpoint.id.as_uuid())
     .bind(endpoint.app.as_uuid())
     .fetch_optional(&mut *tx)
     .await?;
-    let Some((was_disabled, updated_at)) = before else {
+    let Some((was_disabled, was_paused, updated_at)) = before else {
         return Ok(None);
     };
     if updated_at != was.0 {
@@ -82,8 +83,8 @@ pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint, was: Unix
     if endpoint.disabled {
         flag_for_sweep(&mut tx, endpoint.app, &[endpoint.id.as_uuid()]).await?;
     } else {
-        if was_disabled {
-            // Otherwise its next failure would disable it again.
+        if was_disabled || (was_paused && !endpoint.paused) {
+            // Otherwise its next failure might disable it, with all that waits: its days of failures went on while it got nothing.
             sqlx::query("DELETE FROM endpoint_health WHERE endpoint = $1")
                 .bind(endpoint.id.as_uuid())
                 .execute(&mut *tx)

@@ -215,10 +215,10 @@ pub(crate) fn update(
     }
     let updated = execute(
         connection,
-        // An endpoint that comes back from being disabled starts with a clean record. `?20` is the insert's
-        // creation time, which never changes.
+        // An endpoint that comes back from being disabled or paused starts with a clean record: otherwise its next failure
+        // might disable it, with all that waits. `?20` is the insert's creation time, which never changes.
         "UPDATE endpoints SET uid = ?3, url = ?4, description = ?5, event_types = ?6, channels = ?7,
-            failing_since = CASE WHEN disabled AND NOT ?8 THEN NULL ELSE failing_since END,
+            failing_since = CASE WHEN NOT ?8 AND (disabled OR paused AND NOT ?9) THEN NULL ELSE failing_since END,
             disabled = ?8, paused = ?9, throttle_rate = ?10, ordered = ?11, on_exhausted = ?12, header_names = ?13,
             timeout_ms = ?14, retry_schedule = ?15, headers = ?16, secrets = ?17, metadata = ?18, updated_at = ?19
          WHERE id = ?1 AND app = ?2 AND deleted_at IS NULL AND ?20 IS NOT NULL",

@@ -8,6 +8,7 @@ use postrider_model::{
 };
 
 use super::fixture::{DAY, FAILED, HOUR, RETRY, SECOND, WAITING, World, grant, must, until};
+use super::sweeps::change;
 use crate::{AppRef, AttemptFilter, EndpointCounts, EndpointRef, Grant, MessageFilter, SharedStore};
 
 /// Rule 1: recorded twice is recorded once.
@@ -251,6 +252,27 @@ pub async fn days_of_failures_disable_the_endpoint(store: SharedStore) {
     }
     let report = world.record(&[Record::Outcome(Box::new(outcome))]).await;
     assert_eq!(report.disabled, [other]);
+}
+
+/// Resuming an endpoint begins its days of failures anew; another change does not.
+pub async fn a_resumed_endpoint_has_failed_for_no_time(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let fail = async |age: Duration| {
+        let mut outcome = world.outcome(&world.message(), endpoint, 0, RETRY);
+        if let Some(attempt) = &mut outcome.attempt {
+            attempt.started_at = UnixMillis::now().minus(age);
+        }
+        world.record(&[Record::Outcome(Box::new(outcome))]).await.disabled
+    };
+    assert!(fail(4 * DAY).await.is_empty());
+    // While it is known that it fails since four days ago, what an attempt of six days ago says of it does not count.
+    change(&world, endpoint, |endpoint| endpoint.paused = true).await;
+    assert!(fail(6 * DAY).await.is_empty());
+    change(&world, endpoint, |endpoint| endpoint.url.push('2')).await;
+    assert!(fail(6 * DAY).await.is_empty());
+    change(&world, endpoint, |endpoint| endpoint.paused = false).await;
+    assert_eq!(fail(6 * DAY).await, [endpoint]);
 }
 
 /// The policy of an `ordered` endpoint.

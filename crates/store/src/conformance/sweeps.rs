@@ -24,7 +24,11 @@ async fn sweep_all(world: &World, limit: u32) -> (SweepReport, u64) {
     panic!("sweeps never end: {sum:?}");
 }
 
-async fn change(world: &World, id: EndpointId, change: impl FnOnce(&mut postrider_model::Endpoint)) {
+pub(super) async fn change(
+    world: &World,
+    id: EndpointId,
+    change: impl FnOnce(&mut postrider_model::Endpoint),
+) {
     let found = must(world.store.endpoint(world.app, &EndpointRef::Id(id)).await);
     let mut endpoint = found.expect("the endpoint is there");
     let was = endpoint.updated_at;

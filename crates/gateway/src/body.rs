@@ -186,7 +186,7 @@ fn explain<'de, T: Deserialize<'de>>(text: &'de [u8], error: &serde_json::Error)
     }])
 }
 
-/// For PATCH: an absent field is `None`, `null` is `Some(None)`.
+/// For what tells them apart: an absent field is `None`, `null` is `Some(None)`.
 pub(crate) fn nullable<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     T: Deserialize<'de>,

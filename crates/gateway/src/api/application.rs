@@ -111,7 +111,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Error> {
     body.value.check()?;
     let get_if_exists = query.get_if_exists.unwrap_or(false);
-    if get_if_exists && let Some(found) = by_uid(&api, body.value.uid.as_deref()).await? {
+    if get_if_exists && let Some(found) = by_uid(&api, body.value.uid()).await? {
         return Ok((StatusCode::OK, Json(ApplicationOut::from(found))).into_response());
     }
     let fresh = AppId::generate(UnixMillis::now(), &mut rand::rng());
@@ -135,7 +135,7 @@ async fn create_once(
     {
         return Ok((StatusCode::CREATED, app));
     }
-    let uid = input.uid.clone();
+    let uid = input.uid().map(str::to_owned);
     match create_app(api, id, input).await {
         // Somebody else made it just now.
         Err(error) if get_if_exists && error.status() == StatusCode::CONFLICT => {
@@ -185,11 +185,15 @@ pub(crate) async fn update(
         let AppRef::Uid(uid) = reference else {
             return Err(Error::not_found());
         };
-        input.uid.get_or_insert(uid);
+        input.uid = Some(input.uid.flatten().or(Some(uid)));
         let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
         let app = create_app(&api, id, input).await?;
         return Ok((StatusCode::CREATED, Json(ApplicationOut::from(app))).into_response());
     };
+    // So that a repeat finds it again.
+    if let AppRef::Uid(uid) = reference {
+        input.uid.get_or_insert(Some(uid));
+    }
     let _lock = api.config_lock(found.id).await;
     let app = change::<Application>(&api, &AppRef::Id(found.id), |app| {
         input.clone().replace(app);

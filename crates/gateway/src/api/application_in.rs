@@ -17,9 +17,10 @@ pub(crate) struct ApplicationIn {
     /// What people call it.
     #[schema(min_length = 1)]
     pub(crate) name: String,
-    /// Your own name for it, unique.
-    #[schema(min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
-    pub(crate) uid: Option<String>,
+    /// Your own name for it, unique. Where the path names an application by it, it stays as it is when absent.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
+    pub(crate) uid: Option<Option<String>>,
     /// Messages a second that it may send.
     #[schema(minimum = 1, maximum = 65535)]
     pub(crate) throttle_rate: Option<u32>,
@@ -50,10 +51,14 @@ pub(crate) struct ApplicationPatch {
 }
 
 impl ApplicationIn {
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.uid.as_ref().and_then(Option::as_deref)
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         let mut problems = Problems::default();
         problems.text(&["body", "name"], &self.name, 1);
-        problems.uid(&["body", "uid"], self.uid.as_deref(), AppId::PREFIX);
+        problems.uid(&["body", "uid"], self.uid(), AppId::PREFIX);
         problems.rate(&["body", "throttleRate"], self.throttle_rate);
         problems.metadata(&["body", "metadata"], &self.metadata);
         problems.done()
@@ -77,7 +82,7 @@ impl ApplicationIn {
 
     /// Gives an application these fields.
     pub(super) fn replace(self, app: &mut Application) {
-        app.uid = self.uid;
+        app.uid = self.uid.flatten();
         app.name = self.name;
         app.throttle_rate = self.throttle_rate;
         app.propagate_traceparent = self.propagate_traceparent.unwrap_or(app.propagate_traceparent);
@@ -90,7 +95,7 @@ impl ApplicationPatch {
     pub(super) fn over(self, app: &Application) -> ApplicationIn {
         ApplicationIn {
             name: self.name.unwrap_or_else(|| app.name.clone()),
-            uid: self.uid.unwrap_or_else(|| app.uid.clone()),
+            uid: Some(self.uid.unwrap_or_else(|| app.uid.clone())),
             throttle_rate: self.throttle_rate.unwrap_or(app.throttle_rate),
             propagate_traceparent: self.propagate_traceparent,
             metadata: self.metadata.unwrap_or_else(|| app.metadata.clone()),

@@ -201,10 +201,14 @@ pub(crate) async fn update(
         let EndpointRef::Uid(uid) = reference else {
             return Err(Error::not_found());
         };
-        input.uid.get_or_insert(uid);
+        input.uid = Some(input.uid.flatten().or(Some(uid)));
         let id = EndpointId::generate(UnixMillis::now(), &mut rand::rng());
         let endpoint = create_endpoint(&api, &app, id, input).await?;
         return Ok((StatusCode::CREATED, Json(EndpointOut::from(endpoint))).into_response());
+    }
+    // So that a repeat finds it again.
+    if let EndpointRef::Uid(uid) = &reference {
+        input.uid.get_or_insert_with(|| Some(uid.clone()));
     }
     let mut problems = Problems::default();
     input.check_lists(&mut problems);

@@ -25,9 +25,11 @@ pub(crate) struct EndpointIn {
     /// Where to POST.
     #[schema(format = "uri", min_length = 1)]
     url: String,
-    /// Your own name for it, unique within the application.
-    #[schema(min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
-    pub(super) uid: Option<String>,
+    /// Your own name for it, unique within the application. Where the path names an endpoint by it, it stays as it is
+    /// when absent.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = r"^[a-zA-Z0-9\-_.]+$")]
+    pub(super) uid: Option<Option<String>>,
     /// For people.
     description: Option<String>,
     /// Takes no messages.
@@ -108,7 +110,7 @@ impl EndpointIn {
     pub(super) fn into_patch(self) -> EndpointPatch {
         EndpointPatch {
             url: Some(self.url),
-            uid: Some(self.uid),
+            uid: Some(self.uid.flatten()),
             description: Some(self.description.unwrap_or_default()),
             disabled: Some(self.disabled.unwrap_or(false)),
             event_types: Some(self.event_types),

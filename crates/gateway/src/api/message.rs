@@ -118,12 +118,13 @@ async fn accepting_app(
     if *scope != Scope::Admin {
         return Err(Error::forbidden());
     }
-    if inline.uid.get_or_insert_with(|| uid.clone()) != uid {
+    if inline.uid().is_some_and(|named| named != uid) {
         return Err(Error::invalid(
             &["body", "application", "uid"],
             "Must be the uid in the path.",
         ));
     }
+    inline.uid = Some(Some(uid.clone()));
     let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
     // Boxed, since this is rare and the future of a request should stay small.
     match Box::pin(create_app(api, id, inline)).await {

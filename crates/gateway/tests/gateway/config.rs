@@ -44,7 +44,7 @@ async fn an_application_lives() {
     );
     assert!(text(&patched, "updatedAt") > text(&made, "updatedAt"));
     let replaced = harness
-        .put("/api/v1/app/acme", json!({"name": "Acme 2"}))
+        .put("/api/v1/app/acme", json!({"name": "Acme 2", "uid": null}))
         .await
         .is(StatusCode::OK);
     assert_eq!((replaced.get("uid"), &replaced["metadata"]), (None, &json!({})));
@@ -180,6 +180,39 @@ async fn an_endpoint_lives() {
         .is(StatusCode::CONFLICT);
     harness.delete(path).await.is(StatusCode::NO_CONTENT);
     harness.get(path).await.is(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn putting_the_same_thing_again_and_again_under_one_uid_makes_it_once() {
+    let harness = Harness::new().await;
+    for (list, named, body) in [
+        ("/api/v1/app", "/api/v1/app/acme", json!({"name": "Acme"})),
+        (
+            "/api/v1/app/acme/endpoint",
+            MAIN,
+            json!({"url": "https://example.com"}),
+        ),
+    ] {
+        let made = harness.put(named, body.clone()).await.is(StatusCode::CREATED);
+        for _ in 0..3 {
+            let again = harness.put(named, body.clone()).await.is(StatusCode::OK);
+            assert_eq!((&again["id"], &again["uid"]), (&made["id"], &made["uid"]));
+        }
+        let listed = harness.get(list).await.is(StatusCode::OK);
+        assert_eq!(listed["data"].as_array().map(Vec::len), Some(1), "{list}");
+        // Who says so takes the name away, and so does who replaces all of it by its id.
+        let by_id = format!("{list}/{}", text(&made, "id"));
+        let mut unnamed = body.clone();
+        unnamed["uid"] = Value::Null;
+        let mut renamed = body.clone();
+        renamed["uid"] = json!(text(&made, "uid"));
+        for (path, body) in [(named, &unnamed), (&by_id, &body)] {
+            let replaced = harness.put(path, body.clone()).await.is(StatusCode::OK);
+            assert_eq!(replaced.get("uid"), None, "{path}");
+            let replaced = harness.put(&by_id, renamed.clone()).await.is(StatusCode::OK);
+            assert_eq!(replaced["uid"], made["uid"], "{path}");
+        }
+    }
 }
 
 #[tokio::test]

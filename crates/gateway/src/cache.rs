@@ -4,8 +4,8 @@
 //! version is known. The age counts from when the entry was last known to be current: a [`Follower`] asks the store for
 //! what changed, for all entries at once, so that one that does not change is read every few minutes only. Reads of one
 //! application are single-flight. With the store away a cached application goes on with what is cached, and no request
-//! waits for the store once its absence was noticed; one that is not cached cannot be served. Memory is bounded by an
-//! estimate of each snapshot's size.
+//! waits for the store once its absence was noticed; one that is not cached cannot be served. That there is no such
+//! application counts for a second ([`Absent`]). Memory is bounded by an estimate of each snapshot's size.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -21,6 +21,8 @@ use postrider_telemetry::Metrics;
 use postrider_telemetry::labels::{self, CacheResult};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use crate::absent::Absent;
 
 /// Oldest that an entry may be while the store answers.
 pub(crate) const AGE_MAX: Duration = Duration::from_secs(10);
@@ -50,6 +52,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     entries: Cache<AppId, Arc<Entry>>,
     uids: Cache<String, AppId>,
+    absent: Absent,
     /// Readers of the same application queue up here; the first one reads for all.
     stripes: Box<[Mutex<()>]>,
     follower: Follower,
@@ -76,6 +79,7 @@ impl AppCache {
             metrics,
             entries,
             uids,
+            absent: Absent::new(),
             stripes,
             follower: Follower::default(),
             away: parking_lot::Mutex::default(),
@@ -94,12 +98,16 @@ impl AppCache {
         }
     }
 
-    /// The application, cached or read now; `None` when there is none.
+    /// The application, cached or read now; `None` when there is none, or was none within the last second.
     pub(crate) async fn get(&self, app: &AppRef) -> Result<Option<Arc<Entry>>, StoreError> {
         match self.peek(app) {
             Some(entry) => {
                 self.count(CacheResult::Hit);
                 Ok(Some(entry))
+            }
+            None if self.0.absent.has(app) => {
+                self.count(CacheResult::Hit);
+                Ok(None)
             }
             None => {
                 self.count(CacheResult::Miss);
@@ -170,6 +178,11 @@ impl AppCache {
         self.0.follower.run(&self.0.store, changed).await;
     }
 
+    /// There is an application of this name now, whoever made it: it is found from now on.
+    pub(crate) fn named(&self, uid: &str) {
+        self.0.absent.remove(uid);
+    }
+
     /// Has the application read again at its next use.
     pub(crate) fn expire(&self, app: AppId) {
         if let Some(entry) = self.0.entries.get(&app) {
@@ -196,13 +209,16 @@ impl AppCache {
         {
             return Ok(Some(entry));
         }
+        if self.0.absent.has_since(app, asked_at) {
+            return Ok(None);
+        }
         // Who queued up behind a read that failed does not wait for another one.
         if self.0.away.lock().is_some_and(|failed| failed >= asked_at) {
             return Err(StoreError::Unavailable(
                 "the store did not answer just now".into(),
             ));
         }
-        let read_at = Instant::now();
+        let began = self.0.absent.begin();
         let read = tokio::time::timeout(LOAD_TIMEOUT, self.0.store.snapshot(app)).await;
         let read = read.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(Box::new(elapsed))));
         match &read {
@@ -214,6 +230,7 @@ impl AppCache {
         self.0.metrics.config_reloaded();
         let Some(snapshot) = read else {
             self.forget(app);
+            self.0.absent.add(app, began);
             return Ok(None);
         };
         let id = snapshot.application.id;
@@ -223,7 +240,7 @@ impl AppCache {
         }
         let entry = Arc::new(Entry {
             snapshot,
-            read_at,
+            read_at: began.at,
             expired: AtomicBool::new(false),
             refreshing: AtomicBool::new(false),
         });

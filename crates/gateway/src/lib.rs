@@ -10,6 +10,7 @@
 //! limits messages are accepted without idempotency and quotas (5). Without the store, cached applications go on (6).
 //! Bodies, lists, waits and requests in progress are bounded by [`Settings`] (8).
 
+mod absent;
 mod accept;
 mod admit;
 mod api;

@@ -75,8 +75,12 @@ impl From<Application> for ApplicationOut {
 pub(crate) async fn create_app(api: &Api, id: AppId, input: ApplicationIn) -> Result<Application, Error> {
     input.check()?;
     let app = input.into_application(id);
-    let version = api.store.create_app(&app).await?;
-    api.changed(app.id, version).await;
+    let created = api.store.create_app(&app).await;
+    if let Some(uid) = &app.uid {
+        // If it was taken, there is one too.
+        api.cache.named(uid);
+    }
+    api.changed(app.id, created?).await;
     Ok(app)
 }
 
@@ -147,10 +151,12 @@ async fn create_once(
 }
 
 async fn by_uid(api: &Api, uid: Option<&str>) -> Result<Option<Application>, Error> {
-    match uid {
-        Some(uid) => Ok(api.store.app(&AppRef::Uid(uid.to_owned())).await?),
-        None => Ok(None),
+    let Some(uid) = uid else { return Ok(None) };
+    let found = api.store.app(&AppRef::Uid(uid.to_owned())).await?;
+    if found.is_some() {
+        api.cache.named(uid);
     }
+    Ok(found)
 }
 
 /// Get an application.

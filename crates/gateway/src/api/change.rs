@@ -55,6 +55,9 @@ impl Row for Application {
 
     async fn write(&self, api: &Api, was: UnixMillis) -> Result<bool, StoreError> {
         let version = api.store.update_app(self, was).await?;
+        if let Some(uid) = &self.uid {
+            api.cache.named(uid);
+        }
         Ok(announced(api, self.id, version).await)
     }
 

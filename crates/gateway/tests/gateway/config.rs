@@ -6,7 +6,7 @@ use http::StatusCode;
 use postrider_model::UnixMillis;
 use serde_json::{Value, json};
 
-use crate::harness::{Harness, text};
+use crate::harness::{Harness, reads, text};
 
 const MAIN: &str = "/api/v1/app/acme/endpoint/main";
 
@@ -368,15 +368,6 @@ async fn pages_lead_forth_and_back() {
     let back = format!("/api/v1/app?limit=3&iterator={}", text(&back, "prevIterator"));
     let back = harness.get(&back).await.is(StatusCode::OK);
     assert_eq!((uids(&back), &back["done"]), (order[..3].to_vec(), &json!(true)));
-}
-
-/// How often an application's configuration was read.
-fn reads(harness: &Harness) -> String {
-    let metrics = harness.telemetry.render();
-    let reads = metrics
-        .lines()
-        .find(|line| line.starts_with("postrider_config_reloads_total"));
-    reads.expect("a metric").to_owned()
 }
 
 #[tokio::test]

@@ -325,3 +325,11 @@ pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
         .as_str()
         .unwrap_or_else(|| panic!("no text `{name}` in {value}"))
 }
+
+/// How often an application's configuration was read.
+pub(crate) fn reads(harness: &Harness) -> u64 {
+    let metrics = harness.telemetry.render();
+    let mut lines = metrics.lines();
+    let line = lines.find_map(|line| line.strip_prefix("postrider_config_reloads_total "));
+    line.and_then(|count| count.parse().ok()).expect("a metric")
+}

@@ -1,6 +1,7 @@
 //! The gateway's API, driven through its router in this process: a real store, the in-process limits, and a broker
 //! that records at once what the journal gets and keeps the rest for the test to look at.
 
+mod absent;
 mod accept;
 mod accept_pressure;
 mod accept_repeats;

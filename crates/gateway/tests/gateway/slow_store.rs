@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Answer, Harness, text};
+use crate::harness::{Answer, Harness, reads, text};
 
 /// A gateway on Postgres, whose tables others can lock.
 struct Slow {
@@ -79,4 +79,26 @@ async fn a_repeated_rotation_answers_with_the_new_secret() {
     assert_ne!(text(&first, "key"), text(&before, "key"));
     assert_eq!(repeat, first);
     assert_eq!(slow.harness.get(secret).await.is(StatusCode::OK), first);
+}
+
+#[tokio::test]
+async fn those_who_ask_for_an_application_that_is_not_there_do_not_wait_for_each_other() {
+    let slow = Slow::new().await;
+    let before = reads(&slow.harness);
+    let lock = slow
+        .lock("LOCK TABLE applications IN ACCESS EXCLUSIVE MODE")
+        .await;
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let body = json!({"eventType": "a", "payload": {}});
+            slow.post_with_key("/api/v1/app/gone/msg", "k", body)
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    lock.close().await.expect("unlocked");
+    for answer in asked {
+        answer.await.expect("answered").is(StatusCode::NOT_FOUND);
+    }
+    let reads = reads(&slow.harness) - before;
+    assert!(reads <= 3, "{reads}");
 }

@@ -5,7 +5,7 @@
 //! the id under which to look for it or make it; that of a change once it was made, so a crash right after a rotation
 //! of a secret may let its repeat rotate again.
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use postrider_limits::{AdmitRequest, ClaimAnswer, ClaimEnd, ClaimRequest, Settlement};
 use postrider_model::{AppId, Claim, UnixMillis};
 use postrider_store::StoreError;
@@ -30,7 +30,7 @@ pub(crate) struct Once {
     /// Id of the resource to make, or that an earlier request made or tried to make. Means nothing for a change.
     pub(crate) resource: [u8; 16],
     /// Whether there was an earlier request: look for the resource before making it.
-    pub(crate) earlier: bool,
+    earlier: bool,
     /// What is to be settled; without a key, or when an earlier request did all of it, nothing.
     open: Option<Open>,
 }
@@ -125,6 +125,29 @@ impl Once {
             earlier: true,
             ..again
         })
+    }
+
+    /// What an earlier request made, or what is made now.
+    pub(crate) async fn find_or_make<T, Found>(
+        &self,
+        find: impl Fn() -> Found + Send,
+        make: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error>
+    where
+        Found: Future<Output = Result<Option<T>, StoreError>> + Send,
+    {
+        if self.earlier
+            && let Some(found) = find().await?
+        {
+            return Ok(found);
+        }
+        match make.await {
+            // Another request with the key made it since: one whose commit was slow, or one that took over from this one.
+            Err(error) if error.status() == StatusCode::CONFLICT && self.open.is_some() => {
+                find().await?.ok_or(error)
+            }
+            made => made,
+        }
     }
 
     /// Whether an earlier request did all of it.

@@ -134,13 +134,10 @@ async fn create_once(
     get_if_exists: bool,
 ) -> Result<(StatusCode, Application), Error> {
     let id = AppId::from_slice(&once.resource).ok_or_else(Error::internal)?;
-    if once.earlier
-        && let Some(app) = api.store.app(&AppRef::Id(id)).await?
-    {
-        return Ok((StatusCode::CREATED, app));
-    }
     let uid = input.uid().map(str::to_owned);
-    match create_app(api, id, input).await {
+    let by_id = AppRef::Id(id);
+    let created = once.find_or_make(|| api.store.app(&by_id), create_app(api, id, input));
+    match created.await {
         // Somebody else made it just now.
         Err(error) if get_if_exists && error.status() == StatusCode::CONFLICT => {
             let found = by_uid(api, uid.as_deref()).await?;

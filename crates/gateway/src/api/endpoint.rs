@@ -158,12 +158,10 @@ async fn create_once(
     input: EndpointIn,
 ) -> Result<Endpoint, Error> {
     let id = EndpointId::from_slice(&once.resource).ok_or_else(Error::internal)?;
-    if once.earlier
-        && let Some(endpoint) = api.store.endpoint(app.id, &EndpointRef::Id(id)).await?
-    {
-        return Ok(endpoint);
-    }
-    create_endpoint(api, app, id, input).await
+    let by_id = EndpointRef::Id(id);
+    let find = || api.store.endpoint(app.id, &by_id);
+    once.find_or_make(find, create_endpoint(api, app, id, input))
+        .await
 }
 
 /// Get an endpoint.

@@ -153,11 +153,6 @@ async fn start_task(
     let once = Once::begin(api, app.id, headers, fingerprint, makes).await?;
     let result = async {
         let id = TaskId::from_slice(&once.resource).ok_or_else(Error::internal)?;
-        if once.earlier
-            && let Some(task) = api.store.task(id).await?
-        {
-            return Ok(task);
-        }
         let task = TaskRow {
             id,
             kind,
@@ -169,8 +164,11 @@ async fn start_task(
             state: TaskState::Running,
             updated_at: now,
         };
-        api.store.create_task(&task).await?;
-        Ok(task)
+        let create = async {
+            api.store.create_task(&task).await?;
+            Ok(task.clone())
+        };
+        once.find_or_make(|| api.store.task(id), create).await
     }
     .await;
     let task = once.end(api, result).await?;

@@ -139,19 +139,20 @@ pub(crate) async fn create(
 async fn create_once(api: &Api, once: &Once, input: EventTypeIn) -> Result<EventType, Error> {
     let id = EventTypeId::from_slice(&once.resource).ok_or_else(Error::internal)?;
     let event_type = input.into_event_type(id)?;
-    if once.earlier
-        && let Some(found) = api.store.event_type(&event_type.name).await?
-        && found.id == id
-    {
-        return Ok(found);
-    }
-    match api.store.create_event_type(&event_type).await {
-        Err(StoreError::Conflict(_)) => Err(Error::conflict(
-            "event_type_exists",
-            "An event type of this name exists; update it instead.",
-        )),
-        other => Ok(other.map(|()| event_type)?),
-    }
+    let find = || async {
+        let found = api.store.event_type(&event_type.name).await;
+        found.map(|found| found.filter(|found| found.id == id))
+    };
+    let create = async {
+        match api.store.create_event_type(&event_type).await {
+            Err(StoreError::Conflict(_)) => Err(Error::conflict(
+                "event_type_exists",
+                "An event type of this name exists; update it instead.",
+            )),
+            other => Ok(other.map(|()| event_type.clone())?),
+        }
+    };
+    once.find_or_make(find, create).await
 }
 
 async fn find(api: &Api, name: &str) -> Result<EventType, Error> {

@@ -102,3 +102,51 @@ async fn those_who_ask_for_an_application_that_is_not_there_do_not_wait_for_each
     let reads = reads(&slow.harness) - before;
     assert!(reads <= 3, "{reads}");
 }
+
+#[tokio::test]
+async fn a_repeat_that_overtakes_its_first_request_makes_the_same() {
+    let slow = Slow::new().await;
+    slow.harness.acme().await;
+    let endpoint = json!({"url": "https://example.com/2"});
+    let recovery = json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"});
+    let requests = [
+        ("/api/v1/app", json!({"name": "no uid"}), StatusCode::CREATED),
+        ("/api/v1/app/acme/endpoint", endpoint, StatusCode::CREATED),
+        (
+            "/api/v1/event-type",
+            json!({"name": "a", "description": ""}),
+            StatusCode::CREATED,
+        ),
+        (
+            "/api/v1/app/acme/endpoint/main/recover",
+            recovery,
+            StatusCode::ACCEPTED,
+        ),
+    ];
+    let send = || {
+        let sent = requests.iter();
+        // A key stands for one request of an application, whatever its path.
+        sent.map(|(path, body, _)| slow.post_with_key(path, path, body.clone()))
+            .collect::<Vec<_>>()
+    };
+    let tables = "LOCK TABLE applications, endpoints, event_types, tasks IN SHARE ROW EXCLUSIVE MODE";
+    let lock = slow.lock(tables).await;
+    let first = send();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let second = send();
+    // These take over, and do not see what is not committed.
+    tokio::time::sleep(Duration::from_millis(5300)).await;
+    lock.close().await.expect("unlocked");
+    for (((_, _, status), first), second) in requests.iter().zip(first).zip(second) {
+        let first = first.await.expect("answered").is(*status);
+        let second = second.await.expect("answered").is(*status);
+        assert_eq!(first, second);
+    }
+    for ((_, _, status), third) in requests.iter().zip(send()) {
+        third.await.expect("answered").is(*status);
+    }
+    for list in ["/api/v1/app", "/api/v1/app/acme/endpoint"] {
+        let listed = slow.harness.get(list).await.is(StatusCode::OK);
+        assert_eq!(listed["data"].as_array().map(Vec::len), Some(2), "{list}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Every path under `/api/v1` needs a key except health and the API's own description. The rule for a route is in one
 //! place ([`needed`]), and what it does not know needs an admin key. Keys are looked up by their SHA-256, so nothing
 //! is compared that an attacker could learn byte by byte; the configured admin key is compared in constant time.
+//! An application's own key leads to that application alone, also while a uid moves from it to another one ([`OwnApp`]).
 //! A looked-up key is trusted for [`TRUST`] (so long may a revoked key go on), longer only while the store is away.
 
 use std::time::Duration;
@@ -168,7 +169,11 @@ pub(crate) async fn authorize(api: &Api, route: &str, request: &mut Request) -> 
         (_, Need::Nothing) | (Scope::Admin, _) | (Scope::Ingest, Need::Ingest) => true,
         (Scope::App(own), Need::App | Need::Ingest) => {
             // Boxed, since a request's future should stay small.
-            Box::pin(names_app(api, own, request)).await?
+            let own = Box::pin(own_app(api, own, request)).await?;
+            own.is_some_and(|own| {
+                request.extensions_mut().insert(own);
+                true
+            })
         }
         (Scope::Ingest, Need::Admin | Need::App) | (Scope::App(_), Need::Admin) => false,
     };
@@ -179,11 +184,21 @@ pub(crate) async fn authorize(api: &Api, route: &str, request: &mut Request) -> 
     Ok(())
 }
 
-/// Whether the path's application, by id or uid, is the key's own.
-async fn names_app(api: &Api, own: &str, request: &mut Request) -> Result<bool, Error> {
+/// The application of the key, for which the path names it by id or uid: what the handler takes for the path's (see
+/// [`crate::api::Path`]), since a uid may have moved to another one when the handler looks for it.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnApp(pub(crate) AppId);
+
+/// The key's own application, if the path names it.
+async fn own_app(api: &Api, own: &str, request: &mut Request) -> Result<Option<OwnApp>, Error> {
     let Ok(own) = own.parse::<AppId>() else {
-        return Ok(false);
+        return Ok(None);
     };
+    Ok(names_app(api, own, request).await?.then_some(OwnApp(own)))
+}
+
+/// Whether the path's application, by id or uid, is this one.
+async fn names_app(api: &Api, own: AppId, request: &mut Request) -> Result<bool, Error> {
     let params = request.extract_parts::<RawPathParams>().await.ok();
     let mut params = params.iter().flat_map(|params| params.iter());
     let app = params.find(|(name, _)| *name == "app_id");

@@ -35,6 +35,7 @@ use serde::de::DeserializeOwned;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::OwnApp;
 use crate::error::Error;
 use crate::state::Api;
 
@@ -97,15 +98,45 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(crate::health::ping))
 }
 
-/// Path parameters; what cannot be decoded is a 422.
+/// Path parameters; what cannot be decoded is a 422. For a key of an application the first one is that application's id,
+/// whatever the path called it.
 pub(crate) struct Path<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Api> for Path<T> {
+/// What [`Path`] reads.
+pub(crate) trait PathParams: DeserializeOwned + Send {
+    /// The application, in paths that have one.
+    fn first(&mut self) -> &mut String;
+}
+
+impl PathParams for String {
+    fn first(&mut self) -> &mut String {
+        self
+    }
+}
+
+impl PathParams for (String, String) {
+    fn first(&mut self) -> &mut String {
+        &mut self.0
+    }
+}
+
+impl PathParams for (String, String, String) {
+    fn first(&mut self) -> &mut String {
+        &mut self.0
+    }
+}
+
+impl<T: PathParams> FromRequestParts<Api> for Path<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Error> {
         match axum::extract::Path::<T>::from_request_parts(parts, api).await {
-            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Ok(axum::extract::Path(mut value)) => {
+                if let Some(OwnApp(own)) = parts.extensions.get() {
+                    *value.first() = own.to_string();
+                }
+                Ok(Self(value))
+            }
             Err(PathRejection::FailedToDeserializePathParams(problem)) => {
                 Err(Error::invalid(&["path"], format!("{}.", problem.body_text())))
             }

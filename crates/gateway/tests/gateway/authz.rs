@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
-use postrider_gateway::Gateway;
+use postrider_gateway::{Gateway, Settings};
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, json_body, text};
@@ -133,6 +133,40 @@ async fn an_applications_own_key_manages_it_and_nothing_else() {
         status(&harness, &Method::GET, endpoints, Some(key)).await,
         StatusCode::FORBIDDEN
     );
+}
+
+#[tokio::test]
+async fn a_uid_that_has_just_moved_leads_no_key_to_another_application() {
+    let one = Harness::new().await;
+    let app = one.acme().await.to_string();
+    let two = Harness::over(one.store.clone(), false, Settings::default());
+    two.until_ready().await;
+    let key = new_key(&one, &format!("app:{app}")).await;
+    let bearer = format!("Bearer {}", text(&key, "key"));
+    let headers = [("authorization", bearer.as_str())];
+    for round in 0..5 {
+        let (path, moved) = (format!("/api/v1/app/acme-{round}"), format!("acme-{round}-moved"));
+        let own = format!("/api/v1/app/{app}");
+        one.patch(&own, json!({"uid": format!("acme-{round}")}))
+            .await
+            .is(StatusCode::OK);
+        let get = || one.call(Method::GET, &path, &headers, Body::empty());
+        // Until it is cached, and no more is announced of it.
+        for _ in 0..3 {
+            assert_eq!(get().await.is(StatusCode::OK)["id"], app);
+        }
+        // By another gateway, so that this one has not heard of it.
+        two.patch(&own, json!({"uid": moved})).await.is(StatusCode::OK);
+        two.put(&path, json!({"name": "Other"}))
+            .await
+            .is(StatusCode::CREATED);
+        let seen = get().await;
+        assert!(
+            seen.status == StatusCode::FORBIDDEN || seen.body["id"] == app,
+            "{}",
+            seen.body
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use postrider_model::DeliveryId;
+use postrider_model::{DeliveryId, DeliveryState, EndpointId, Message};
+use postrider_store::Page;
+use postrider_telemetry::labels::Duplicate;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -34,13 +36,37 @@ pub(crate) async fn resend(
     may_begin(&api)?;
     let key = IdempotencyKey::from_headers(&headers)?;
     let (app, endpoint) = api.enabled_endpoint(&app, &endpoint).await?;
-    let message = with_payload(find(&api, app.id, &message, true).await?)?;
+    let found = find(&api, app.id, &message, true).await?;
     // The key alone makes a repeat the same delivery: no claim is needed.
+    let is_repeatable = key.is_some();
     let nonce = key.map_or_else(rand::random, |key| key.hash(app.id));
-    let delivery = DeliveryId::derive_again(message.id, endpoint.id, &nonce);
-    let load = Load::by_hand(&api, message, &endpoint, delivery);
+    let delivery = DeliveryId::derive_again(found.message.id, endpoint.id, &nonce);
+    if is_repeatable && is_begun(&api, &found.message, endpoint.id, delivery).await? {
+        api.telemetry.duplicate(Duplicate::IdempotencyKey);
+        return Ok((StatusCode::ACCEPTED, Json(EmptyResponse {})).into_response());
+    }
+    let load = Load::by_hand(&api, with_payload(found)?, &endpoint, delivery);
     let owner = api.clone();
     let published = GoesOn::new(&api.tasks, async move { publish(&owner, load).await });
     published.await.map_err(|(error, _)| error)?;
     Ok((StatusCode::ACCEPTED, Json(EmptyResponse {})).into_response())
+}
+
+/// Whether an earlier request made the delivery: on record it was tried, or it waits. One of which no more is known than
+/// that it was made is made again, since its job may have been lost on the way to the broker.
+async fn is_begun(api: &Api, message: &Message, endpoint: EndpointId, id: DeliveryId) -> Result<bool, Error> {
+    let before = u128::from_be_bytes(*id.as_bytes()).saturating_sub(1);
+    let before = DeliveryId::from_slice(&before.to_be_bytes());
+    let page = Page {
+        after: before.map(|before| (endpoint, before)),
+        backwards: false,
+        descending: false,
+        limit: 1,
+    };
+    let rows = api
+        .store
+        .deliveries_of_message(message.app, message.id, &page)
+        .await?;
+    let row = rows.first().filter(|row| row.id == id);
+    Ok(row.is_some_and(|row| row.state != DeliveryState::Pending || row.waiting.is_some()))
 }

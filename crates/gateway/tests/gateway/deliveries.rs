@@ -392,6 +392,33 @@ async fn a_resend_is_a_delivery_of_its_own_and_the_same_with_the_same_key() {
 }
 
 #[tokio::test]
+async fn a_repeated_resend_that_was_tried_is_not_sent_again() {
+    for durable in [true, false] {
+        let harness = Harness::with(durable, Settings::default()).await;
+        harness.acme().await;
+        let sent = send(&harness, "a").await;
+        let message = format!("/api/v1/app/acme/msg/{}", text(&sent, "id"));
+        let path = format!("{message}/endpoint/main/resend");
+        let resend = async |key| {
+            let answer = harness.post_with_key(&path, key, json!({})).await;
+            answer.is(StatusCode::ACCEPTED);
+            harness.broker.jobs().len()
+        };
+        assert_eq!((resend("k1").await, resend("k2").await), (2, 3));
+        outcome(&harness, 1, Some(200), Next::Delivered).await;
+        let delay = Duration::from_secs(3600);
+        outcome(&harness, 2, Some(500), Next::Retry { delay }).await;
+        assert_eq!((resend("k1").await, resend("k2").await), (3, 3), "{durable}");
+        assert_eq!(resend("k3").await, 4);
+        let content = format!("{message}/content");
+        harness.delete(&content).await.is(StatusCode::NO_CONTENT);
+        assert_eq!(resend("k1").await, 4, "{durable}");
+        let refused = harness.post_with_key(&path, "k4", json!({})).await;
+        assert_eq!(refused.code(), "missing_payload");
+    }
+}
+
+#[tokio::test]
 async fn a_recovery_is_a_background_task() {
     let harness = Harness::new().await;
     harness.acme().await;

@@ -13,6 +13,9 @@ use crate::process::Names;
 
 pub(crate) use postgres::{Postgres, connect};
 
+/// What docs/operations.md asks for at this rate; everything else is as installed.
+const RABBITMQ: &str = "raft.wal_max_size_bytes = 67108864";
+
 pub(crate) struct Services {
     pub(crate) rabbit: RabbitServer,
     pub(crate) redis: RedisServer,
@@ -22,7 +25,7 @@ pub(crate) struct Services {
 impl Services {
     pub(crate) async fn start(names: &Names, dir: &Path) -> Result<Self> {
         let (rabbit, redis, postgres) = tokio::try_join!(
-            RabbitServer::start(),
+            RabbitServer::start_with(RABBITMQ),
             RedisServer::start(),
             Postgres::start(names, dir)
         )?;

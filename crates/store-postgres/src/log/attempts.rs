@@ -88,6 +88,7 @@ pub(super) async fn list(
         };
         let step = reading.step(left, edge);
         let rows = sqlx::query(lists[usize::from(step.descending)])
+            .persistent(!in_steps)
             .bind(step.limit)
             .bind(first)
             .bind(second)
@@ -113,6 +114,7 @@ async fn step_end(
     window: &Window,
 ) -> Work<Option<Place>> {
     let id: Option<Uuid> = sqlx::query_scalar(statement)
+        .persistent(false)
         .bind(STEP_SKIPS)
         .bind(first)
         .bind(window.low)

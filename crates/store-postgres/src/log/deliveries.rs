@@ -65,6 +65,7 @@ pub(super) async fn of_endpoint(
         };
         let step = reading.step(left, edge);
         let rows = sqlx::query(LIST[usize::from(step.descending)])
+            .persistent(!in_steps)
             .bind(step.limit)
             .bind(with_payload)
             .bind(endpoint.as_uuid())
@@ -102,6 +103,7 @@ async fn step_end(
         "d.id"
     );
     let place = sqlx::query_as(NTH[usize::from(window.descending)])
+        .persistent(false)
         .bind(STEP_SKIPS)
         .bind(endpoint.as_uuid())
         .bind(app.as_uuid())

@@ -103,6 +103,7 @@ pub(super) async fn list(
         };
         let step = reading.step(left, edge);
         let rows = sqlx::query(LIST[usize::from(step.descending)])
+            .persistent(!in_steps)
             .bind(step.limit)
             .bind(filter.with_payload)
             .bind(app.as_uuid())
@@ -126,6 +127,7 @@ async fn step_end(connection: &mut PgConnection, app: AppId, window: &Window) ->
         "m.id"
     );
     let id: Option<Uuid> = sqlx::query_scalar(NTH[usize::from(window.descending)])
+        .persistent(false)
         .bind(STEP_SKIPS)
         .bind(app.as_uuid())
         .bind(window.low)

@@ -2,6 +2,9 @@
 //!
 //! A list with a filter is read in steps along its index, each up to a row that is found beforehand. So no statement looks
 //! at more rows than a step has, and the page knows how far it came, whether or not the filter kept anything.
+//!
+//! The statements of steps are not kept prepared. From the sixth run on Postgres may plan one without its bounds, take the
+//! window for a few rows, and read and sort all of it: 88 ms instead of 0.7 with 100,000 deliveries in a day.
 
 use std::time::Instant;
 

@@ -42,8 +42,11 @@ impl StoredClaims {
         }
         match found.await {
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) if error.is_transient() => Err(StoreError::Unavailable(Box::new(error))),
-            Ok(Err(error)) => Err(StoreError::Rejected(Box::new(error))),
+            Ok(Err(error)) => Err(match *error {
+                StoreError::Unavailable(_) => StoreError::Unavailable(Box::new(error)),
+                StoreError::Slow(_) => StoreError::Slow(Box::new(error)),
+                _ => StoreError::Rejected(Box::new(error)),
+            }),
             Err(gone) => Err(StoreError::Unavailable(Box::new(gone))),
         }
     }

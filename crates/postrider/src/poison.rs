@@ -121,7 +121,16 @@ async fn drop_all(store: &SharedStore, which: Which) -> anyhow::Result<()> {
     let mut failed = 0_usize;
     // Whoever stops reading, here and below, does not stop what was asked for.
     let mut said = Ok(());
+    let all = which.all;
     for id in which.ids(store).await? {
+        // The key may only be missing from this process' settings.
+        if all && store.parked_row(id).await?.is_some_and(|row| row.sealed_away) {
+            failed += 1;
+            said = said.and(say(format_args!(
+                "kept {id}: the key that sealed it is not there; name it to drop it"
+            )));
+            continue;
+        }
         said = said.and(match store.unpark(id).await? {
             Some(row) => say(format_args!(
                 "dropped {id}: {} of {} bytes, {}",
@@ -171,7 +180,10 @@ async fn replay(store: &SharedStore, journal: &Journal, id: i64) -> anyhow::Resu
         .parked_row(id)
         .await?
         .context("nothing is parked under this number")?;
-    ensure!(!row.sealed_away, "the key that sealed it is not there");
+    ensure!(
+        !row.sealed_away,
+        "the key that sealed it is not there; put it back, or drop it"
+    );
     let (records, done) = if row.kind == "job" {
         deliver_again(store, &row).await?
     } else {

@@ -160,7 +160,7 @@ pub(crate) fn same_millisecond(key: Uuid) -> (Uuid, Uuid) {
 }
 
 /// Two statements that differ in their order only, the ascending one first: `$1` rows, or with `skip` the one row behind
-/// so many. Static, so that they are prepared once.
+/// so many. Static, so that they can be kept prepared.
 macro_rules! keyset {
     (skip $head:expr, $($key:literal),+) => { keyset!(@both $head, " LIMIT 1 OFFSET $1", $($key),+) };
     (@both $head:expr, $tail:literal, $($key:literal),+) => {

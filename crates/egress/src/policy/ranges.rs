@@ -1,5 +1,6 @@
 //! The special-purpose address ranges that are refused: the IANA registries of RFC 6890 and its successors,
-//! multicast, and public addresses that mean something else inside of a cloud. A more specific range comes before the one that contains it, so that the name fits best.
+//! multicast, and public addresses that mean something else inside of a cloud. A more specific range comes before the
+//! one that contains it, so that the name fits best.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

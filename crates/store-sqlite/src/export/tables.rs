@@ -244,7 +244,10 @@ pub(super) fn parked(connection: &Connection, keyring: &Keyring, after: &[Value]
     let (rows, last) = portion(connection, sql, after, |row| {
         let parked = parked::read_parked(row, keyring)?;
         if parked.sealed_away {
-            let what = format!("what is parked as {} cannot be opened; drop it", parked.id);
+            let what = format!(
+                "what is parked as {} cannot be opened: put back the key that sealed it, or drop it",
+                parked.id
+            );
             return Err(StoreError::Corrupt(what).into());
         }
         let bytes = parked.bytes.len();

@@ -139,8 +139,8 @@ fn read_due(row: &rusqlite::Row<'_>) -> rusqlite::Result<(DeliveryId, UnixMillis
     Ok((codec::id(row, 0)?, codec::time(row, 1)?))
 }
 
-/// What an `ordered` endpoint of which no lease is out may send: rows without a sequence that are due (a lease that expired is), then consecutive
-/// rows from the head as long as they are due.
+/// What an `ordered` endpoint of which no lease is out may send: rows without a sequence that are due (a lease that
+/// expired is), then consecutive rows from the head as long as they are due.
 pub(super) fn ordered_run(
     connection: &Connection,
     endpoint: EndpointId,

@@ -151,7 +151,13 @@ async fn rest(context: &Context, delay: Duration) {
     if *health.borrow_and_update() == Health::Up {
         tokio::time::sleep(delay).await;
     } else {
+        let back = async {
+            if health.wait_for(|health| *health == Health::Up).await.is_err() {
+                // Nobody tells any more.
+                std::future::pending::<()>().await;
+            }
+        };
         // The end of either wait is good.
-        let _ = tokio::time::timeout(delay, health.wait_for(|health| *health == Health::Up)).await;
+        let _ = tokio::time::timeout(delay, back).await;
     }
 }

@@ -8,13 +8,11 @@ use rusqlite::{Connection, OpenFlags};
 use crate::error::{Fail, Fallible};
 
 /// Bytes of a page in a new file. A transaction writes each page that it changed once: larger ones are fewer.
-const PAGE_BYTES: i64 = 8 * 1024;
+pub(crate) const PAGE_BYTES: i32 = 8 * 1024;
 /// Page cache of the writer, in KiB.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 /// Page cache of a reader, in KiB.
 const READER_CACHE_KIB: i64 = 1024;
-/// Pages of WAL after which a commit also checkpoints: 64 MiB, so that a page changed often is copied once.
-const CHECKPOINT_PAGES: i64 = 8192;
 /// The WAL file is cut back to this size, in bytes, after a checkpoint.
 const WAL_KEEP_BYTES: i64 = 128 * 1024 * 1024;
 const BUSY_TIMEOUT_MS: i64 = 5_000;
@@ -31,7 +29,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "foreign_keys", false)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        // The writer's thread sees to it.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
         connection.set_prepared_statement_cache_capacity(128);
         Ok(connection)

@@ -8,6 +8,7 @@
 //!   once, so that the price of an fsync is shared. A job that fails undoes only itself.
 //! - [`readers`]: a few connections, opened when first needed, for reads. Each read has a deadline, and lists leave one
 //!   connection free.
+//! - [`checkpoint`]: a thread that copies the WAL into the file beside the writer.
 //! - [`claims`]: keys by their hash, merged in bulk.
 //! - [`Export`]: the whole store, portion by portion, for a move to another one.
 //! - [`cancel`]: the one way in which a waiting delivery ends without an outcome.
@@ -17,6 +18,7 @@
 //! Recorded responses are not sealed: they are the receiver's words, cut to 4 KiB, and lists read many of them.
 
 mod cancel;
+mod checkpoint;
 mod claims;
 mod codec;
 mod config;
@@ -98,7 +100,7 @@ impl SqliteStore {
         let mut connection = connection::open_writer(&path)?;
         schema::migrate(&mut connection)?;
         let recent_claims = Arc::new(RecentClaims::load(&connection).map_err(StoreError::from)?);
-        let writer = writer::Writer::start(connection, Arc::clone(&recent_claims))?;
+        let writer = writer::Writer::start(connection, path.clone(), Arc::clone(&recent_claims))?;
         let readers = readers::Readers::new(path.clone(), settings.readers, settings.read_timeout);
         Ok(Arc::new(Self {
             writer,

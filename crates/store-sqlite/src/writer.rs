@@ -6,6 +6,7 @@
 //! also carries a portion of the merge of claims.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use postrider_store::StoreError;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::checkpoint::{self, Checkpoints};
 use crate::claims::recent::RecentClaims;
 use crate::error::{Fallible, unavailable};
 
@@ -37,12 +39,19 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(connection: Connection, claims: Arc<RecentClaims>) -> Result<Self, StoreError> {
+    pub(crate) fn start(
+        connection: Connection,
+        path: PathBuf,
+        claims: Arc<RecentClaims>,
+    ) -> Result<Self, StoreError> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || run(&connection, &claims, receiver))
-            .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        let start = || {
+            let checkpoints = Checkpoints::start(&connection, path, checkpoint::BOUNDS)?;
+            std::thread::Builder::new()
+                .name("store-writer".into())
+                .spawn(move || run(&connection, checkpoints, &claims, receiver))
+        };
+        let thread = start().map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         Ok(Self {
             jobs: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
@@ -103,13 +112,17 @@ impl Writer {
     }
 }
 
-fn run(connection: &Connection, claims: &RecentClaims, mut jobs: mpsc::Receiver<Job>) {
+fn run(
+    connection: &Connection,
+    mut checkpoints: Checkpoints,
+    claims: &RecentClaims,
+    mut jobs: mpsc::Receiver<Job>,
+) {
     while let Some(first) = jobs.blocking_recv() {
         run_group(connection, claims, first, &mut jobs);
+        checkpoints.after_commit(connection);
     }
-    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-        tracing::warn!(%error, "the store's WAL was not checkpointed; the next start does it");
-    }
+    checkpoints.finish(connection);
 }
 
 fn run_group(connection: &Connection, claims: &RecentClaims, first: Job, jobs: &mut mpsc::Receiver<Job>) {
@@ -198,7 +211,7 @@ mod tests {
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .expect("a table");
         let claims = RecentClaims::load(&connection).expect("none");
-        Writer::start(connection, Arc::new(claims)).expect("a thread")
+        Writer::start(connection, PathBuf::new(), Arc::new(claims)).expect("a thread")
     }
 
     fn insert(connection: &Connection, n: i64) -> Fallible<()> {

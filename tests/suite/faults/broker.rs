@@ -171,7 +171,8 @@ async fn a_memory_alarm_blocks_and_heals() -> Result<()> {
 
 /// Waits until nothing arrived for three seconds.
 async fn wait_quiet(scene: &Scene) -> Result<()> {
-    let mut last = scene.receiver.total();
+    // Nothing to compare the first look with.
+    let mut last = usize::MAX;
     wait_for_every(Duration::from_secs(3), "POSTs to cease", SOON, async || {
         let total = scene.receiver.total();
         let quiet = std::mem::replace(&mut last, total) == total;

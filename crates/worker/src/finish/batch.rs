@@ -74,7 +74,7 @@ async fn end(context: Arc<Context>, batch: Vec<Ended>, place: OwnedSemaphorePerm
     let mut held = Vec::with_capacity(batch.len());
     for ended in batch {
         records.push(ended.record);
-        reports.extend(ended.report);
+        reports.extend(ended.report.into_iter().chain(ended.for_first_run));
         held.push((ended.duty, ended.trace));
     }
     let mut place = Some(place);

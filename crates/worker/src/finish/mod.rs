@@ -22,6 +22,8 @@ use crate::unit::{Step, Work};
 pub(crate) struct Ended {
     record: Record,
     report: Option<FinishReport>,
+    /// The same mark for the first run, whose frame may still come: see [`of_first_run`].
+    for_first_run: Option<FinishReport>,
     duty: Duty,
     /// Ends with the settlement.
     trace: Option<Trace>,
@@ -50,11 +52,13 @@ pub(crate) async fn tried(context: &Context, work: Work, tried: Tried, duty: Dut
         .attempt
         .is_some()
         .then(|| postrider_wire::encode_outcome(&outcome));
+    let report = FinishReport {
+        mark,
+        ..no_mark(&work.job, signal)
+    };
     let ended = Ended {
-        report: Some(FinishReport {
-            mark,
-            ..no_mark(&work.job, signal)
-        }),
+        for_first_run: of_first_run(&work.job, &report),
+        report: Some(report),
         record: Record::Outcome(Box::new(outcome)),
         duty,
         trace: Some(work.trace),
@@ -83,10 +87,24 @@ pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty
     let ended = Ended {
         record: Record::Outcome(Box::new(no_attempt(job, next))),
         report: tells.then(|| no_mark(job, signal)),
+        for_first_run: None,
         duty,
         trace: None,
     };
     hand_over(context, ended).await;
+}
+
+/// The first attempt's mark stands for the first run too when that one was given back to the store untried: a producer that
+/// got no confirm sends its message again, and so the first run's frame comes again after a later run was made. What is
+/// `ordered` has no frame before the store's.
+fn of_first_run(job: &Job, report: &FinishReport) -> Option<FinishReport> {
+    let is_first_attempt = job.run > 0 && job.attempts == 0 && !job.ordered && report.mark.is_some();
+    is_first_attempt.then(|| FinishReport {
+        run: 0,
+        probe: false,
+        signal: Signal::Neutral,
+        ..report.clone()
+    })
 }
 
 /// What a delivery says about its endpoint for which there was no room. One that takes nothing is left alone, half as long
@@ -104,6 +122,7 @@ pub(crate) async fn again(context: &Context, outcome: Box<Outcome>, duty: Duty) 
     let ended = Ended {
         record: Record::Outcome(outcome),
         report: None,
+        for_first_run: None,
         duty,
         trace: None,
     };

@@ -44,6 +44,26 @@ async fn of_several_copies_only_the_one_with_a_lease_is_sent() {
     world.all_settled(&context).await;
 }
 
+/// A producer that got no confirm repeats its message, while the first frame's delivery has gone through the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_runs_frame_comes_again_after_a_later_run_was_made() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    let context = world.context(World::settings());
+    let first = world.job(endpoint);
+    let second = Job {
+        run: 1,
+        ..first.clone()
+    };
+    for (made, job) in [second, first].into_iter().enumerate() {
+        world.dispatch(&context, vec![job]).await;
+        let outcomes = world.outcomes(made + 1).await;
+        assert!(outcomes.iter().all(|outcome| outcome.next == Next::Delivered));
+        world.all_settled(&context).await;
+    }
+    assert_eq!(world.receiver.count("/hook"), 1);
+}
+
 /// Sends a run of three on whose lease ends in `left`, by a store's clock that is five minutes behind; its outcomes.
 async fn ordered_run(left: Duration) -> (World, Vec<Outcome>) {
     let world = World::new().await;

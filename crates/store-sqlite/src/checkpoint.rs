@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
+use postrider_store::StoreError;
 use rusqlite::Connection;
 
 use crate::connection::{PAGE_BYTES, open_reader};
@@ -116,11 +117,14 @@ fn copy_on_order(path: &Path, ordered: &Receiver<()>, copied: &SyncSender<()>) {
     let mut connection = None;
     while ordered.recv().is_ok() {
         if connection.is_none() {
-            connection = open_reader(path)
-                .inspect_err(|error| {
-                    tracing::warn!(?error, "the store's file could not be opened for a checkpoint")
-                })
-                .ok();
+            connection = match open_reader(path) {
+                Ok(opened) => Some(opened),
+                Err(fail) => {
+                    let error = StoreError::from(fail);
+                    tracing::warn!(%error, "the store's file could not be opened for a checkpoint; the writer makes it");
+                    None
+                }
+            };
         }
         if let Some(connection) = &connection {
             // What comes while the first one copies and syncs is left to the second, so that the writer has little to do.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod cut;
 pub mod deliveries;
 mod fixture;
+pub mod leases;
 pub mod log;
 pub mod ordered;
 pub mod orphans;
@@ -16,6 +17,7 @@ pub mod ready;
 pub mod record;
 pub mod reseal;
 pub mod retention;
+pub mod suspects;
 pub mod sweeps;
 pub mod versions;
 pub mod waiting;
@@ -64,21 +66,25 @@ macro_rules! store_conformance {
             }
             waiting {
                 what_is_due_is_claimed_and_leased,
+                a_claim_keeps_others_off,
+                a_grant_paces_its_endpoint,
+                what_waits_is_counted_by_reason,
+            }
+            leases {
                 rows_are_leased_in_order_of_due_time,
                 an_expired_lease_is_due_again_and_the_next_is_longer,
                 an_expired_lease_waits_for_a_journal_that_is_behind,
                 what_is_given_back_is_due_again,
-                a_claim_keeps_others_off,
-                a_grant_paces_its_endpoint,
                 several_schedulers_never_lease_the_same_run,
                 a_row_whose_message_is_missing_waits_for_it,
                 a_delivery_without_payload_is_cancelled,
                 a_restart_releases_every_lease,
+            }
+            suspects {
                 deaths_are_counted_until_an_outcome,
                 suspects_go_one_at_a_time_until_parked,
                 a_suspect_in_a_sequence_goes_alone,
                 a_trial_is_begun_once,
-                what_waits_is_counted_by_reason,
             }
             ordered {
                 a_run_comes_from_the_head_in_order,

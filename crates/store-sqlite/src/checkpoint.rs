@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use postrider_store::StoreError;
 use rusqlite::Connection;
 
-use crate::connection::{PAGE_BYTES, open_reader};
+use crate::connection::{PAGE_BYTES, open_checkpointer};
 
 /// In pages of the WAL.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +117,7 @@ fn copy_on_order(path: &Path, ordered: &Receiver<()>, copied: &SyncSender<()>) {
     let mut connection = None;
     while ordered.recv().is_ok() {
         if connection.is_none() {
-            connection = match open_reader(path) {
+            connection = match open_checkpointer(path) {
                 Ok(opened) => Some(opened),
                 Err(fail) => {
                     let error = StoreError::from(fail);
@@ -149,7 +149,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::connection::open_writer;
+    use crate::connection::{open_reader, open_writer};
 
     const SMALL: Bounds = Bounds {
         begin: 32,

@@ -65,3 +65,10 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fail> {
     connection.set_prepared_statement_cache_capacity(48);
     Ok(connection)
 }
+
+/// For checkpoints, which sync as the writer would.
+pub(crate) fn open_checkpointer(path: &Path) -> Result<Connection, Fail> {
+    let connection = open_reader(path)?;
+    connection.pragma_update(None, "fullfsync", true)?;
+    Ok(connection)
+}

@@ -250,6 +250,7 @@ async fn a_breaker_that_a_failed_probe_keeps_open_is_counted_once() {
     half_open.await.expect("a probe may go");
     let probe = Job {
         run: 1,
+        attempts: 1,
         probe: true,
         ..world.job(endpoint)
     };

@@ -222,6 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn the_thread_copies_while_the_writer_does_nothing() {
+        let mut file = File::new();
+        let length = |file: &File| {
+            fs::metadata(file.directory.path().join("postrider.db"))
+                .expect("a file")
+                .len()
+        };
+        let mut rows = 0;
+        while !file.checkpoints.copying {
+            file.write(rows..rows + 1);
+            rows += 1;
+        }
+        let written = u64::try_from(rows).expect("not negative") * 5_000;
+        file.checkpoints.done.recv().expect("it copies");
+        assert!(length(&file) >= written, "{} of {written} bytes", length(&file));
+    }
+
+    #[test]
     fn a_reader_keeps_what_it_sees_and_holds_up_nobody() {
         let mut file = File::new();
         file.write(0..10);

@@ -171,11 +171,10 @@ async fn a_memory_alarm_blocks_and_heals() -> Result<()> {
 
 /// Waits until nothing arrived for three seconds.
 async fn wait_quiet(scene: &Scene) -> Result<()> {
-    // Nothing to compare the first look with.
-    let mut last = usize::MAX;
+    let mut last = None;
     wait_for_every(Duration::from_secs(3), "POSTs to cease", SOON, async || {
         let total = scene.receiver.total();
-        let quiet = std::mem::replace(&mut last, total) == total;
+        let quiet = last.replace(total) == Some(total);
         Ok(if quiet {
             Poll::Ready(())
         } else {

@@ -1,4 +1,4 @@
-//! Reading what became of messages, and sending them again.
+//! Reading what became of messages.
 
 use std::time::Duration;
 
@@ -6,14 +6,19 @@ use bytes::Bytes;
 use http::StatusCode;
 use postrider_gateway::Settings;
 use postrider_model::{
-    Attempt, AttemptClass, AttemptId, CancelReason, Disposition, Next, Outcome, Record, Trigger, UnixMillis,
+    Attempt, AttemptClass, AttemptId, CancelReason, Next, Outcome, Record, Trigger, UnixMillis,
 };
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, text};
 
 /// Records an outcome of the `index`-th accepted message's first delivery.
-async fn outcome(harness: &Harness, index: usize, status: Option<u16>, next: Next) -> Option<AttemptId> {
+pub(crate) async fn outcome(
+    harness: &Harness,
+    index: usize,
+    status: Option<u16>,
+    next: Next,
+) -> Option<AttemptId> {
     outcome_of(harness, index, 0, status, next).await
 }
 
@@ -61,7 +66,7 @@ async fn outcome_of(
     id
 }
 
-async fn send(harness: &Harness, event_type: &str) -> Value {
+pub(crate) async fn send(harness: &Harness, event_type: &str) -> Value {
     let input = json!({"eventType": event_type, "payload": {"type": event_type}});
     harness.message(input).await.is(StatusCode::ACCEPTED)
 }
@@ -346,109 +351,6 @@ async fn messages_are_listed_newest_first_and_lose_their_payload_on_request() {
         (resend.code(), resend.status),
         ("missing_payload", StatusCode::BAD_REQUEST)
     );
-}
-
-#[tokio::test]
-async fn a_resend_is_a_delivery_of_its_own_and_the_same_with_the_same_key() {
-    let harness = Harness::with(true, Settings::default()).await;
-    harness.acme().await;
-    let sent = send(&harness, "a").await;
-    let path = format!("/api/v1/app/acme/msg/{}/endpoint/main/resend", text(&sent, "id"));
-    for key in ["k1", "k1", "k2"] {
-        assert_eq!(
-            harness
-                .post_with_key(&path, key, json!({}))
-                .await
-                .is(StatusCode::ACCEPTED),
-            json!({})
-        );
-    }
-    let accepted = harness.broker.accepted();
-    let made: Vec<_> = accepted
-        .iter()
-        .map(|accepted| accepted.deliveries[0].id)
-        .collect();
-    assert_eq!(made.len(), 4);
-    assert_eq!(made[1], made[2]);
-    assert!(made[0] != made[1] && made[1] != made[3]);
-    assert_eq!(accepted[1].trigger, Trigger::Manual);
-    let job = harness.broker.jobs()[1].clone();
-    assert_eq!(
-        (job.trigger, &job.message.payload),
-        (Trigger::Manual, &harness.broker.jobs()[0].message.payload)
-    );
-    harness
-        .patch("/api/v1/app/acme/endpoint/main", json!({"paused": true}))
-        .await
-        .is(StatusCode::OK);
-    harness.post(&path, json!({})).await.is(StatusCode::ACCEPTED);
-    let last = harness.broker.accepted()[4].deliveries[0].disposition;
-    assert!(matches!(last, Disposition::Waiting(_)), "{last:?}");
-    harness
-        .patch("/api/v1/app/acme/endpoint/main", json!({"disabled": true}))
-        .await
-        .is(StatusCode::OK);
-    harness.post(&path, json!({})).await.is(StatusCode::BAD_REQUEST);
-}
-
-#[tokio::test]
-async fn a_repeated_resend_that_was_tried_is_not_sent_again() {
-    for durable in [true, false] {
-        let harness = Harness::with(durable, Settings::default()).await;
-        harness.acme().await;
-        let sent = send(&harness, "a").await;
-        let message = format!("/api/v1/app/acme/msg/{}", text(&sent, "id"));
-        let path = format!("{message}/endpoint/main/resend");
-        let resend = async |key| {
-            let answer = harness.post_with_key(&path, key, json!({})).await;
-            answer.is(StatusCode::ACCEPTED);
-            harness.broker.jobs().len()
-        };
-        assert_eq!((resend("k1").await, resend("k2").await), (2, 3));
-        outcome(&harness, 1, Some(200), Next::Delivered).await;
-        let delay = Duration::from_secs(3600);
-        outcome(&harness, 2, Some(500), Next::Retry { delay }).await;
-        assert_eq!((resend("k1").await, resend("k2").await), (3, 3), "{durable}");
-        assert_eq!(resend("k3").await, 4);
-        let content = format!("{message}/content");
-        harness.delete(&content).await.is(StatusCode::NO_CONTENT);
-        assert_eq!(resend("k1").await, 4, "{durable}");
-        let refused = harness.post_with_key(&path, "k4", json!({})).await;
-        assert_eq!(refused.code(), "missing_payload");
-    }
-}
-
-#[tokio::test]
-async fn a_recovery_is_a_background_task() {
-    let harness = Harness::new().await;
-    harness.acme().await;
-    let input = json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"});
-    for (name, task) in [
-        ("recover", "endpoint.recover"),
-        ("replay-missing", "endpoint.replay"),
-    ] {
-        let path = format!("/api/v1/app/acme/endpoint/main/{name}");
-        let started = harness
-            .post_with_key(&path, name, input.clone())
-            .await
-            .is(StatusCode::ACCEPTED);
-        assert_eq!(
-            (&started["task"], &started["status"]),
-            (&json!(task), &json!("running"))
-        );
-        let again = harness
-            .post_with_key(&path, name, input.clone())
-            .await
-            .is(StatusCode::ACCEPTED);
-        assert_eq!(again["id"], started["id"]);
-        let shown = harness
-            .get(&format!("/api/v1/background-task/{}", text(&started, "id")))
-            .await;
-        assert_eq!(
-            shown.is(StatusCode::OK)["data"]["since"],
-            "2026-01-01T00:00:00.000Z"
-        );
-    }
 }
 
 #[tokio::test]

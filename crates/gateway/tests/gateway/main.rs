@@ -5,6 +5,7 @@ mod absent;
 mod accept;
 mod accept_pressure;
 mod accept_repeats;
+mod again;
 mod authz;
 mod config;
 mod config_repeats;

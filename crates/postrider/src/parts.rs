@@ -65,8 +65,13 @@ pub(crate) async fn parts(
     })
 }
 
-/// The store: Postgres by its URL, SQLite in the data directory otherwise. Not migrated.
+/// The store: Postgres by its URL, not migrated, SQLite in the data directory otherwise, which is.
 pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
+    open_store(config, true)
+}
+
+/// `serves`: of an embedded store, whether it is made and brought up to date.
+fn open_store(config: &Config, serves: bool) -> anyhow::Result<SharedStore> {
     let keyring = Arc::new(keyring(config)?);
     let disable_after = config.delivery.disable_after.get();
     match config.store_target() {
@@ -78,6 +83,7 @@ pub(crate) fn store(config: &Config) -> anyhow::Result<SharedStore> {
             make_private_directory(path.parent().unwrap_or(Path::new(".")))?;
             let settings = postrider_store_sqlite::Settings {
                 disable_after,
+                serves,
                 ..postrider_store_sqlite::Settings::new(keyring)
             };
             let store = SqliteStore::open(&path, settings)
@@ -112,9 +118,8 @@ pub(crate) fn existing_store(config: &Config) -> anyhow::Result<SharedStore> {
              Postrider in the environment",
             path.display()
         );
-        SqliteStore::check_file(&path)?;
     }
-    store(config)
+    open_store(config, false)
 }
 
 /// The key of encryption at rest: from the environment, or made in the data directory at the first start.

@@ -146,14 +146,16 @@ pub(crate) fn cancel_message(
     cancel(connection, &rows, why)
 }
 
-/// Removes a message's payload; true when there was one.
-pub(crate) fn drop_body(connection: &Connection, message: MessageId) -> Fallible<bool> {
-    let body: Option<Option<i64>> = connection
-        .prepare_cached("SELECT body FROM messages WHERE id = ?1")?
-        .query_row([message.as_bytes()], |row| row.get(0))
+/// Removes a message's payload; its bytes as stored, when there was one.
+pub(crate) fn drop_body(connection: &Connection, message: MessageId) -> Fallible<Option<usize>> {
+    let body: Option<(i64, i64)> = connection
+        .prepare_cached(
+            "SELECT n, length(sealed) FROM bodies WHERE n = (SELECT body FROM messages WHERE id = ?1)",
+        )?
+        .query_row([message.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some(Some(body)) = body else {
-        return Ok(false);
+    let Some((body, bytes)) = body else {
+        return Ok(None);
     };
     connection
         .prepare_cached("UPDATE messages SET body = NULL WHERE id = ?1")?
@@ -161,5 +163,5 @@ pub(crate) fn drop_body(connection: &Connection, message: MessageId) -> Fallible
     connection
         .prepare_cached("DELETE FROM bodies WHERE n = ?1")?
         .execute([body])?;
-    Ok(true)
+    Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX)))
 }

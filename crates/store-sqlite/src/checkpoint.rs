@@ -2,17 +2,24 @@
 //!
 //! A checkpoint copies and syncs tens of megabytes. Made by the writer, as SQLite does by default, it holds up every
 //! commit for as long; here the writer copies only what came meanwhile. Once all of it is copied the next commit begins
-//! the WAL anew, unless a reader still looks at it; then the next round tries again.
+//! the WAL anew, unless a reader still looks at it; then the next round tries again. Where many short reads overlap there is
+//! always one: a WAL that has outgrown its bound waits for them for a moment.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use postrider_store::StoreError;
 use rusqlite::Connection;
 
-use crate::connection::{PAGE_BYTES, open_checkpointer};
+use crate::connection::{BUSY_TIMEOUT, PAGE_BYTES, open_checkpointer};
+use crate::error::Fail;
+
+/// How long the writer waits for readers that keep the WAL from beginning anew. Those that come meanwhile do not.
+const READERS_WAIT: Duration = Duration::from_millis(200);
 
 /// In pages of the WAL.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +57,8 @@ pub(crate) struct Checkpoints {
     copying: bool,
     /// Pages that were in the WAL when the writer copied the rest last.
     copied_at: i32,
+    /// From so many pages on the writer waits for readers. Doubled by one that takes longer, as a backup does.
+    restart_from: i32,
 }
 
 impl Checkpoints {
@@ -71,12 +80,16 @@ impl Checkpoints {
             thread,
             copying: false,
             copied_at: 0,
+            restart_from: bounds.wait,
         })
     }
 
     /// After each commit of the writer. Blocks only when the WAL has outgrown its bound.
     pub(crate) fn after_commit(&mut self, writer: &Connection) {
         let pages = WAL_PAGES.get();
+        if pages < self.copied_at {
+            self.restart_from = self.bounds.wait;
+        }
         if self.copying {
             let copied = if pages < self.bounds.wait {
                 self.done.try_recv() != Err(TryRecvError::Empty)
@@ -89,6 +102,9 @@ impl Checkpoints {
                 self.copying = false;
                 self.copied_at = pages;
                 copy(writer);
+                if pages >= self.restart_from && !restart(writer) {
+                    self.restart_from = pages.saturating_mul(2);
+                }
             }
         } else if self.is_due(pages) {
             self.copying = true;
@@ -101,11 +117,14 @@ impl Checkpoints {
         pages >= self.bounds.begin && (begun_anew || pages - self.copied_at >= self.bounds.again)
     }
 
-    /// Ends the thread, then empties the WAL.
-    pub(crate) fn finish(self, writer: &Connection) {
+    /// Ends the thread, and, where nobody else serves the file, empties the WAL.
+    pub(crate) fn finish(self, writer: &Connection, serves: bool) {
         drop(self.orders);
         if self.thread.join().is_err() {
             tracing::error!("the store's checkpointer ended by a panic");
+        }
+        if !serves {
+            return;
         }
         if let Err(error) = writer.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the store's WAL was not checkpointed; the next start does it");
@@ -113,11 +132,39 @@ impl Checkpoints {
     }
 }
 
+/// What the thread copies with.
+struct Copier {
+    connection: Connection,
+    /// Never closed: that would drop the locks that this process' connections hold on the file.
+    file: &'static File,
+}
+
+impl Copier {
+    fn open(path: &Path) -> Result<Self, Fail> {
+        let connection = open_checkpointer(path)?;
+        let file = File::open(path).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        Ok(Self {
+            connection,
+            file: Box::leak(Box::new(file)),
+        })
+    }
+
+    fn copy(&self) {
+        // What comes while the first one copies is left to the second, so that the writer has little to copy.
+        copy(&self.connection);
+        copy(&self.connection);
+        // Whoever copies the last page syncs the file. Mostly that is the writer, which should have little to sync too.
+        if let Err(error) = self.file.sync_data() {
+            tracing::warn!(%error, "the store's file could not be synced; the writer does it");
+        }
+    }
+}
+
 fn copy_on_order(path: &Path, ordered: &Receiver<()>, copied: &SyncSender<()>) {
-    let mut connection = None;
+    let mut copier = None;
     while ordered.recv().is_ok() {
-        if connection.is_none() {
-            connection = match open_checkpointer(path) {
+        if copier.is_none() {
+            copier = match Copier::open(path) {
                 Ok(opened) => Some(opened),
                 Err(fail) => {
                     let error = StoreError::from(fail);
@@ -126,10 +173,8 @@ fn copy_on_order(path: &Path, ordered: &Receiver<()>, copied: &SyncSender<()>) {
                 }
             };
         }
-        if let Some(connection) = &connection {
-            // What comes while the first one copies and syncs is left to the second, so that the writer has little to do.
-            copy(connection);
-            copy(connection);
+        if let Some(copier) = &copier {
+            copier.copy();
         }
         if copied.send(()).is_err() {
             break;
@@ -144,9 +189,28 @@ fn copy(connection: &Connection) {
     }
 }
 
+/// Has the next commit begin the WAL anew, once all readers are done with it; false when one takes too long.
+fn restart(writer: &Connection) -> bool {
+    let restarted = || -> rusqlite::Result<bool> {
+        writer.busy_timeout(READERS_WAIT)?;
+        let busy: i64 = writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))?;
+        Ok(busy == 0)
+    };
+    let result = restarted();
+    let patient = writer.busy_timeout(BUSY_TIMEOUT);
+    match result.and_then(|done| patient.map(|()| done)) {
+        Ok(done) => done,
+        Err(error) => {
+            tracing::warn!(%error, "the store's WAL could not begin anew; it is tried again");
+            false
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::connection::{open_reader, open_writer};
@@ -199,7 +263,7 @@ mod tests {
 
         /// Ends, and tells how many rows the file alone has.
         fn finish(self) -> i64 {
-            self.checkpoints.finish(&self.writer);
+            self.checkpoints.finish(&self.writer, true);
             let wal = fs::metadata(self.directory.path().join("postrider.db-wal"));
             assert_eq!(wal.expect("a WAL").len(), 0, "all is in the file");
             rows(&self.writer)
@@ -258,6 +322,34 @@ mod tests {
             WAL_PAGES.get()
         );
         drop(reader);
+        assert_eq!(file.finish(), 2 * COMMITS);
+    }
+
+    /// At no time is there none that reads.
+    #[test]
+    fn reads_that_overlap_do_not_let_it_grow() {
+        let mut file = File::new();
+        file.write(0..10);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let reader = file.reader();
+                let ended = &ended;
+                scope.spawn(move || {
+                    while !ended.load(Ordering::Relaxed) {
+                        reader.execute_batch("BEGIN").expect("a transaction");
+                        let row = reader.query_row("SELECT n FROM t LIMIT 1", [], |row| row.get::<_, i64>(0));
+                        assert_eq!(row.expect("a row"), 0);
+                        std::thread::sleep(Duration::from_millis(20));
+                        reader.execute_batch("END").expect("its end");
+                    }
+                });
+            }
+            file.write(10..2 * COMMITS);
+            ended.store(true, Ordering::Relaxed);
+        });
+        // Readers that get no processor for long let it double once or twice.
+        assert!(i64::from(file.most) < COMMITS, "{} pages", file.most);
         assert_eq!(file.finish(), 2 * COMMITS);
     }
 

@@ -50,7 +50,7 @@ impl ConfigStore for SqliteStore {
 
     async fn apps(&self, page: &Page<AppId>) -> Result<Vec<Application>, StoreError> {
         let page = page.clone();
-        self.read(move |connection| list_apps(connection, &page)).await
+        self.list(move |connection| list_apps(connection, &page)).await
     }
 
     async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError> {
@@ -114,7 +114,7 @@ impl ConfigStore for SqliteStore {
     async fn endpoints(&self, app: AppId, page: &Page<EndpointId>) -> Result<Vec<Endpoint>, StoreError> {
         let page = page.clone();
         let keyring = self.keyring.clone();
-        self.read(move |connection| endpoints::list(connection, &keyring, app, &page))
+        self.list(move |connection| endpoints::list(connection, &keyring, app, &page))
             .await
     }
 
@@ -154,7 +154,7 @@ impl ConfigStore for SqliteStore {
         archived_too: bool,
     ) -> Result<Vec<EventType>, StoreError> {
         let page = page.clone();
-        self.read(move |connection| list_event_types(connection, &page, archived_too))
+        self.list(move |connection| list_event_types(connection, &page, archived_too))
             .await
     }
 

@@ -1,6 +1,7 @@
 //! Opening connections: the settings that every one of them needs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use postrider_store::StoreError;
 use rusqlite::{Connection, OpenFlags};
@@ -15,13 +16,13 @@ const WRITER_CACHE_KIB: i64 = 16 * 1024;
 const READER_CACHE_KIB: i64 = 1024;
 /// The WAL file is cut back to this size, in bytes, after a checkpoint.
 const WAL_KEEP_BYTES: i64 = 128 * 1024 * 1024;
-const BUSY_TIMEOUT_MS: i64 = 5_000;
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let open = || -> Fallible<Connection> {
         make_private(path).map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         let connection = Connection::open(path)?;
-        connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -58,7 +59,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fail> {
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    connection.pragma_update(None, "busy_timeout", BUSY_TIMEOUT_MS)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;

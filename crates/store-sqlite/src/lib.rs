@@ -62,16 +62,20 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Seals what must not be readable in a stolen file.
     pub keyring: Arc<Keyring>,
+    /// Whether this is the process that serves the file, of which there is one. It brings the schema up to date, merges
+    /// claims, and moves the WAL into the file at its end. Others look, or change a row, and hold up nobody.
+    pub serves: bool,
 }
 
 impl Settings {
-    /// Four readers, 5 days of failures, 10 seconds a read.
+    /// Four readers, 5 days of failures, 10 seconds a read, for the process that serves.
     pub fn new(keyring: Arc<Keyring>) -> Self {
         Self {
             readers: 4,
             disable_after: Duration::from_secs(5 * 24 * 3600),
             read_timeout: Duration::from_secs(10),
             keyring,
+            serves: true,
         }
     }
 }
@@ -89,18 +93,25 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, makes it when there is none, and brings its schema up to date. Blocks for as long as a
-    /// migration takes; a new file takes milliseconds.
+    /// Opens the file. The process that serves makes it when there is none, and brings its schema up to date: this blocks
+    /// for as long as a migration takes; a new file takes milliseconds.
     ///
     /// # Errors
-    /// [`StoreError::Schema`] when a newer program wrote the file; [`StoreError::Unavailable`] when it cannot be
+    /// [`StoreError::Schema`] when a newer program wrote the file, or an older one and this process does not serve;
+    /// [`StoreError::Unavailable`] when it cannot be
     /// opened or another process holds its lock for more than 5 seconds.
     pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Arc<Self>, StoreError> {
         let path = path.as_ref().to_owned();
         let mut connection = connection::open_writer(&path)?;
-        schema::migrate(&mut connection)?;
-        let recent_claims = Arc::new(RecentClaims::load(&connection).map_err(StoreError::from)?);
-        let writer = writer::Writer::start(connection, path.clone(), Arc::clone(&recent_claims))?;
+        if settings.serves {
+            schema::migrate(&mut connection)?;
+        } else {
+            schema::check(&connection).map_err(StoreError::from)?;
+        }
+        let recent_claims = RecentClaims::load(&connection, settings.serves).map_err(StoreError::from)?;
+        let recent_claims = Arc::new(recent_claims);
+        let claims = Arc::clone(&recent_claims);
+        let writer = writer::Writer::start(connection, path.clone(), claims, settings.serves)?;
         let readers = readers::Readers::new(path.clone(), settings.readers, settings.read_timeout);
         Ok(Arc::new(Self {
             writer,
@@ -120,15 +131,6 @@ impl SqliteStore {
     pub fn schema_version(path: impl AsRef<Path>) -> Result<u32, StoreError> {
         let version = connection::open_reader(path.as_ref()).and_then(|file| schema::version(&file));
         version.map_err(StoreError::from)
-    }
-
-    /// Whether an existing file has this program's schema; nothing is changed.
-    ///
-    /// # Errors
-    /// [`StoreError::Schema`] when it has not, and as [`SqliteStore::schema_version`].
-    pub fn check_file(path: impl AsRef<Path>) -> Result<(), StoreError> {
-        let checked = connection::open_reader(path.as_ref()).and_then(|file| schema::check(&file));
-        checked.map_err(StoreError::from)
     }
 
     /// The file.

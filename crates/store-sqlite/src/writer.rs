@@ -39,17 +39,22 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// `serves`: as in [`Settings`](crate::Settings).
     pub(crate) fn start(
         connection: Connection,
         path: PathBuf,
         claims: Arc<RecentClaims>,
+        serves: bool,
     ) -> Result<Self, StoreError> {
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
         let start = || {
             let checkpoints = Checkpoints::start(&connection, path, checkpoint::BOUNDS)?;
             std::thread::Builder::new()
                 .name("store-writer".into())
-                .spawn(move || run(&connection, checkpoints, &claims, receiver))
+                .spawn(move || {
+                    let checkpoints = run(&connection, checkpoints, &claims, receiver);
+                    checkpoints.finish(&connection, serves);
+                })
         };
         let thread = start().map_err(|error| StoreError::Unavailable(Box::new(error)))?;
         Ok(Self {
@@ -99,7 +104,7 @@ impl Writer {
             .map_or(0, |jobs| QUEUE_JOBS.saturating_sub(jobs.capacity()))
     }
 
-    /// Takes no more jobs, finishes those that are queued, moves the WAL into the file.
+    /// Takes no more jobs, finishes those that are queued, moves the WAL into the file if this process serves it.
     pub(crate) async fn close(&self) {
         drop(self.jobs.lock().take());
         let thread = self.thread.lock().take();
@@ -117,12 +122,12 @@ fn run(
     mut checkpoints: Checkpoints,
     claims: &RecentClaims,
     mut jobs: mpsc::Receiver<Job>,
-) {
+) -> Checkpoints {
     while let Some(first) = jobs.blocking_recv() {
         run_group(connection, claims, first, &mut jobs);
         checkpoints.after_commit(connection);
     }
-    checkpoints.finish(connection);
+    checkpoints
 }
 
 fn run_group(connection: &Connection, claims: &RecentClaims, first: Job, jobs: &mut mpsc::Receiver<Job>) {
@@ -210,8 +215,8 @@ mod tests {
         connection
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .expect("a table");
-        let claims = RecentClaims::load(&connection).expect("none");
-        Writer::start(connection, PathBuf::new(), Arc::new(claims)).expect("a thread")
+        let claims = RecentClaims::load(&connection, true).expect("none");
+        Writer::start(connection, PathBuf::new(), Arc::new(claims), true).expect("a thread")
     }
 
     fn insert(connection: &Connection, n: i64) -> Fallible<()> {

@@ -214,6 +214,44 @@ async fn a_newer_schema_is_refused() {
     assert_eq!((found, wanted), (version + 1, version));
 }
 
+/// A command beside the process that serves: it waits for no write, and leaves the schema and the WAL alone.
+#[tokio::test]
+async fn who_does_not_serve_holds_up_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("postrider.db");
+    let keyring = keyring();
+    let visit = || {
+        let settings = Settings {
+            serves: false,
+            ..Settings::new(keyring.clone())
+        };
+        SqliteStore::open(&path, settings)
+    };
+    assert!(
+        matches!(visit(), Err(StoreError::Schema { found: 0, .. })),
+        "it makes nothing"
+    );
+    let serving = open(&path, &keyring);
+    let message = fill(&serving, 1).await;
+    let wal = || std::fs::metadata(directory.path().join("postrider.db-wal")).map_or(0, |wal| wal.len());
+    let before = wal();
+    assert!(before > 0);
+    let writes = rusqlite::Connection::open(&path).expect("the file");
+    writes
+        .execute_batch("BEGIN IMMEDIATE")
+        .expect("the lock of who writes");
+    let began = std::time::Instant::now();
+    let visiting = visit().expect("the store opens");
+    let payload = visiting.payload(message.id).await.expect("a read");
+    assert_eq!(payload.expect("it is there").1, PAYLOAD);
+    visiting.close().await;
+    assert!(began.elapsed() < Duration::from_secs(4), "it would wait for five");
+    writes.execute_batch("ROLLBACK").expect("its end");
+    assert_eq!(wal(), before);
+    serving.close().await;
+    assert_eq!(wal(), 0);
+}
+
 #[tokio::test]
 async fn a_closed_store_says_so() {
     let directory = tempfile::tempdir().expect("a directory");

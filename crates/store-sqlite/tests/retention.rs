@@ -20,6 +20,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 struct World {
     store: Arc<SqliteStore>,
     directory: TempDir,
+    payload_bytes: usize,
 }
 
 impl World {
@@ -28,7 +29,11 @@ impl World {
         let keyring = Arc::new(Keyring::generate().expect("randomness").0);
         let path = directory.path().join("postrider.db");
         let store = SqliteStore::open(&path, Settings::new(keyring)).expect("the store opens");
-        Self { store, directory }
+        Self {
+            store,
+            directory,
+            payload_bytes: 2,
+        }
     }
 
     /// Records a message that was made at `at` for so many endpoints, at each of which it waits after an attempt.
@@ -42,7 +47,7 @@ impl World {
             event_id: None,
             channels: vec![],
             content_type: "application/json".into(),
-            payload: Bytes::from_static(b"{}"),
+            payload: vec![b'x'; self.payload_bytes].into(),
             accepted_at: at,
             payload_retention_days: None,
             traceparent: None,
@@ -198,4 +203,27 @@ async fn records_that_wait_still_go_in_portions_with_their_message_last() {
     assert_eq!((cancelled, chunks), (25, 5));
     assert_eq!(world.retain(YEAR, DAY * 4, 10).await.messages, 1);
     assert_eq!(world.rows(&["messages", "bodies", "waiting"]), 0);
+}
+
+/// Whoever removes a large payload reads all of it, while all else waits.
+#[tokio::test]
+async fn a_chunk_is_bounded_by_what_it_removes() {
+    let world = World {
+        payload_bytes: 256 * 1024,
+        ..World::new()
+    };
+    let old = UnixMillis::now().minus(DAY * 5);
+    for _ in 0..6 {
+        world.message(old, 0).await;
+    }
+    let mut removed = Vec::new();
+    loop {
+        let report = world.retain(DAY * 3, YEAR, 40).await;
+        removed.push(report.payloads);
+        if !report.more {
+            break;
+        }
+    }
+    // Each counts as seventeen rows.
+    assert_eq!(removed, [3, 3, 0]);
 }

@@ -66,9 +66,10 @@ enum Step {
 }
 
 impl RecentClaims {
-    /// Reads what was left on disk.
-    pub(crate) fn load(connection: &Connection) -> Fallible<Self> {
-        Self::with(connection, MERGED_TOGETHER)
+    /// Reads what was left on disk. `merges`: whether this process is the one that merges claims. Two would remove each other's.
+    pub(crate) fn load(connection: &Connection, merges: bool) -> Fallible<Self> {
+        let merged_together = if merges { MERGED_TOGETHER } else { usize::MAX };
+        Self::with(connection, merged_together)
     }
 
     pub(super) fn with(connection: &Connection, merged_together: usize) -> Fallible<Self> {

@@ -31,7 +31,7 @@ impl World {
         let recent = RecentClaims::with(&connection, TOGETHER).unwrap_or_else(|fail| panic!("{fail:?}"));
         let recent = Arc::new(recent);
         Self {
-            writer: Writer::start(connection, path.to_owned(), Arc::clone(&recent)).expect("a thread"),
+            writer: Writer::start(connection, path.to_owned(), Arc::clone(&recent), true).expect("a thread"),
             recent,
             reader: open_reader(path).unwrap_or_else(|fail| panic!("{fail:?}")),
         }

@@ -148,7 +148,7 @@ pub(super) fn expunge(connection: &Connection, app: AppId, id: MessageId) -> Fal
     let ours = connection
         .prepare_cached("SELECT 1 FROM messages WHERE id = ?1 AND app = ?2")?
         .exists(params![id.as_bytes(), app.as_bytes()])?;
-    if !ours || !cancel::drop_body(connection, id)? {
+    if !ours || cancel::drop_body(connection, id)?.is_none() {
         return Ok(false);
     }
     cancel::cancel_message(connection, id, CancelReason::PayloadExpunged)?;

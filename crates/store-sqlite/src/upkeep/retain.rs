@@ -15,6 +15,9 @@ use crate::error::Fallible;
 /// How long the mark of a trial is kept.
 const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// So many bytes of a payload count as one row.
+const BODY_BYTES_PER_ROW: usize = 16 * 1024;
+
 /// Rows that a step may still touch. All else waits for the writer, so a step is bounded by rows, not by messages, each of
 /// which may have thousands.
 struct Room(usize);
@@ -166,9 +169,16 @@ fn expire(
     room.take(looked_at);
     report.cancelled += cancel::cancel(connection, &waits, CancelReason::PayloadExpired)?;
     if is_all {
-        report.payloads += u64::from(cancel::drop_body(connection, message)?);
+        report.payloads += u64::from(drop_body(connection, message, room)?);
     }
     Ok(is_all)
+}
+
+/// Removes a payload; true when there was one. All of its pages are read for that, so it counts as more rows than one.
+fn drop_body(connection: &Connection, message: MessageId, room: &mut Room) -> Fallible<bool> {
+    let dropped = cancel::drop_body(connection, message)?;
+    room.take(dropped.unwrap_or_default() / BODY_BYTES_PER_ROW);
+    Ok(dropped.is_some())
 }
 
 /// Removes messages made before `cutoff` with all that hangs on them, and what outlived its message.
@@ -232,7 +242,7 @@ fn remove_message(
         .execute(params![message.as_bytes(), room.limit()])?;
     room.take(attempts);
     if !room.is_used() {
-        cancel::drop_body(connection, message)?;
+        drop_body(connection, message, room)?;
         let removed = connection
             .prepare_cached("DELETE FROM messages WHERE id = ?1")?
             .execute([message.as_bytes()])?;

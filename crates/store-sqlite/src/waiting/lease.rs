@@ -136,9 +136,12 @@ fn lease_rows(
             }
             // Behind others of its sequence it stays where it is: it is the next one's head.
             Leased::NotYet if ordered && place > 0 => break,
+            // Not leased any more, if it was: to others that is a trial that is on.
             Leased::NotYet => {
                 connection
-                    .prepare_cached("UPDATE waiting SET due_at = ?2 WHERE delivery = ?1")?
+                    .prepare_cached(
+                        "UPDATE waiting SET due_at = ?2, expired = expired + leased, leased = 0 WHERE delivery = ?1",
+                    )?
                     .execute(params![delivery.as_bytes(), now.plus(TURN_PAUSE).0])?;
                 if ordered {
                     break;

@@ -17,7 +17,7 @@ use postrider_telemetry::labels::{self, Label as _};
 use rand::RngExt;
 
 use crate::board::Verdict;
-use crate::classify::{Consequence, Met, OURS_DELAY, consequence, retry_after};
+use crate::classify::{Consequence, Met, OURS_DELAY, consequence, of_probe, retry_after};
 use crate::duty::{Seat, key};
 use crate::run::Context;
 use crate::target::Target;
@@ -26,6 +26,9 @@ use crate::{envelope, finish};
 
 /// After a slow attempt's deadline, how long its outcome may take to be recorded before it is tried again.
 const IN_FLIGHT_MARGIN: Duration = Duration::from_secs(15);
+
+/// Rest before a slow attempt whose journal record was not taken tries again to leave its envelope.
+const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// An attempt's end.
 pub(crate) struct Tried {
@@ -121,32 +124,36 @@ async fn post(context: &Arc<Context>, work: &Work, seat: &mut Seat) -> Tried {
             attempt,
             ..finish::no_attempt(job, next)
         },
-        signal,
+        signal: if job.probe && met != Met::Ours {
+            of_probe(signal)
+        } else {
+            signal
+        },
         verdict,
     }
 }
 
-/// Once the attempt has run for long, journals it as in flight and lets its envelope go.
+/// Once the attempt has run for long, journals it as in flight and lets its envelope go, as soon as the journal takes it:
+/// until then it keeps the room of its whole frame.
 async fn leave_when_slow(context: &Arc<Context>, work: &Work, seat: &mut Seat, deadline: Duration) {
+    let began = Instant::now();
     tokio::time::sleep(context.settings.slow_after).await;
     seat.mark_slow();
     let job = &work.job;
-    let left = deadline.saturating_sub(context.settings.slow_after);
-    let in_flight = Next::InFlight {
-        delay: left + IN_FLIGHT_MARGIN,
-    };
-    let record = Record::Outcome(Box::new(finish::no_attempt(job, in_flight)));
-    match context.deps.journal.publish(vec![record]).await {
-        Ok(()) => {
-            // In a task of its own: the attempt may end meanwhile, and half an acknowledgement would be none.
-            let shares = context.active.leave(key(job));
-            let _ = context.tasks.spawn(envelope::settle(shares)).await;
-        }
-        // It keeps its envelope, which is only less thrifty.
-        Err(error) => {
-            tracing::warn!(error = %postrider_telemetry::error_chain(&error), "a slow attempt keeps its envelope");
-        }
+    loop {
+        let in_flight = Next::InFlight {
+            delay: deadline.saturating_sub(began.elapsed()) + IN_FLIGHT_MARGIN,
+        };
+        let record = Record::Outcome(Box::new(finish::no_attempt(job, in_flight)));
+        let Err(error) = context.deps.journal.publish(vec![record]).await else {
+            break;
+        };
+        tracing::warn!(error = %postrider_telemetry::error_chain(&error), "a slow attempt keeps its envelope");
+        tokio::time::sleep(LEAVE_AGAIN).await;
     }
+    // In a task of its own: the attempt may end meanwhile, and half an acknowledgement would be none.
+    let shares = context.active.leave(key(job));
+    let _ = context.tasks.spawn(envelope::settle(shares)).await;
 }
 
 /// The endpoint's deadline.

@@ -100,6 +100,16 @@ pub(crate) fn consequence(met: Met, attempts: u32, schedule: &RetrySchedule, rol
     }
 }
 
+/// What an attempt that was a breaker's probe says: whatever is no success keeps the breaker open, 429 too, which of any other
+/// delivery is no failure. Otherwise an endpoint that answers 429 would be probed without a rest.
+pub(crate) fn of_probe(signal: Signal) -> Signal {
+    match signal {
+        Signal::Neutral => Signal::Failure,
+        Signal::PushBack(pause) => Signal::FailureWithPushBack(pause),
+        other => other,
+    }
+}
+
 /// The delay that a Retry-After header asks for: seconds, or an HTTP date (RFC 9110, sections 5.6.7 and 10.2.3).
 pub(crate) fn retry_after(value: &str, now: std::time::SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u64>() {
@@ -204,6 +214,16 @@ mod tests {
                 delay: Duration::from_secs(300)
             }
         );
+    }
+
+    #[test]
+    fn a_probe_that_is_no_success_is_a_failure() {
+        let pause = Duration::from_secs(7);
+        let met = |status, asked| of_probe(of(Met::Status(status, asked), 1).signal);
+        assert_eq!(met(429, None), Signal::Failure);
+        assert_eq!(met(429, Some(pause)), Signal::FailureWithPushBack(pause));
+        assert_eq!(met(500, None), Signal::Failure);
+        assert_eq!(met(204, None), Signal::Success);
     }
 
     #[test]

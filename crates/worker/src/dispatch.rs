@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use postrider_limits::{Gate, GateRequest, Rate, Verdict};
 use postrider_model::{
-    AppId, AppSnapshot, CancelReason, DeferReason, Endpoint, EndpointId, Job, Next, Outcome, UnixMillis,
+    AppId, AppSnapshot, DeferReason, Endpoint, EndpointId, Job, Next, Outcome, UnixMillis,
 };
 use postrider_store::StoreError;
 use postrider_telemetry::error_chain;
@@ -212,7 +212,7 @@ fn target(
 ) -> Result<(Arc<Target>, Trace), Next> {
     let snapshot = match snapshots.get(&job.message.app) {
         Some(Ok(Some(snapshot))) => snapshot,
-        Some(Ok(None)) => return Err(Next::Cancelled(CancelReason::ApplicationDeleted)),
+        Some(Ok(None)) => return Err(deferred(DeferReason::Ours, OURS_DELAY)),
         Some(Err(error)) => {
             tracing::warn!(error = %error_chain(error), "configuration is out of reach");
             context.deps.metrics.our_failure("configuration");
@@ -220,14 +220,8 @@ fn target(
         }
         None => return Err(deferred(DeferReason::Ours, OURS_DELAY)),
     };
-    // A cancelled or paused endpoint counts before a limit that it met.
-    let endpoint = match wanted(snapshot.endpoint(job.endpoint)) {
-        // A newer configuration may know better, and an end is final. What really is gone is swept in the store.
-        Err(Next::Cancelled(_)) if is_behind(snapshots, job.message.app, gated.gate.version) => {
-            return Err(deferred(DeferReason::Ours, OURS_DELAY));
-        }
-        endpoint => endpoint?,
-    };
+    // An endpoint that is gone or paused counts before a limit that it met.
+    let endpoint = wanted(snapshot.endpoint(job.endpoint))?;
     if lease_is_over(job, context.clock.now()) {
         context.clock.doubt();
         return Err(deferred(DeferReason::Ours, LEASE_OVER_DELAY));
@@ -265,11 +259,13 @@ fn deferred(reason: DeferReason, delay: Duration) -> Next {
     Next::Deferred { reason, delay }
 }
 
-/// The endpoint, if it is to be delivered to now.
+/// The endpoint, if it is to be delivered to now. What is deleted or disabled is not cancelled here: an end is final, and a
+/// newer configuration, whose version the limits may have missed, may know better. The store knows, and cancels what waits
+/// for it there.
 fn wanted(endpoint: Option<&Arc<Endpoint>>) -> Result<&Arc<Endpoint>, Next> {
     match endpoint {
-        None => Err(Next::Cancelled(CancelReason::EndpointDeleted)),
-        Some(endpoint) if endpoint.disabled => Err(Next::Cancelled(CancelReason::EndpointDisabled)),
+        None => Err(deferred(DeferReason::Ours, OURS_DELAY)),
+        Some(endpoint) if endpoint.disabled => Err(deferred(DeferReason::Ours, OURS_DELAY)),
         Some(endpoint) if endpoint.paused => Err(deferred(DeferReason::Paused, Duration::ZERO)),
         Some(endpoint) => Ok(endpoint),
     }

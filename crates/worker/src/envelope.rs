@@ -11,6 +11,8 @@ use postrider_broker::Receipt;
 use postrider_model::DeliveryId;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use crate::room::Taken;
+
 /// One delivery's part in its frame. [`settle`] it after the outcome's confirm. Once all parts are settled or dropped,
 /// and one was dropped, the frame is given back: it comes again.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ struct Envelope {
     left: AtomicUsize,
     is_acknowledged: AtomicBool,
     /// Room in this process for the frame's jobs and bytes, given back with the frame.
-    room: Mutex<Vec<OwnedSemaphorePermit>>,
+    room: Mutex<Taken>,
     /// Told when the frame ends unacknowledged: a broker takes frames back only with their subscription, which this one
     /// belongs to.
     give_back: Arc<Notify>,
@@ -38,12 +40,7 @@ impl Drop for Envelope {
 }
 
 /// Shares of a frame of `count` deliveries (at least 1). Each subscription has a `give_back` of its own.
-pub(crate) fn shares(
-    receipt: Receipt,
-    count: usize,
-    room: Vec<OwnedSemaphorePermit>,
-    give_back: Arc<Notify>,
-) -> Vec<Share> {
+pub(crate) fn shares(receipt: Receipt, count: usize, room: Taken, give_back: Arc<Notify>) -> Vec<Share> {
     let envelope = Arc::new(Envelope {
         receipt: Mutex::new(Some(receipt)),
         left: AtomicUsize::new(count),

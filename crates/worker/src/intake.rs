@@ -17,13 +17,14 @@ use postrider_model::{CancelReason, DeferReason, Job, Next};
 use postrider_telemetry::error_chain;
 use postrider_telemetry::labels::Duplicate;
 use postrider_wire::Frame;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::duty::{Duty, key};
 use crate::envelope::Share;
-use crate::run::{Context, ROOM_UNIT};
+use crate::room::Taken;
+use crate::run::Context;
 use crate::{dispatch, envelope, finish, suspect};
 
 /// Returns after which a frame of several jobs is split.
@@ -106,9 +107,7 @@ async fn consume(
                 continue;
             }
         };
-        let Some(room) = take_room(context, jobs.len(), incoming.frame.len()).await else {
-            return;
-        };
+        let room = context.room.take(queue, jobs.len(), incoming.frame.len()).await;
         let returns = incoming.delivery_count;
         let (context, give_back) = (context.clone(), give_back.clone());
         context.tasks.clone().spawn(async move {
@@ -127,7 +126,7 @@ async fn begin(
     context: &Arc<Context>,
     incoming: Incoming,
     jobs: Vec<Job>,
-    room: Vec<OwnedSemaphorePermit>,
+    room: Taken,
     give_back: Arc<Notify>,
 ) {
     let suspect = incoming.delivery_count >= TRIAL_AT;
@@ -160,26 +159,6 @@ async fn begin(
         }
     }
     dispatch::dispatch(context, fresh, duties).await;
-}
-
-async fn take_room(context: &Context, jobs: usize, bytes: usize) -> Option<Vec<OwnedSemaphorePermit>> {
-    let jobs = jobs.min(context.settings.held_jobs_max);
-    let units = bytes
-        .div_ceil(ROOM_UNIT)
-        .min(context.settings.held_bytes_max / ROOM_UNIT);
-    let jobs = context
-        .room_jobs
-        .clone()
-        .acquire_many_owned(u32::try_from(jobs).unwrap_or(u32::MAX))
-        .await
-        .ok()?;
-    let bytes = context
-        .room_bytes
-        .clone()
-        .acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX))
-        .await
-        .ok()?;
-    Some(vec![jobs, bytes])
 }
 
 /// What this worker cannot read goes to the stray queue as it is: a newer ledger may read it, and parks it otherwise.

@@ -26,6 +26,7 @@ mod duty;
 mod envelope;
 mod finish;
 mod intake;
+mod room;
 mod run;
 mod suspect;
 mod target;

@@ -21,6 +21,7 @@ use crate::clock::{self, StoreClock};
 use crate::config::{self, ConfigCache};
 use crate::envelope::Active;
 use crate::finish::{self, Ended};
+use crate::room::Room;
 use crate::unit::{self, Unit};
 use crate::{Deps, Settings, intake};
 
@@ -30,8 +31,6 @@ const SWEEP_EVERY: Duration = Duration::from_millis(200);
 const HELPER_AGAIN: Duration = Duration::from_secs(1);
 /// Helpers end at once when told to; what hangs all the same does not hold up the process.
 const HELPERS_END_WITHIN: Duration = Duration::from_secs(1);
-/// Unit of the byte semaphore.
-pub(crate) const ROOM_UNIT: usize = 1024;
 
 /// Shared by the worker's tasks.
 pub(crate) struct Context {
@@ -45,9 +44,7 @@ pub(crate) struct Context {
     pub(crate) ended: mpsc::Sender<Ended>,
     /// What the drain waits for: attempts and dispatches under way, and outcomes that were handed over.
     pub(crate) tasks: TaskTracker,
-    /// Room for jobs, and for bytes in units of [`ROOM_UNIT`].
-    pub(crate) room_jobs: Arc<Semaphore>,
-    pub(crate) room_bytes: Arc<Semaphore>,
+    pub(crate) room: Room,
     /// Held by the one delivery that is on trial (see [`crate::suspect`]).
     pub(crate) trial: Arc<Semaphore>,
     stopping: AtomicBool,
@@ -182,9 +179,10 @@ async fn sweep(context: Arc<Context>) {
             let board = context.board.lock();
             (board.in_flight(), board.queued())
         };
-        let free = context.room_jobs.available_permits();
-        let held = context.settings.held_jobs_max.saturating_sub(free);
-        context.deps.metrics.worker_load(in_flight, queued, held);
+        context
+            .deps
+            .metrics
+            .worker_load(in_flight, queued, context.room.jobs());
         context.pump();
     }
 }
@@ -212,8 +210,7 @@ impl Context {
             clock: StoreClock::default(),
             ended,
             tasks: TaskTracker::new(),
-            room_jobs: Arc::new(Semaphore::new(settings.held_jobs_max)),
-            room_bytes: Arc::new(Semaphore::new(settings.held_bytes_max / ROOM_UNIT)),
+            room: Room::new(settings.held_jobs_max, settings.held_bytes_max),
             trial: Arc::new(Semaphore::new(1)),
             stopping: AtomicBool::new(false),
             broker_up: AtomicBool::new(*deps.broker.health().borrow() == Health::Up),

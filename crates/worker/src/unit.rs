@@ -17,6 +17,8 @@ use crate::trace::Trace;
 
 /// Longest that an `ordered` run goes on; the rest of it returns to the store.
 const RUN_MAX: Duration = Duration::from_secs(20);
+/// The same while room is short: others wait to be taken back too.
+const RUN_MAX_WHEN_SHORT: Duration = Duration::from_secs(1);
 /// What is left of a lease when a run stops, for clocks that differ.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -151,7 +153,7 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<(Step, Duty)>, seat: &m
                         rest = LEASE_OVER_DELAY;
                     }
                 }
-                going &= started.elapsed() < RUN_MAX && !context.is_stopping();
+                going &= started.elapsed() < run_max(context) && !context.is_stopping();
                 if !going {
                     left.push((Step::Try(work), duty));
                     continue;
@@ -170,6 +172,14 @@ async fn run_in_order(context: &Arc<Context>, steps: Vec<(Step, Duty)>, seat: &m
     outcomes.wait().await;
     finish::defer_all(context, left, DeferReason::Ordered, rest).await;
     verdict
+}
+
+fn run_max(context: &Context) -> Duration {
+    if context.room.is_short() {
+        RUN_MAX_WHEN_SHORT
+    } else {
+        RUN_MAX
+    }
 }
 
 /// Whether the lease may end before an attempt does, by the store's clock.

@@ -40,7 +40,8 @@ settings! {
             Items(20, Between(Period::secs(1), Period::days(7)));
         /// Attempts in flight, per worker.
         max_in_flight: usize = 4_096, Between(1, 100_000);
-        /// Deliveries held, tried or waiting for their turn, per worker; the others wait in the broker. With more than a
+        /// Deliveries held, tried or waiting for their turn, per worker, of which three quarters may come back from the
+        /// store; the others wait in the broker. With more than a
         /// worker starts within `queue_max_wait`, what is behind goes to the store, which is slower.
         max_held: usize = 5_000, Between(1, 1_000_000);
         /// Bytes of frames held, per worker.

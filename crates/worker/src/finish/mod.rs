@@ -48,6 +48,7 @@ pub(crate) fn no_attempt(job: &Job, next: Next) -> Outcome {
 /// Ends a delivery's run here with an outcome that an attempt made.
 pub(crate) async fn tried(context: &Context, work: Work, tried: Tried, duty: Duty) {
     let Tried { outcome, signal, .. } = tried;
+    count_deferred(context, outcome.next);
     let mark = outcome
         .attempt
         .is_some()
@@ -79,9 +80,7 @@ pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty
         } => queued(context, job),
         _ => Signal::Neutral,
     };
-    if let Next::Deferred { reason, .. } = next {
-        context.deps.metrics.deferred(reason.as_str());
-    }
+    count_deferred(context, next);
     // A probe that was not made gives its lease back.
     let tells = job.probe || signal != Signal::Neutral;
     let ended = Ended {
@@ -92,6 +91,12 @@ pub(crate) async fn untried(context: &Context, job: &Job, next: Next, duty: Duty
         trace: None,
     };
     hand_over(context, ended).await;
+}
+
+fn count_deferred(context: &Context, next: Next) {
+    if let Next::Deferred { reason, .. } = next {
+        context.deps.metrics.deferred(reason.as_str());
+    }
 }
 
 /// The first attempt's mark stands for the first run too when that one was given back to the store untried: a producer that

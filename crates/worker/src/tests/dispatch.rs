@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use postrider_broker::Queue;
 use postrider_limits::{GateRequest, Limits as _, Rate, Signal, Verdict};
-use postrider_model::{CancelReason, DeferReason, EndpointId, Job, Next, Outcome, UnixMillis};
+use postrider_model::{DeferReason, EndpointId, Job, Next, Outcome, UnixMillis};
 use postrider_store::AppRef;
 use postrider_testkit::receiver::{Reply, Script};
 use tokio_util::sync::CancellationToken;
@@ -113,6 +114,37 @@ async fn an_ordered_run_whose_lease_is_too_short_rests() {
     assert_eq!(world.receiver.count("/ordered"), 0);
 }
 
+/// What it holds is room that others wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_run_is_short_while_room_is() {
+    let world = World::new().await;
+    let endpoint = world
+        .endpoint("/ordered", |endpoint| endpoint.ordered = true)
+        .await;
+    // The second one begins within a second, and the third one would not.
+    let slowly = Script::always(Reply::Status(200)).delay(Duration::from_millis(600));
+    world.receiver.on("/ordered", slowly);
+    let context = world.context(Settings {
+        held_jobs_max: 4,
+        ..World::settings()
+    });
+    let _taken = context.room.take(Queue::Retry(0), 3, 1).await;
+    let run = |run| Job {
+        run,
+        ordered: true,
+        ..world.job(endpoint)
+    };
+    world.dispatch(&context, (1..=3).map(run).collect()).await;
+    let mut outcomes = world.outcomes(3).await;
+    outcomes.sort_unstable_by_key(|outcome| outcome.run);
+    let next: Vec<Next> = outcomes.iter().map(|outcome| outcome.next).collect();
+    let waits = Next::Deferred {
+        reason: DeferReason::Ordered,
+        delay: Duration::ZERO,
+    };
+    assert_eq!(next, [Next::Delivered, Next::Delivered, waits]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_takes_nothing_rests_for_half_as_long() {
     let world = World::new().await;
@@ -200,34 +232,33 @@ async fn a_refused_delivery_costs_no_token() {
     );
 }
 
+/// The limits may have missed the version in which the endpoint was made or enabled.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_newer_configuration_may_have_is_not_cancelled() {
+async fn what_the_configuration_lacks_waits_in_the_store_which_knows() {
     let world = World::new().await;
-    let context = world.context(World::settings());
+    let disabled = world.endpoint("/off", |endpoint| endpoint.disabled = true).await;
+    let app = world.store.snapshot(&AppRef::Id(world.app)).await;
+    let known = app.expect("the store").expect("the application").version;
     let made_elsewhere = EndpointId::generate(UnixMillis::now(), &mut rand::rng());
-    // A version that the store does not have, as it looks to a worker that cannot read it just now.
-    let published = world.limits.publish_version(world.app, 1_000);
-    published.await.expect("published");
-    world.dispatch(&context, vec![world.job(made_elsewhere)]).await;
-    let outcomes = world.outcomes(1).await;
-    assert!(matches!(
-        outcomes[0].next,
-        Next::Deferred {
-            reason: DeferReason::Ours,
-            ..
-        }
-    ));
-    let other = World::new().await;
-    let context = other.context(World::settings());
-    let app = other
-        .store
-        .snapshot(&AppRef::Id(other.app))
-        .await
-        .expect("the store");
-    let version = app.expect("the application").version;
-    let published = other.limits.publish_version(other.app, version);
-    published.await.expect("published");
-    other.dispatch(&context, vec![other.job(made_elsewhere)]).await;
-    let gone = Next::Cancelled(CancelReason::EndpointDeleted);
-    assert_eq!(other.outcomes(1).await[0].next, gone);
+    // As it is known here, and one that the store does not have, as it looks to a worker that cannot read it just now.
+    for (looked, version) in [known, 1_000].into_iter().enumerate() {
+        let published = world.limits.publish_version(world.app, version);
+        published.await.expect("published");
+        let context = world.context(World::settings());
+        let jobs = vec![world.job(made_elsewhere), world.job(disabled)];
+        world.dispatch(&context, jobs).await;
+        let outcomes = world.outcomes(2 * (looked + 1)).await;
+        let waits = |outcome: &Outcome| {
+            let next = outcome.next;
+            matches!(
+                next,
+                Next::Deferred {
+                    reason: DeferReason::Ours,
+                    ..
+                }
+            )
+        };
+        assert!(outcomes.iter().all(waits), "{outcomes:?}");
+        world.all_settled(&context).await;
+    }
 }

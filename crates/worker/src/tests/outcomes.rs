@@ -49,17 +49,24 @@ impl Acknowledge for Ack {
     }
 }
 
+/// Takes a delivery on that came as a frame of its own.
+fn begin(context: &Arc<Context>, frames: &Arc<Frames>, job: &Job) -> Vec<Duty> {
+    let receipt = Receipt::new(Box::new(Ack(frames.clone())));
+    for share in envelope::shares(receipt, 1, Vec::new(), frames.give_back.clone()) {
+        assert!(context.active.begin(key(job), share), "it is new");
+    }
+    vec![Duty::new(context, job)]
+}
+
 /// Hands over the outcomes of so many deliveries.
 async fn hand_over(world: &World, context: &Arc<Context>, frames: &Arc<Frames>, count: usize) {
     let endpoint = EndpointId::generate(UnixMillis::now(), &mut rand::rng());
     for _ in 0..count {
         let job = world.job(endpoint);
-        let receipt = Receipt::new(Box::new(Ack(frames.clone())));
-        for share in envelope::shares(receipt, 1, Vec::new(), frames.give_back.clone()) {
-            assert!(context.active.begin(key(&job), share), "it is new");
+        let next = Next::Cancelled(CancelReason::Parked);
+        for duty in begin(context, frames, &job) {
+            finish::untried(context, &job, next, duty).await;
         }
-        let next = Next::Cancelled(CancelReason::EndpointDeleted);
-        finish::untried(context, &job, next, Duty::new(context, &job)).await;
     }
 }
 
@@ -123,15 +130,8 @@ async fn what_comes_back_anyway_is_neither_tried_nor_deferred() {
     let endpoint = world.endpoint("/hook", |_| {}).await;
     let context = world.context(World::settings());
     let frames = Arc::new(Frames::default());
-    let begin = |job: &Job| {
-        let receipt = Receipt::new(Box::new(Ack(frames.clone())));
-        for share in envelope::shares(receipt, 1, Vec::new(), frames.give_back.clone()) {
-            assert!(context.active.begin(key(job), share), "it is new");
-        }
-        vec![Duty::new(&context, job)]
-    };
     let job = world.job(endpoint);
-    let duties = begin(&job);
+    let duties = begin(&context, &frames, &job);
     frames.are_void.store(true, Ordering::SeqCst);
     crate::dispatch::dispatch(&context, vec![job], duties).await;
     until("it is given up", || context.active.len() == 0).await;
@@ -140,12 +140,35 @@ async fn what_comes_back_anyway_is_neither_tried_nor_deferred() {
 
     frames.are_void.store(false, Ordering::SeqCst);
     let job = world.job(endpoint);
-    let (delivery, duties) = (job.delivery, begin(&job));
+    let (delivery, duties) = (job.delivery, begin(&context, &frames, &job));
     crate::dispatch::dispatch(&context, vec![job], duties).await;
     world.all_settled(&context).await;
     let outcomes = world.outcomes(1).await;
     assert_eq!((outcomes.len(), outcomes[0].delivery), (1, delivery));
     assert_eq!(world.receiver.total(), 1);
+}
+
+/// It would keep the room of its whole frame for as long as the endpoint hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_attempt_leaves_its_frame_as_soon_as_the_journal_takes_it() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hang", |_| {}).await;
+    world.receiver.on("/hang", Script::always(Reply::Hang));
+    let context = world.context(Settings {
+        slow_after: Duration::from_millis(10),
+        timeout: PATIENCE,
+        ..World::settings()
+    });
+    let frames = Arc::new(Frames::default());
+    let job = world.job(endpoint);
+    world.broker.refusals.store(1, Ordering::SeqCst);
+    crate::dispatch::dispatch(&context, vec![job.clone()], begin(&context, &frames, &job)).await;
+    let acknowledged = || frames.acknowledged.load(Ordering::SeqCst) == 1;
+    until("its frame is acknowledged", acknowledged).await;
+    assert_eq!(context.active.len(), 1, "it is still under way");
+    let outcomes = world.outcomes(1).await;
+    assert!(matches!(outcomes[0].next, Next::InFlight { .. }), "{outcomes:?}");
+    assert_eq!(world.broker.tries.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,6 +271,8 @@ async fn a_breaker_that_a_failed_probe_keeps_open_is_counted_once() {
         }
     });
     half_open.await.expect("a probe may go");
+    // Of another delivery this would be no failure.
+    world.receiver.on("/down", Script::always(Reply::Status(429)));
     let probe = Job {
         run: 1,
         attempts: 1,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use lapin::Acker;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::DeliveryTag;
 use parking_lot::Mutex;
 
@@ -79,6 +79,24 @@ impl Acks {
             }
         }
         true
+    }
+
+    /// Has a frame handed out again that is not done. In turn with acknowledgements: a `multiple` behind it must not take it
+    /// along.
+    pub(crate) async fn give_back(&self, tag: DeliveryTag) {
+        let _turn = self.sending.lock().await;
+        let acker = self.out.lock().frames.get(&tag).map(|frame| frame.acker.clone());
+        let Some(acker) = acker else {
+            return;
+        };
+        let options = BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        };
+        // On an error the channel is gone, and the frame comes back with it.
+        if matches!(acker.nack(options).await, Ok(true)) {
+            self.out.lock().frames.remove(&tag);
+        }
     }
 
     /// The channel has ended: the broker has back what was not acknowledged.

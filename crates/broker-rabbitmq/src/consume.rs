@@ -111,7 +111,7 @@ impl Task {
         let since = Instant::now();
         tokio::select! {
             () = link.broken.cancelled() => {}
-            () = self.forward_until(stopped, &session, &mut consumer) => {
+            () = self.forward(stopped, &session, &mut consumer) => {
                 tracing::warn!(queue = ?self.queue, "RabbitMQ ended a consumer");
                 self.failed_at = Some(Instant::now());
             }
@@ -151,41 +151,58 @@ impl Task {
         Ok((session, consumer))
     }
 
-    /// Hands frames on until `stopped`, and then holds what is out.
-    async fn forward_until(&self, stopped: &CancellationToken, session: &Session, consumer: &mut Consumer) {
-        let forward = self.forward(session, consumer);
-        if stopped.run_until_cancelled(forward).await.is_some() {
-            return;
-        }
-        if let Some(channel) = &session.channel {
-            let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            if let Err(error) = cancelled.await {
-                tracing::warn!(queue = ?self.queue, %error, "a consumer was not cancelled; it takes frames until the end");
+    /// Hands frames on until the server ends the consumer (a deleted queue, a moved leader, a closed channel). Once `stopped`
+    /// it takes no more, hands on what it had taken, and holds what is out.
+    async fn forward(&self, stopped: &CancellationToken, session: &Session, consumer: &mut Consumer) {
+        let mut was_asked = false;
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = stopped.cancelled(), if !was_asked => {
+                    was_asked = true;
+                    self.cancel(session, consumer).await;
+                    continue;
+                }
+                delivery = consumer.next() => delivery,
+            };
+            let Some(Ok(delivery)) = delivery else { break };
+            if !self.hand_on(session, delivery).await {
+                was_asked = true;
+                break;
             }
         }
-        std::future::pending::<()>().await;
+        if was_asked {
+            // Until the subscription is dropped.
+            std::future::pending::<()>().await;
+        }
     }
 
-    /// Hands frames on until the server ends the consumer (a deleted queue, a moved leader, a closed channel).
-    async fn forward(&self, session: &Session, consumer: &mut Consumer) {
-        while let Some(Ok(delivery)) = consumer.next().await {
-            session
-                .acks
-                .handed_out(delivery.delivery_tag, delivery.acker.clone());
-            let incoming = Incoming {
-                delivery_count: delivery_count(&delivery),
-                receipt: Receipt::new(Box::new(Held {
-                    tag: delivery.delivery_tag,
-                    acks: Arc::clone(&session.acks),
-                    limit: self.shared.settings.publish_timeout,
-                })),
-                frame: delivery.data.into(),
-            };
-            // Prefetch bounds what is out, so this waits only behind unread frames of an earlier session.
-            if self.sender.send(incoming).await.is_err() {
-                return std::future::pending().await;
-            }
+    async fn cancel(&self, session: &Session, consumer: &Consumer) {
+        let Some(channel) = &session.channel else {
+            return;
+        };
+        let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        if let Err(error) = cancelled.await {
+            tracing::warn!(queue = ?self.queue, %error, "a consumer was not cancelled; it takes frames until the end");
         }
+    }
+
+    /// False when the subscription was dropped.
+    async fn hand_on(&self, session: &Session, delivery: Delivery) -> bool {
+        session
+            .acks
+            .handed_out(delivery.delivery_tag, delivery.acker.clone());
+        let incoming = Incoming {
+            delivery_count: delivery_count(&delivery),
+            receipt: Receipt::new(Box::new(Held {
+                tag: delivery.delivery_tag,
+                acks: Arc::clone(&session.acks),
+                limit: self.shared.settings.publish_timeout,
+            })),
+            frame: delivery.data.into(),
+        };
+        // Prefetch bounds what is out, so this waits only behind unread frames of an earlier session.
+        self.sender.send(incoming).await.is_ok()
     }
 }
 
@@ -246,6 +263,11 @@ impl Acknowledge for Held {
         let acks = self.acks;
         let sending = tokio::spawn(async move { acks.send().await });
         matches!(timeout(self.limit, sending).await, Ok(Ok(true)))
+    }
+
+    async fn give_back(self: Box<Self>) {
+        // In time or not, it comes back.
+        let _ = timeout(self.limit, self.acks.give_back(self.tag)).await;
     }
 
     fn is_void(&self) -> bool {

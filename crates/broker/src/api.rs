@@ -140,8 +140,8 @@ impl Subscription {
         (subscription, SubscriptionEnds { stopped, dropped })
     }
 
-    /// Has the broker hand out no more: what comes from now on goes to others. What was handed out can be acknowledged, until
-    /// the subscription is dropped; what of it was not read yet returns only then.
+    /// Has the broker hand out no more: what comes from now on goes to others. What was handed out still comes, and can be
+    /// acknowledged or given back until the subscription is dropped.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -168,8 +168,8 @@ pub struct Incoming {
     pub receipt: Receipt,
 }
 
-/// The right to acknowledge one frame. Dropped unused, the frame stays unacknowledged until the subscription (or
-/// its connection) ends; then it comes back.
+/// The right to acknowledge one frame, or to give it back. Dropped unused, the frame stays unacknowledged until the
+/// subscription (or its connection) ends; then it comes back.
 #[derive(Debug)]
 pub struct Receipt(Option<Box<dyn Acknowledge>>);
 
@@ -181,6 +181,9 @@ pub trait Acknowledge: Send + Sync + std::fmt::Debug {
     /// `more`: another acknowledgement of the same subscription follows at once. This one may be held back, to go with
     /// that.
     async fn acknowledge(self: Box<Self>, more: bool) -> bool;
+
+    /// Tells the broker to hand the frame out again. It comes back in any case; this only has it come at once.
+    async fn give_back(self: Box<Self>);
 
     /// Whether the frame's connection is gone, so that nothing can acknowledge it any more.
     fn is_void(&self) -> bool;
@@ -209,6 +212,13 @@ impl Receipt {
             all &= receipt.tell(receipts.peek().is_some()).await;
         }
         all
+    }
+
+    /// Has the frame handed out again, to whoever consumes then, with a higher delivery count.
+    pub async fn give_back(mut self) {
+        if let Some(acknowledge) = self.0.take() {
+            acknowledge.give_back().await;
+        }
     }
 
     /// Whether its connection is gone: the frame comes back, whatever becomes of it here.
@@ -245,6 +255,8 @@ mod tests {
             self.calls.lock().push(more);
             true
         }
+
+        async fn give_back(self: Box<Self>) {}
 
         fn is_void(&self) -> bool {
             self.is_void

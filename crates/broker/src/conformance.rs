@@ -31,6 +31,7 @@ macro_rules! conformance_suite {
             a_receipt_outliving_its_subscription_is_void,
             prefetch_bounds_what_is_out,
             a_stopped_subscription_keeps_what_it_has_and_takes_no_more,
+            what_is_given_back_goes_to_others_at_once,
             the_journal_keeps_order_and_has_one_consumer,
             a_large_frame_arrives_unchanged,
             many_publishers_at_once_lose_nothing,
@@ -227,6 +228,38 @@ pub async fn a_stopped_subscription_keeps_what_it_has_and_takes_no_more(broker: 
         );
     }
     depth_becomes(&broker, Queue::Deliver(0), 0).await;
+    broker.close().await;
+}
+
+/// Read or not, and while the first one still holds something.
+pub async fn what_is_given_back_goes_to_others_at_once(broker: Arc<dyn Broker>) {
+    publish(&broker, Queue::Deliver(0), 0..6).await;
+    let mut first = subscribe(&broker, Queue::Deliver(0), 100).await;
+    let kept = next(&mut first).await;
+    let back = next(&mut first).await;
+    first.stop();
+    back.receipt.give_back().await;
+    let rest = tokio::spawn(async move {
+        while let Some(unread) = first.next().await {
+            unread.receipt.give_back().await;
+        }
+    });
+    let mut second = subscribe(&broker, Queue::Deliver(0), 100).await;
+    let mut came = Vec::new();
+    for _ in 1..6 {
+        let incoming = next(&mut second).await;
+        came.push((number(&incoming), incoming.delivery_count));
+        assert!(incoming.receipt.acknowledge().await);
+    }
+    came.sort_unstable();
+    let numbers: Vec<u32> = came.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    // The first one may get it again before the broker hears of the stop.
+    assert!(came[0].1 >= 1, "it was handed out before");
+    stays_silent(&mut second).await;
+    assert!(kept.receipt.acknowledge().await, "it still holds that");
+    depth_becomes(&broker, Queue::Deliver(0), 0).await;
+    rest.abort();
     broker.close().await;
 }
 

@@ -42,31 +42,26 @@ pub(crate) async fn run(
 ) {
     loop {
         let give_back = Arc::new(Notify::new());
-        match context
-            .deps
-            .broker
-            .subscribe(queue, context.settings.prefetch)
-            .await
-        {
+        let prefetch = context.settings.prefetch;
+        match context.deps.broker.subscribe(queue, prefetch).await {
             Ok(mut subscription) => {
-                let consuming = AssertUnwindSafe(consume(&context, queue, &mut subscription, &give_back));
-                let ended = async {
-                    tokio::select! {
-                        ended = consuming.catch_unwind() => ended,
-                        // What is being tried goes on; its frame finds it when it comes back.
-                        () = give_back.notified() => Ok(()),
-                    }
+                let consuming = consume(&context, queue, &mut subscription, &give_back, &stop);
+                let ended = tokio::select! {
+                    ended = AssertUnwindSafe(consuming).catch_unwind() => ended,
+                    // What is being tried goes on; its frame finds it when it comes back.
+                    () = give_back.notified() => Ok(()),
                 };
-                match stop.run_until_cancelled(ended).await {
-                    None => {
-                        // What comes now is for other workers, and must not wait for this one's drain.
-                        subscription.stop();
+                // The queue must not go unread for that. What was held comes back, and is split and parked in time.
+                if ended.is_err() {
+                    tracing::error!(?queue, "consuming panicked");
+                }
+                if stop.is_cancelled() {
+                    subscription.stop();
+                    let returned = released.run_until_cancelled(return_unread(&mut subscription));
+                    if returned.await.is_some() {
                         released.cancelled().await;
-                        return;
                     }
-                    // The queue must not go unread for that. What was held comes back, and is split and parked in time.
-                    Some(Err(_)) => tracing::error!(?queue, "consuming panicked"),
-                    Some(Ok(())) => {}
+                    return;
                 }
             }
             Err(error) => tracing::warn!(?queue, error = %error_chain(&error), "a queue cannot be consumed"),
@@ -81,13 +76,21 @@ pub(crate) async fn run(
     }
 }
 
+/// What it had not come to is for other workers, and must not wait for this one's drain.
+async fn return_unread(subscription: &mut Subscription) {
+    while let Some(unread) = subscription.next().await {
+        unread.receipt.give_back().await;
+    }
+}
+
 async fn consume(
     context: &Arc<Context>,
     queue: Queue,
     subscription: &mut Subscription,
     give_back: &Arc<Notify>,
+    stop: &CancellationToken,
 ) {
-    while let Some(incoming) = subscription.next().await {
+    while let Some(Some(incoming)) = stop.run_until_cancelled(subscription.next()).await {
         // Of a connection that is gone: it comes again.
         if incoming.receipt.is_void() {
             continue;
@@ -107,7 +110,10 @@ async fn consume(
                 continue;
             }
         };
-        let room = context.room.take(queue, jobs.len(), incoming.frame.len()).await;
+        let room = context.room.take(queue, jobs.len(), incoming.frame.len());
+        let Some(room) = stop.run_until_cancelled(room).await else {
+            return incoming.receipt.give_back().await;
+        };
         let returns = incoming.delivery_count;
         let (context, give_back) = (context.clone(), give_back.clone());
         context.tasks.clone().spawn(async move {

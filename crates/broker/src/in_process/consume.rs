@@ -49,12 +49,12 @@ impl Consumer {
             () = stopped.cancelled() => {
                 let _ = dropped.await;
             }
-            () = self.hand_out(sender, unacknowledged) => {}
+            () = self.hand_out(&sender, unacknowledged) => {}
         }
     }
 
     /// Hands frames out until the queue is closed.
-    async fn hand_out(&self, sender: mpsc::Sender<Incoming>, unacknowledged: Arc<Semaphore>) {
+    async fn hand_out(&self, sender: &mpsc::Sender<Incoming>, unacknowledged: Arc<Semaphore>) {
         let mut changes = self.queue.changes();
         loop {
             let Ok(place) = Arc::clone(&unacknowledged).acquire_owned().await else {
@@ -119,6 +119,11 @@ impl Acknowledge for Held {
         let acknowledged = self.queue.acknowledge(self.consumer, self.place);
         drop(self.prefetch.take());
         acknowledged
+    }
+
+    async fn give_back(mut self: Box<Self>) {
+        self.queue.give_back(self.consumer, self.place);
+        drop(self.prefetch.take());
     }
 
     /// Each frame is looked at by itself.

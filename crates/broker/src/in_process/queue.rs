@@ -46,6 +46,15 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Where it was in the order of publishing, counted as returned.
+    fn take_back(&mut self, mut entry: Entry) {
+        entry.delivery_count += 1;
+        let at = self.ready.partition_point(|other| other.place < entry.place);
+        self.ready.insert(at, entry);
+    }
+}
+
 struct Inner {
     max_frames: usize,
     max_bytes: usize,
@@ -165,11 +174,21 @@ impl SharedQueue {
             .into_iter()
             .partition(|(_, (holder, _))| *holder == consumer);
         state.taken = kept;
-        for (_, (_, mut entry)) in held.into_iter().rev() {
-            entry.delivery_count += 1;
-            let at = state.ready.partition_point(|other| other.place < entry.place);
-            state.ready.insert(at, entry);
+        for (_, (_, entry)) in held.into_iter().rev() {
+            state.take_back(entry);
         }
+        drop(state);
+        self.0.changed.send_replace(());
+    }
+
+    /// Takes one frame back, if this consumer still holds it.
+    pub(super) fn give_back(&self, consumer: u64, place: u64) {
+        let mut state = self.0.state.lock();
+        let held = state
+            .taken
+            .extract_if(place..=place, |_, (holder, _)| *holder == consumer);
+        let held: Vec<Entry> = held.map(|(_, (_, entry))| entry).collect();
+        held.into_iter().for_each(|entry| state.take_back(entry));
         drop(state);
         self.0.changed.send_replace(());
     }

@@ -3,6 +3,7 @@
 
 mod broker;
 mod dispatch;
+mod drain;
 mod limits;
 mod outcomes;
 mod panics;
@@ -242,4 +243,14 @@ async fn keep_outcomes(broker: Arc<TestBroker>, outcomes: Arc<Mutex<Vec<Outcome>
         }
         incoming.receipt.acknowledge().await;
     }
+}
+
+/// Waits until it is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
 }

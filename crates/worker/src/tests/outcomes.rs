@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider_broker::{Acknowledge, Broker as _, Queue, Receipt};
+use postrider_broker::{Acknowledge, Receipt};
 use postrider_limits::{Limits as _, Release, ReleaseRequest};
 use postrider_model::{CancelReason, EndpointId, Job, Next, UnixMillis};
 use postrider_testkit::receiver::{Reply, Script};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, World, until};
 use crate::duty::{Duty, key};
 use crate::run::Context;
 use crate::{Settings, envelope, finish};
@@ -44,6 +44,8 @@ impl Acknowledge for Ack {
         true
     }
 
+    async fn give_back(self: Box<Self>) {}
+
     fn is_void(&self) -> bool {
         self.0.are_void.load(Ordering::SeqCst)
     }
@@ -68,16 +70,6 @@ async fn hand_over(world: &World, context: &Arc<Context>, frames: &Arc<Frames>, 
             finish::untried(context, &job, next, duty).await;
         }
     }
-}
-
-/// Waits until it is so.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,63 +177,6 @@ async fn done_marks_do_not_wait_for_a_journal_that_is_away() {
     world.broker.refusals.store(0, Ordering::SeqCst);
     world.all_settled(&context).await;
     world.outcomes(10).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_drain_waits_until_the_journal_takes_the_outcome() {
-    let world = World::new().await;
-    let endpoint = world.endpoint("/hook", |_| {}).await;
-    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
-    let stop = CancellationToken::new();
-    let worker = tokio::spawn(crate::run(World::settings(), world.deps(), stop.clone()));
-    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-    let queue = Queue::Deliver(0);
-    world.broker.publish(queue, frame).await.expect("room");
-    let tries = || world.broker.tries.load(Ordering::SeqCst);
-    until("the outcome is handed over", || tries() > 0).await;
-    stop.cancel();
-    let before = tries();
-    until("it is tried on", || tries() > before + 1).await;
-    assert!(!worker.is_finished(), "the drain waits for it");
-    world.broker.refusals.store(0, Ordering::SeqCst);
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker ends")
-        .expect("in order");
-    assert_eq!(world.outcomes(1).await[0].next, Next::Delivered);
-    assert_eq!(
-        world.broker.depth(queue).await.expect("a look"),
-        0,
-        "acknowledged"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_that_is_not_taken_by_the_end_comes_back_as_a_frame() {
-    let world = World::new().await;
-    let endpoint = world.endpoint("/hook", |_| {}).await;
-    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
-    let stop = CancellationToken::new();
-    let settings = Settings {
-        drain_timeout: Duration::from_millis(50),
-        ..World::settings()
-    };
-    let worker = tokio::spawn(crate::run(settings, world.deps(), stop.clone()));
-    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-    let queue = Queue::Deliver(0);
-    world.broker.publish(queue, frame).await.expect("room");
-    let tries = || world.broker.tries.load(Ordering::SeqCst);
-    until("the outcome is handed over", || tries() > 0).await;
-    stop.cancel();
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker ends")
-        .expect("in order");
-    assert_eq!(Arc::strong_count(&world.limits), 1, "nothing of it goes on");
-    let mut subscription = world.broker.subscribe(queue, 1).await.expect("a queue");
-    let again = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    let again = again.expect("it is there").expect("a frame");
-    assert_eq!(again.delivery_count, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

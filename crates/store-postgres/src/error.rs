@@ -23,8 +23,9 @@ impl From<sqlx::Error> for Fail {
     fn from(error: sqlx::Error) -> Self {
         match code(&error).as_deref() {
             Some("40001" | "40P01") => Self::Again,
-            Some("23514") if message(&error).starts_with("no partition of relation") => Self::NoPartition,
-            Some("42P01") if is_day(message(&error)) => Self::NoPartition,
+            // A check that fails has a name. The words are the server's, in its language.
+            Some("23514") if constraint(&error).is_none() => Self::NoPartition,
+            Some("42P01") if names_a_day(message(&error)) => Self::NoPartition,
             _ => Self::Sql(error),
         }
     }
@@ -85,13 +86,9 @@ fn classify(error: sqlx::Error) -> StoreError {
 
 /// Which name a unique violation is about.
 fn taken(error: &sqlx::Error) -> &'static str {
-    let constraint = error
-        .as_database_error()
-        .and_then(|error| error.constraint())
-        .unwrap_or_default();
-    match constraint {
-        "applications_uid" | "endpoints_uid" => "uid",
-        "event_types_pkey" => "name",
+    match constraint(error) {
+        Some("applications_uid" | "endpoints_uid") => "uid",
+        Some("event_types_pkey") => "name",
         _ => "id",
     }
 }
@@ -104,20 +101,38 @@ pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
         .map(std::borrow::Cow::into_owned)
 }
 
+fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error()?.constraint()
+}
+
 fn message(error: &sqlx::Error) -> &str {
     error.as_database_error().map_or("", |error| error.message())
 }
 
-/// Whether it is the partition of a day that is missing: `relation "deliveries_20261121" does not exist`.
-fn is_day(message: &str) -> bool {
-    message
-        .split('"')
-        .nth(1)
-        .and_then(|name| name.split_once('_'))
-        .is_some_and(|(_, day)| day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit()))
+/// Whether it is the partition of a day that is missing: `relation "deliveries_20261121" does not exist`, in any language.
+fn names_a_day(message: &str) -> bool {
+    let names = message.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    let mut days = names.filter_map(|name| name.rsplit_once('_'));
+    days.any(|(_, day)| day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A stored value that cannot be understood.
 pub(crate) fn corrupt(what: impl Into<String>) -> Fail {
     Fail::Store(StoreError::Corrupt(what.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_day_is_known_in_any_language() {
+        assert!(names_a_day(r#"relation "deliveries_20261121" does not exist"#));
+        assert!(names_a_day("Relation »attempts_20261121« existiert nicht"));
+        assert!(names_a_day(
+            "la relation « postrider.messages_20261121 » n'existe pas"
+        ));
+        assert!(!names_a_day(r#"relation "deliveries" does not exist"#));
+        assert!(!names_a_day("la relation « waiting_2026 » n'existe pas"));
+    }
 }

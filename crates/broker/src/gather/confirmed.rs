@@ -35,6 +35,12 @@ impl Confirmed {
             is_out: false,
         }
     }
+
+    /// Why nothing of the call was taken over, if it was not: then nothing of it will ever be out.
+    pub fn refused(&self) -> Option<PublishError> {
+        let is_known = self.waiting.as_slice().is_empty() && !self.is_out;
+        self.result.err().filter(|_| is_known)
+    }
 }
 
 impl Future for Confirmed {

@@ -83,8 +83,7 @@ impl JobPublisher {
             return vec![(Queue::Deliver(turn), jobs)];
         };
         let settings = lane.settings();
-        let sizes = jobs.iter().map(|job| job.size_hint() + job.message.size_hint());
-        if jobs.len() <= settings.max_items && sizes.sum::<usize>() <= settings.max_bytes {
+        if fit_together(&jobs, &settings).is_some() {
             return vec![(Queue::Deliver(turn), jobs)];
         }
         let mut divided: BTreeMap<u16, Vec<Job>> = BTreeMap::new();
@@ -158,10 +157,20 @@ impl JobPublisher {
     }
 }
 
+/// The bytes of jobs that go into one frame as they are: mostly all of a call. A body counts once if its jobs stand together.
+fn fit_together(jobs: &[Job], settings: &GatherSettings) -> Option<usize> {
+    let bodies = jobs.chunk_by(|one, next| one.message.id == next.message.id);
+    let bodies = bodies
+        .filter_map(|same| same.first())
+        .map(|job| job.message.size_hint());
+    let bytes = bodies.sum::<usize>() + jobs.iter().map(SizeHint::size_hint).sum::<usize>();
+    let fit = jobs.len() == 1 || (jobs.len() <= settings.max_items && bytes <= settings.max_bytes);
+    (fit && !jobs.is_empty()).then_some(bytes)
+}
+
 /// Cuts the jobs of one call into what goes into a frame together. A body counts once in each.
 fn chunks(jobs: Vec<Job>, settings: &GatherSettings) -> Vec<Chunk<Job>> {
-    if let [job] = jobs.as_slice() {
-        let bytes = job.size_hint() + job.message.size_hint();
+    if let Some(bytes) = fit_together(&jobs, settings) {
         return vec![Chunk { items: jobs, bytes }];
     }
     let mut chunks: Vec<Chunk<Job>> = Vec::new();

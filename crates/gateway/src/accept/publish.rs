@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postrider_broker::{PublishError, Queue};
+use postrider_broker::{Confirmed, PublishError, Queue};
 use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
 use crate::error::Error;
@@ -48,6 +48,10 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     // What delivers goes ahead of what records: the broker's next write to disk takes the first that come.
     let queues = queues(api, load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
     let jobs: Vec<_> = queues.collect();
+    if let Some(error) = none_taken(&jobs) {
+        // On record its deliveries would wait for ever.
+        return Err(refused(&error, Trace::None));
+    }
     let journal = api.journal.publish(load.records);
     // All of it is on its way. The journal went last: by its confirm the others are mostly there, and who waits for it first
     // is woken once.
@@ -62,6 +66,12 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
         None => Ok(()),
         Some(error) => Err(refused(&error, if clean { Trace::None } else { Trace::Possible })),
     }
+}
+
+/// Why no part of the jobs was taken over, where there are some.
+fn none_taken(jobs: &[Confirmed]) -> Option<PublishError> {
+    let errors: Option<Vec<PublishError>> = jobs.iter().map(Confirmed::refused).collect();
+    errors?.first().copied()
 }
 
 /// Keeps the first failure, and whether everything failed without leaving a trace.

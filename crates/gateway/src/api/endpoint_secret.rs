@@ -18,6 +18,7 @@ use super::change::change;
 use super::endpoint::{new_secret, parse_secret};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
+use crate::goes_on::GoesOn;
 use crate::idempotency::digest;
 use crate::once::{Makes, Once};
 use crate::state::{Api, endpoint_ref};
@@ -120,15 +121,20 @@ pub(crate) async fn rotate(
         let endpoint = api.store.endpoint(key.0, &key.1).await?;
         return secret_out(&endpoint.ok_or_else(Error::not_found)?);
     }
-    let lock = api.config_lock(app.id).await;
-    let result = change::<Endpoint>(&api, &key, |endpoint| {
-        let grace = Duration::from_secs(grace);
-        rotate_in(&mut endpoint.secrets, secret.clone(), grace, UnixMillis::now());
-        Ok(())
-    })
-    .await;
-    drop(lock);
-    secret_out(&once.end(&api, result).await?)
+    // A client that hangs up amid this, and repeats its request, must not rotate again.
+    let owner = api.clone();
+    let rotated = GoesOn::new(&api.tasks, async move {
+        let lock = owner.config_lock(app.id).await;
+        let result = change::<Endpoint>(&owner, &key, |endpoint| {
+            let grace = Duration::from_secs(grace);
+            rotate_in(&mut endpoint.secrets, secret.clone(), grace, UnixMillis::now());
+            Ok(())
+        })
+        .await;
+        drop(lock);
+        once.end(&owner, result).await
+    });
+    secret_out(&rotated.await?)
 }
 
 /// Puts the new secret first and lets the others end after the grace period at the latest.

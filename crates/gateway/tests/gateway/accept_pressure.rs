@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Method, StatusCode};
-use postrider_broker::{Health, PublishError};
+use postrider_broker::{GatherSettings, Health, PublishError};
 use postrider_gateway::Settings;
 use postrider_model::{DeferReason, Next};
 use serde_json::json;
@@ -106,6 +106,26 @@ async fn embedded_a_full_queue_leaves_the_delivery_in_the_store() {
         outcomes[0].delivery,
         harness.broker.accepted()[0].deliveries[0].id
     );
+}
+
+/// A message on record whose jobs never went out would show deliveries that wait for ever.
+#[tokio::test]
+async fn what_finds_no_room_on_its_way_to_the_queue_is_not_recorded() {
+    let no_room = GatherSettings {
+        queue_items: 0,
+        ..GatherSettings::default()
+    };
+    let harness = Harness::with_jobs_in(no_room, true, Settings::default()).await;
+    harness.acme().await;
+    let body = json!({"eventType": "a", "payload": {}});
+    let refused = harness.post_with_key(MSG, "key", body).await;
+    assert_eq!((refused.code(), refused.retry_after()), ("overloaded", Some(1)));
+    refused.is(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(harness.broker.accepted().is_empty(), "nothing is on record");
+    // Its key is free for another.
+    let other = json!({"eventType": "b", "payload": {}});
+    let again = harness.post_with_key(MSG, "key", other).await;
+    assert_eq!(again.code(), "overloaded");
 }
 
 #[tokio::test]

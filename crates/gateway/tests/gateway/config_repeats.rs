@@ -1,5 +1,7 @@
 //! Requests that change configuration: repeated after a restart, and by several gateways at once.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use postrider_gateway::Settings;
 use serde_json::{Value, json};
@@ -83,6 +85,36 @@ async fn embedded_a_rotation_that_is_repeated_after_a_restart_rotates_once() {
         .is(StatusCode::OK);
     let again = restarted(&before).post_with_key(&path, "k", json!({})).await;
     assert_eq!(again.is(StatusCode::OK), first);
+}
+
+#[tokio::test]
+async fn a_rotation_whose_client_hangs_up_is_made_once() {
+    let harness = Harness::with(true, Settings::default()).await;
+    harness.acme().await;
+    let secret = format!("{ENDPOINTS}/main/secret");
+    let rotate = format!("{secret}/rotate");
+    for round in 0..24 {
+        let key = format!("round {round}");
+        let before = harness.get(&secret).await.is(StatusCode::OK);
+        let request = harness.post_with_key(&rotate, &key, json!({}));
+        let _ = tokio::time::timeout(Duration::from_millis(round % 8), request).await;
+        // What of it goes on.
+        let mut found = before.clone();
+        for _ in 0..50 {
+            if found != before {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            found = harness.get(&secret).await.is(StatusCode::OK);
+        }
+        let repeated = harness.post_with_key(&rotate, &key, json!({})).await;
+        let repeated = repeated.is(StatusCode::OK);
+        assert_ne!(repeated, before, "round {round}");
+        assert!(
+            found == before || found == repeated,
+            "round {round}: rotated twice"
+        );
+    }
 }
 
 #[tokio::test]

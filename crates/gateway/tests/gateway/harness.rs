@@ -162,20 +162,29 @@ impl Harness {
     }
 
     pub(crate) async fn with(durable: bool, settings: Settings) -> Self {
+        Self::with_jobs_in(GatherSettings::default(), durable, settings).await
+    }
+
+    /// Jobs wait for their queue in a lane with these bounds.
+    pub(crate) async fn with_jobs_in(jobs: GatherSettings, durable: bool, settings: Settings) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let keyring = Arc::new(Keyring::generate().expect("randomness").0);
         let settings_of_store = postrider_store_sqlite::Settings::new(keyring);
         let store = SqliteStore::open(dir.path().join("test.db"), settings_of_store).expect("a store");
         let store: SharedStore = store;
         store.migrate().await.expect("a schema");
-        let mut harness = Self::over(store, durable, settings);
+        let mut harness = Self::over_with(store, jobs, durable, settings);
         harness._dir = Some(dir);
         harness.until_ready().await;
         harness
     }
 
     /// A gateway that starts over a store that is there: nothing else is left of the one before.
-    pub(crate) fn over(store: SharedStore, durable: bool, mut settings: Settings) -> Self {
+    pub(crate) fn over(store: SharedStore, durable: bool, settings: Settings) -> Self {
+        Self::over_with(store, GatherSettings::default(), durable, settings)
+    }
+
+    fn over_with(store: SharedStore, jobs: GatherSettings, durable: bool, mut settings: Settings) -> Self {
         settings.admin_key = Some(SecretString::from(ADMIN));
         let broker = Arc::new(TestBroker {
             durable,
@@ -193,7 +202,7 @@ impl Harness {
         let deps = Deps {
             store: Arc::clone(&store),
             limits: Arc::clone(&limits),
-            jobs: JobPublisher::new(Arc::clone(&shared), GatherSettings::default(), settings.shards),
+            jobs: JobPublisher::new(Arc::clone(&shared), jobs, settings.shards),
             journal: JournalPublisher::new(Arc::clone(&shared), GatherSettings::default()),
             broker: shared,
             policy: Policy::default(),

@@ -80,7 +80,7 @@ async fn chunk(
     // The record may not outlive its payloads' partitions the other way round.
     let payload_day = now.minus(payloads).0.div_euclid(DAY_MS).max(log_day);
     let mut report = RetentionReport::default();
-    drop_leftovers(connection).await?;
+    drop_leftovers(store, connection).await?;
 
     kept_bodies(store, now, log_day, limit, &mut report).await?;
     let (cancelled, is_last) = cancel_before(store, payload_day, log_day, limit).await?;
@@ -251,7 +251,7 @@ async fn drop_partition(connection: &mut PgConnection, table: &str, name: &str) 
 }
 
 /// Finishes what an interrupted run began: partitions half detached, and detached ones that were not dropped.
-async fn drop_leftovers(connection: &mut PgConnection) -> Work<()> {
+async fn drop_leftovers(store: &PostgresStore, connection: &mut PgConnection) -> Work<()> {
     let rows = sqlx::query(
         "SELECT c.relname::text AS name, p.relname::text AS parent FROM pg_class c \
          LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent \
@@ -273,6 +273,7 @@ async fn drop_leftovers(connection: &mut PgConnection) -> Work<()> {
         sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}")))
             .execute(&mut *connection)
             .await?;
+        store.days.forget();
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 pub(super) mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use postrider_model::{
     DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, is_subscribed,
@@ -178,17 +178,16 @@ async fn failed(connection: &mut PgConnection, task: &TaskRow, limit: i64) -> Wo
 async fn missed(connection: &mut PgConnection, task: &TaskRow, wanted: &Wanted, limit: i64) -> Work<Found> {
     let (low, high) = bounds(task);
     let rows = sqlx::query(
-        "SELECT m.id AS message, m.event_type, m.channels::text AS channels, EXISTS (SELECT 1 FROM deliveries d \
-         WHERE d.endpoint = $2 AND d.message = m.id AND d.state IN (0, 1, 3)) AS has_it \
-         FROM messages m WHERE m.app = $1 AND m.id >= $3 AND m.id < $4 ORDER BY m.id LIMIT $5",
+        "SELECT id AS message, event_type, channels::text AS channels FROM messages \
+         WHERE app = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $4",
     )
     .bind(task.app.as_uuid())
-    .bind(task.endpoint.as_uuid())
     .bind(low)
     .bind(high)
     .bind(limit)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let has_it = has_it(connection, task, &rows).await?;
     let mut messages = Vec::new();
     for row in &rows {
         let channels: Vec<String> = match row.try_get::<Option<&str>, _>("channels")? {
@@ -196,12 +195,33 @@ async fn missed(connection: &mut PgConnection, task: &TaskRow, wanted: &Wanted, 
             None => Vec::new(),
         };
         let subscription = (&wanted.event_types[..], &wanted.channels[..]);
-        let has_it: bool = row.try_get("has_it")?;
-        if !has_it && is_subscribed(subscription, row.try_get("event_type")?, &channels) {
-            messages.push(MessageId::from_uuid(row.try_get("message")?));
+        let message: Uuid = row.try_get("message")?;
+        if !has_it.contains(&message) && is_subscribed(subscription, row.try_get("event_type")?, &channels) {
+            messages.push(MessageId::from_uuid(message));
         }
     }
     found(&rows, messages, limit)
+}
+
+/// Those of the chunk's messages that arrived at the endpoint or are on their way. Bounded by their time, so that only the
+/// partitions of their days are looked at.
+async fn has_it(connection: &mut PgConnection, task: &TaskRow, chunk: &[PgRow]) -> Work<HashSet<Uuid>> {
+    let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
+        return Ok(HashSet::new());
+    };
+    let (first, last): (Uuid, Uuid) = (first.try_get("message")?, last.try_get("message")?);
+    let found: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT message FROM deliveries WHERE endpoint = $1 AND message >= $2 AND message <= $3 \
+         AND id >= $4 AND id < $5 AND state IN (0, 1, 3)",
+    )
+    .bind(task.endpoint.as_uuid())
+    .bind(first)
+    .bind(last)
+    .bind(same_millisecond(first).0)
+    .bind(same_millisecond(last).1)
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().collect())
 }
 
 fn found(rows: &[PgRow], messages: Vec<MessageId>, limit: i64) -> Work<Found> {

@@ -207,7 +207,7 @@ impl Inner {
 /// Headers that frame the message, steer the connection or route it: from outside they would allow request
 /// smuggling.
 fn is_ours_to_set(name: &HeaderName) -> bool {
-    const NAMES: [HeaderName; 10] = [
+    static NAMES: [HeaderName; 10] = [
         header::HOST,
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,

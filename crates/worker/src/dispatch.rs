@@ -222,7 +222,7 @@ fn target(
     };
     // An endpoint that is gone or paused counts before a limit that it met.
     let endpoint = wanted(snapshot.endpoint(job.endpoint))?;
-    if lease_is_over(job, context.clock.now()) {
+    if lease_is_over(context, job) {
         context.clock.doubt();
         return Err(deferred(DeferReason::Ours, LEASE_OVER_DELAY));
     }
@@ -251,8 +251,8 @@ fn target(
 /// A delivery whose lease has run out may have been handed out again, as another run; with all workers away, several
 /// times. Only the last one is POSTed: the outcome of an earlier one changes nothing, and this one's own makes it due.
 /// An `ordered` run judges for itself, step by step.
-fn lease_is_over(job: &Job, now: UnixMillis) -> bool {
-    !job.ordered && job.lease_until.is_some_and(|until| now > until)
+fn lease_is_over(context: &Context, job: &Job) -> bool {
+    !job.ordered && job.lease_until.is_some_and(|until| context.clock.now() > until)
 }
 
 fn deferred(reason: DeferReason, delay: Duration) -> Next {

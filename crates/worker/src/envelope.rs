@@ -1,10 +1,10 @@
 //! Envelopes held by this worker. A frame is acknowledged once each of its deliveries has a confirmed outcome, and not
 //! before: a worker that dies gives back all that it had not finished.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use foldhash::HashMap;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use postrider_broker::Receipt;

@@ -21,12 +21,10 @@ mod stuck;
 mod tests;
 mod turns;
 
-use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-// Ids are made here and by chance: they need no hash that withstands chosen keys.
-use foldhash::{HashMap, HashMapExt as _};
 use postrider_model::{AppId, EndpointId};
 
 use lane::Lane;

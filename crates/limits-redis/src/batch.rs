@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::io::Write as _;
 
 use redis::{RedisResult, Value};
 
@@ -26,58 +25,32 @@ pub(crate) struct Batch {
 /// One script call.
 #[derive(Default)]
 pub(crate) struct Call {
-    keys: Parts,
-    args: Parts,
+    keys: Vec<Vec<u8>>,
+    args: Vec<Vec<u8>>,
     /// Which requests of the batch it holds, in order.
     requests: Vec<usize>,
 }
 
-/// Strings in one piece: every delivery has several.
-#[derive(Default)]
-struct Parts {
-    bytes: Vec<u8>,
-    /// Where each one ends.
-    ends: Vec<usize>,
-}
-
-impl Parts {
-    fn push(&mut self, part: &[u8]) {
-        self.bytes.extend_from_slice(part);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn add_to(&self, command: &mut redis::Cmd) {
-        let mut start = 0;
-        for end in &self.ends {
-            command.arg(&self.bytes[start..*end]);
-            start = *end;
-        }
-    }
-}
-
 impl Call {
-    pub(crate) fn key(&mut self, key: impl AsRef<[u8]>) {
-        self.keys.push(key.as_ref());
+    pub(crate) fn key(&mut self, key: Vec<u8>) {
+        self.keys.push(key);
     }
 
-    pub(crate) fn bytes(&mut self, arg: impl AsRef<[u8]>) {
-        self.args.push(arg.as_ref());
+    pub(crate) fn bytes(&mut self, arg: impl Into<Vec<u8>>) {
+        self.args.push(arg.into());
     }
 
     pub(crate) fn number(&mut self, arg: impl Into<u64>) {
         let number: u64 = arg.into();
-        // Writing to a vector cannot fail.
-        let _ = write!(self.args.bytes, "{number}");
-        self.args.ends.push(self.args.bytes.len());
+        self.args.push(number.to_string().into_bytes());
     }
 
     fn command(&self, name: &str, script: &str) -> redis::Cmd {
+        let bytes = |parts: &[Vec<u8>]| parts.iter().map(Vec::len).sum::<usize>();
         let (keys, args) = (&self.keys, &self.args);
-        let all = name.len() + script.len() + NUMBER + keys.bytes.len() + args.bytes.len();
-        let mut command = redis::Cmd::with_capacity(3 + keys.ends.len() + args.ends.len(), all);
-        command.arg(name).arg(script).arg(keys.ends.len());
-        keys.add_to(&mut command);
-        args.add_to(&mut command);
+        let all = name.len() + script.len() + NUMBER + bytes(keys) + bytes(args);
+        let mut command = redis::Cmd::with_capacity(3 + keys.len() + args.len(), all);
+        command.arg(name).arg(script).arg(keys.len()).arg(keys).arg(args);
         command
     }
 }
@@ -103,7 +76,7 @@ impl Batch {
             .open
             .get(&slot)
             .copied()
-            .filter(|index| self.calls[*index].keys.ends.len() < KEYS_MAX);
+            .filter(|index| self.calls[*index].keys.len() < KEYS_MAX);
         let index = known.unwrap_or_else(|| {
             self.calls.push(Call::default());
             self.open.insert(slot, self.calls.len() - 1);

@@ -165,7 +165,8 @@ pub enum DeferReason {
     Ordered = 7,
     /// A slow attempt is on its way.
     InFlight = 8,
-    /// A failure of ours (signing, resolver, configuration out of reach).
+    /// A failure of ours (signing, resolver, configuration out of reach), or an endpoint that the worker knows as gone or
+    /// disabled: the store decides.
     Ours = 9,
     /// Taken back from the stray queue.
     Stray = 10,

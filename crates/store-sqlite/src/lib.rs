@@ -102,11 +102,14 @@ impl SqliteStore {
     /// opened or another process holds its lock for more than 5 seconds.
     pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Arc<Self>, StoreError> {
         let path = path.as_ref().to_owned();
+        if !settings.serves {
+            // Of a file that is there, before anything of it could be changed.
+            let checked = connection::open_reader(&path).and_then(|file| schema::check(&file));
+            checked.map_err(StoreError::from)?;
+        }
         let mut connection = connection::open_writer(&path)?;
         if settings.serves {
             schema::migrate(&mut connection)?;
-        } else {
-            schema::check(&connection).map_err(StoreError::from)?;
         }
         let recent_claims = RecentClaims::load(&connection, settings.serves).map_err(StoreError::from)?;
         let recent_claims = Arc::new(recent_claims);

@@ -30,9 +30,6 @@ const IN_FLIGHT_MARGIN: Duration = Duration::from_secs(15);
 /// Rest before a slow attempt whose journal record was not taken tries again to leave its envelope.
 const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Headers that an attempt adds to the endpoint's: three of the signature, the content type, the trace.
-const OWN_HEADERS: usize = 5;
-
 /// An attempt's end.
 pub(crate) struct Tried {
     pub(crate) outcome: Outcome,
@@ -165,13 +162,7 @@ pub(crate) fn timeout(context: &Context, target: &Target) -> Duration {
 }
 
 fn headers(job: &Job, target: &Target, at: UnixMillis) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(target.headers.len() + OWN_HEADERS);
-    headers.extend(
-        target
-            .headers
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
+    let mut headers = target.headers.clone();
     let id = job.message.id.to_string();
     let timestamp = at.as_secs();
     let signature = target.signer.sign(&id, timestamp, &job.message.payload);

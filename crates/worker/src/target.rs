@@ -49,7 +49,7 @@ pub(crate) fn prepare(
         .clone()
         .map(|secret| SigningSecret::parse(secret.text.expose_secret()).map_err(PrepareError::Secret))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut headers = HeaderMap::with_capacity(endpoint.headers.len());
+    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + 4);
     for (name, value) in &endpoint.headers {
         // Checked when they were written; one that does not parse now is left out rather than stopping deliveries.
         if let (Ok(name), Ok(mut value)) = (

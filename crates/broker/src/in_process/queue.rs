@@ -1,5 +1,6 @@
 //! One queue: what is ready, what is handed out, and who may take.
 
+use std::collections::btree_map::Entry::Occupied;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -47,6 +48,14 @@ struct State {
 }
 
 impl State {
+    /// What was handed out under this place, if this consumer still holds it.
+    fn returned_by(&mut self, consumer: u64, place: u64) -> Option<Entry> {
+        match self.taken.entry(place) {
+            Occupied(held) if held.get().0 == consumer => Some(held.remove().1),
+            _ => None,
+        }
+    }
+
     /// Where it was in the order of publishing, counted as returned.
     fn take_back(&mut self, mut entry: Entry) {
         entry.delivery_count += 1;
@@ -146,14 +155,7 @@ impl SharedQueue {
     /// Ends the queue's duty for a frame, if this consumer still holds it.
     pub(super) fn acknowledge(&self, consumer: u64, place: u64) -> bool {
         let mut state = self.0.state.lock();
-        if state
-            .taken
-            .get(&place)
-            .is_none_or(|(holder, _)| *holder != consumer)
-        {
-            return false;
-        }
-        let Some((_, entry)) = state.taken.remove(&place) else {
+        let Some(entry) = state.returned_by(consumer, place) else {
             return false;
         };
         state.bytes -= entry.frame.len();
@@ -184,11 +186,9 @@ impl SharedQueue {
     /// Takes one frame back, if this consumer still holds it.
     pub(super) fn give_back(&self, consumer: u64, place: u64) {
         let mut state = self.0.state.lock();
-        let held = state
-            .taken
-            .extract_if(place..=place, |_, (holder, _)| *holder == consumer);
-        let held: Vec<Entry> = held.map(|(_, (_, entry))| entry).collect();
-        held.into_iter().for_each(|entry| state.take_back(entry));
+        if let Some(entry) = state.returned_by(consumer, place) {
+            state.take_back(entry);
+        }
         drop(state);
         self.0.changed.send_replace(());
     }

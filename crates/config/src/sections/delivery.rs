@@ -41,10 +41,10 @@ settings! {
         /// Attempts in flight, per worker.
         max_in_flight: usize = 4_096, Between(1, 100_000);
         /// Deliveries held, tried or waiting for their turn, per worker, of which three quarters may come back from the
-        /// store; the others wait in the broker. With more than a
-        /// worker starts within `queue_max_wait`, what is behind goes to the store, which is slower.
+        /// store; the others wait in the broker. With more than a worker starts within `queue_max_wait`, what is behind
+        /// goes to the store, which is slower.
         max_held: usize = 5_000, Between(1, 1_000_000);
-        /// Bytes of frames held, per worker.
+        /// Bytes of frames held, per worker, of which three quarters may come back from the store.
         max_held_bytes: ByteSize = ByteSize::mib(256), Between(ByteSize::mib(16), ByteSize::mib(65_536));
         /// Attempts in flight to one host, per worker; slow endpoints share a quarter of it.
         host_in_flight: usize = 256, Between(4, 100_000);

@@ -7,35 +7,40 @@ use std::time::Duration;
 use postrider_broker::{Broker as _, Queue};
 use postrider_model::Next;
 use postrider_testkit::receiver::{Reply, Script};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, World, until};
+use super::{PATIENCE, World, ended, until};
 use crate::Settings;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_drain_waits_until_the_journal_takes_the_outcome() {
+const QUEUE: Queue = Queue::Deliver(0);
+
+/// A worker that is told to stop while the journal refuses the outcome of its only delivery.
+async fn stopped(settings: Settings) -> (World, JoinHandle<()>) {
     let world = World::new().await;
     let endpoint = world.endpoint("/hook", |_| {}).await;
     world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
     let stop = CancellationToken::new();
-    let worker = tokio::spawn(crate::run(World::settings(), world.deps(), stop.clone()));
-    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-    let queue = Queue::Deliver(0);
-    world.broker.publish(queue, frame).await.expect("room");
+    let worker = tokio::spawn(crate::run(settings, world.deps(), stop.clone()));
+    world.publish(QUEUE, endpoint).await;
     let tries = || world.broker.tries.load(Ordering::SeqCst);
     until("the outcome is handed over", || tries() > 0).await;
     stop.cancel();
+    (world, worker)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drain_waits_until_the_journal_takes_the_outcome() {
+    let (world, worker) = stopped(World::settings()).await;
+    let tries = || world.broker.tries.load(Ordering::SeqCst);
     let before = tries();
     until("it is tried on", || tries() > before + 1).await;
     assert!(!worker.is_finished(), "the drain waits for it");
     world.broker.refusals.store(0, Ordering::SeqCst);
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker ends")
-        .expect("in order");
+    ended(worker).await;
     assert_eq!(world.outcomes(1).await[0].next, Next::Delivered);
     assert_eq!(
-        world.broker.depth(queue).await.expect("a look"),
+        world.broker.depth(QUEUE).await.expect("a look"),
         0,
         "acknowledged"
     );
@@ -43,27 +48,14 @@ async fn the_drain_waits_until_the_journal_takes_the_outcome() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_is_not_taken_by_the_end_comes_back_as_a_frame() {
-    let world = World::new().await;
-    let endpoint = world.endpoint("/hook", |_| {}).await;
-    world.broker.refusals.store(usize::MAX, Ordering::SeqCst);
-    let stop = CancellationToken::new();
     let settings = Settings {
         drain_timeout: Duration::from_millis(50),
         ..World::settings()
     };
-    let worker = tokio::spawn(crate::run(settings, world.deps(), stop.clone()));
-    let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-    let queue = Queue::Deliver(0);
-    world.broker.publish(queue, frame).await.expect("room");
-    let tries = || world.broker.tries.load(Ordering::SeqCst);
-    until("the outcome is handed over", || tries() > 0).await;
-    stop.cancel();
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker ends")
-        .expect("in order");
+    let (world, worker) = stopped(settings).await;
+    ended(worker).await;
     assert_eq!(Arc::strong_count(&world.limits), 1, "nothing of it goes on");
-    let mut subscription = world.broker.subscribe(queue, 1).await.expect("a queue");
+    let mut subscription = world.broker.subscribe(QUEUE, 1).await.expect("a queue");
     let again = tokio::time::timeout(PATIENCE, subscription.next()).await;
     let again = again.expect("it is there").expect("a frame");
     assert_eq!(again.delivery_count, 1);
@@ -83,15 +75,13 @@ async fn what_a_draining_worker_had_no_room_for_goes_to_others_at_once() {
     };
     let stop = CancellationToken::new();
     let worker = tokio::spawn(crate::run(settings, world.deps(), stop.clone()));
-    let queue = Queue::Deliver(0);
     // One waits for room, and the others behind it.
     for _ in 0..4 {
-        let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-        world.broker.publish(queue, frame).await.expect("room");
+        world.publish(QUEUE, endpoint).await;
     }
     until("one is tried", || world.receiver.total() == 1).await;
     stop.cancel();
-    let mut other = world.broker.subscribe(queue, 10).await.expect("a queue");
+    let mut other = world.broker.subscribe(QUEUE, 10).await.expect("a queue");
     for _ in 1..4 {
         let frame = tokio::time::timeout(PATIENCE / 2, other.next()).await;
         frame.expect("before the attempt ends").expect("a frame");

@@ -27,6 +27,7 @@ use postrider_telemetry::Metrics;
 use postrider_testkit::receiver::Receiver;
 use postrider_wire::Frame;
 use secrecy::SecretString;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::duty::{Duty, key};
@@ -196,6 +197,12 @@ impl World {
         }
     }
 
+    /// Publishes a frame with a delivery to this endpoint.
+    async fn publish(&self, queue: Queue, endpoint: EndpointId) {
+        let frame = postrider_wire::encode_jobs(&[self.job(endpoint)]);
+        self.broker.publish(queue, frame).await.expect("room");
+    }
+
     /// Publishes a frame and sends its jobs on, as the intake would.
     async fn dispatch(&self, context: &Arc<Context>, jobs: Vec<Job>) {
         let queue = Queue::Deliver(0);
@@ -253,4 +260,12 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "{what}");
+}
+
+/// Waits for the end of a worker that was told to stop.
+async fn ended(worker: JoinHandle<()>) {
+    tokio::time::timeout(PATIENCE, worker)
+        .await
+        .expect("the worker ends")
+        .expect("in order");
 }

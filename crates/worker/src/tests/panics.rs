@@ -8,7 +8,7 @@ use postrider_broker::{Broker as _, Queue};
 use postrider_model::Next;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, World, ended};
 use crate::board::Verdict;
 use crate::duty::Seat;
 use crate::unit::Unit;
@@ -56,20 +56,12 @@ async fn reports_that_panic_hold_nobody_up_and_end_with_the_worker() {
     world.limits.finishes_that_panic.store(1, Ordering::SeqCst);
     let worker = tokio::spawn(crate::run(World::settings(), world.deps(), stop.clone()));
     for delivered in 1..=2 {
-        let frame = postrider_wire::encode_jobs(&[world.job(endpoint)]);
-        world
-            .broker
-            .publish(Queue::Deliver(0), frame)
-            .await
-            .expect("room");
+        world.publish(Queue::Deliver(0), endpoint).await;
         let outcomes = world.outcomes(delivered).await;
         assert_eq!(outcomes[delivered - 1].next, Next::Delivered);
     }
     stop.cancel();
-    tokio::time::timeout(PATIENCE, worker)
-        .await
-        .expect("the worker ends")
-        .expect("in order");
+    ended(worker).await;
     assert_eq!(Arc::strong_count(&world.limits), 1, "nothing of it goes on");
 }
 

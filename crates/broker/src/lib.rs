@@ -21,5 +21,5 @@ pub use api::{
     Acknowledge, Broker, BrokerError, Health, Incoming, PublishError, Queue, QueueLook, Receipt,
     Subscription, SubscriptionEnds,
 };
-pub use gather::{Confirmed, GatherSettings, JobPublisher, JournalPublisher, Pace};
+pub use gather::{Confirmed, GatherSettings, JobPublisher, JournalPublisher, Pace, Reserved};
 pub use in_process::{InProcess, InProcessSettings};

@@ -8,6 +8,9 @@ use tokio::sync::oneshot;
 
 use crate::PublishError;
 
+/// Tells of one part of a call what became of its frame.
+pub(super) type Confirm = oneshot::Receiver<Result<(), PublishError>>;
+
 /// Resolves when every frame that holds a part of a call is confirmed or failed. The first failure is the call's, but for one
 /// that [leaves nothing](PublishError::leaves_nothing) while another part may be out: that is [`PublishError::Lost`]. The
 /// call itself is under way, and goes on when this is dropped.
@@ -15,16 +18,14 @@ use crate::PublishError;
 #[must_use = "only its outcome tells that what was published is safe"]
 pub struct Confirmed {
     /// One for each part whose outcome is not known.
-    waiting: vec::IntoIter<oneshot::Receiver<Result<(), PublishError>>>,
+    waiting: vec::IntoIter<Confirm>,
     result: Result<(), PublishError>,
     /// Some part was sent, or may have been.
     is_out: bool,
 }
 
 impl Confirmed {
-    pub(super) fn new(
-        confirms: Result<Vec<oneshot::Receiver<Result<(), PublishError>>>, PublishError>,
-    ) -> Self {
+    pub(super) fn new(confirms: Result<Vec<Confirm>, PublishError>) -> Self {
         let (waiting, result) = match confirms {
             Ok(waiting) => (waiting, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
@@ -34,12 +35,6 @@ impl Confirmed {
             result,
             is_out: false,
         }
-    }
-
-    /// Why nothing of the call was taken over, if it was not: then nothing of it will ever be out.
-    pub fn refused(&self) -> Option<PublishError> {
-        let is_known = self.waiting.as_slice().is_empty() && !self.is_out;
-        self.result.err().filter(|_| is_known)
     }
 }
 

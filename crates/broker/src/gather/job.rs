@@ -13,6 +13,7 @@ use super::GatherSettings;
 use super::confirmed::Confirmed;
 use super::lane::{Chunk, Lane};
 use super::outlet::Outlet;
+use super::room::Reserved;
 use crate::{Broker, PublishError, Queue};
 
 /// How long one shard has its turn.
@@ -124,6 +125,19 @@ impl JobPublisher {
             Some(lane) => lane.publish(chunks(jobs, &lane.settings())),
             None => Confirmed::new(Err(PublishError::Refused)),
         }
+    }
+
+    /// Takes room for jobs in the queues that [`JobPublisher::deliver_queues`] names, to publish them later.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`]: some of them find no room, and nothing is reserved.
+    pub fn reserve(&self, jobs: Vec<Job>) -> Result<Reserved<Job>, PublishError> {
+        let mut rooms = Vec::with_capacity(1);
+        for (queue, jobs) in self.deliver_queues(jobs) {
+            let lane = self.lane(queue).ok_or(PublishError::Refused)?;
+            rooms.push(lane.reserve(chunks(jobs, &lane.settings()))?);
+        }
+        Ok(Reserved(rooms))
     }
 
     /// As [`JobPublisher::publish`], and tells which deliveries were not confirmed and why: those of a frame succeed or

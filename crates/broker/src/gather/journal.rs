@@ -10,7 +10,8 @@ use super::GatherSettings;
 use super::confirmed::Confirmed;
 use super::lane::{Chunk, Lane};
 use super::outlet::Outlet;
-use crate::{Broker, Queue};
+use super::room::Reserved;
+use crate::{Broker, PublishError, Queue};
 
 /// Publishes records to the journal. Cheap to clone; clones share one lane.
 #[derive(Clone)]
@@ -46,6 +47,20 @@ impl JournalPublisher {
     /// Takes over records, in order; what it returns waits until all are safe, and may be dropped: the records then still
     /// go out. On an error some of them may be in the journal all the same.
     pub fn publish(&self, records: Vec<Record>) -> Confirmed {
+        self.lane.publish(self.chunks(records))
+    }
+
+    /// Takes room for records, to publish them later.
+    ///
+    /// # Errors
+    /// [`PublishError::Full`]: nothing is reserved.
+    pub fn reserve(&self, records: Vec<Record>) -> Result<Reserved<Record>, PublishError> {
+        let room = self.lane.reserve(self.chunks(records))?;
+        Ok(Reserved(vec![room]))
+    }
+
+    /// Cuts the records of one call into what goes into a frame together.
+    fn chunks(&self, records: Vec<Record>) -> Vec<Chunk<Record>> {
         let settings = self.lane.settings();
         let mut chunks: Vec<Chunk<Record>> = Vec::new();
         for record in records {
@@ -61,7 +76,7 @@ impl JournalPublisher {
                 }),
             }
         }
-        self.lane.publish(chunks)
+        chunks
     }
 }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::confirmed::Confirmed;
+use super::confirmed::{Confirm, Confirmed};
 use super::outlet::Outlet;
+use super::room::Room;
 use super::{GatherSettings, Pace};
 use crate::{PublishError, Queue};
 
@@ -28,6 +29,13 @@ impl<T> Chunk<T> {
     pub(super) fn has_room(&self, items: usize, settings: &GatherSettings) -> bool {
         self.items.len() + items <= settings.max_items
     }
+}
+
+/// Items and bytes of chunks.
+pub(super) fn size<T>(chunks: &[Chunk<T>]) -> (usize, usize) {
+    let items = chunks.iter().map(|chunk| chunk.items.len()).sum();
+    let bytes = chunks.iter().map(|chunk| chunk.bytes).sum();
+    (items, bytes)
 }
 
 struct Waiting<T> {
@@ -83,7 +91,7 @@ impl<T: Send + 'static> Lane<T> {
 
     /// Takes over the chunks of one call.
     pub(super) fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Confirmed {
-        Confirmed::new(self.enqueue(chunks))
+        Confirmed::new(self.reserve(chunks).map(Room::publish))
     }
 
     /// Publishes the chunks of one call and tells of each what became of it. A chunk is in one frame, whole.
@@ -92,8 +100,8 @@ impl<T: Send + 'static> Lane<T> {
         chunks: Vec<Chunk<T>>,
     ) -> Vec<Result<(), PublishError>> {
         let count = chunks.len();
-        let confirms = match self.enqueue(chunks) {
-            Ok(confirms) => confirms,
+        let confirms = match self.reserve(chunks) {
+            Ok(room) => room.publish(),
             Err(error) => return vec![Err(error); count],
         };
         let mut results = Vec::with_capacity(count);
@@ -103,13 +111,9 @@ impl<T: Send + 'static> Lane<T> {
         results
     }
 
-    fn enqueue(
-        self: &Arc<Self>,
-        chunks: Vec<Chunk<T>>,
-    ) -> Result<Vec<oneshot::Receiver<Result<(), PublishError>>>, PublishError> {
-        let items: usize = chunks.iter().map(|chunk| chunk.items.len()).sum();
-        let bytes: usize = chunks.iter().map(|chunk| chunk.bytes).sum();
-        let mut confirms = Vec::with_capacity(chunks.len());
+    /// Takes room for the chunks of one call: for all of them, or none.
+    pub(super) fn reserve(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Result<Room<T>, PublishError> {
+        let (items, bytes) = size(&chunks);
         let mut state = self.state.lock();
         if state.items + items > self.outlet.settings.queue_items
             || state.bytes + bytes > self.outlet.settings.queue_bytes
@@ -120,6 +124,14 @@ impl<T: Send + 'static> Lane<T> {
         }
         state.items += items;
         state.bytes += bytes;
+        drop(state);
+        Ok(Room::new(Arc::clone(self), chunks))
+    }
+
+    /// Takes over chunks that have room.
+    pub(super) fn enqueue(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Vec<Confirm> {
+        let mut confirms = Vec::with_capacity(chunks.len());
+        let mut state = self.state.lock();
         for chunk in chunks {
             let (done, confirmed) = oneshot::channel();
             state.waiting.push_back(Waiting { chunk, done });
@@ -130,7 +142,7 @@ impl<T: Send + 'static> Lane<T> {
         if begins {
             tokio::spawn(Arc::clone(self).send_until_empty());
         }
-        Ok(confirms)
+        confirms
     }
 
     /// The task behind one place of the window: sends frame after frame until nothing waits, or another task gathers.
@@ -213,6 +225,15 @@ impl<T: Send + 'static> Lane<T> {
     }
 }
 
+impl<T> Lane<T> {
+    /// Gives room back.
+    pub(super) fn free(&self, items: usize, bytes: usize) {
+        let mut state = self.state.lock();
+        state.items -= items;
+        state.bytes -= bytes;
+    }
+}
+
 impl<T> State<T> {
     /// Whether a task is to be started: nobody gathers, and the window has a place, which is now taken.
     fn begin(&mut self, window: usize) -> bool {
@@ -268,8 +289,6 @@ struct Held<'a, T> {
 
 impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.lane.state.lock();
-        state.items -= self.items;
-        state.bytes -= self.bytes;
+        self.lane.free(self.items, self.bytes);
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Guarantees: a call resolves when every frame that holds a part of it is confirmed; a failed frame fails every
 //! call that has a part in it, and no other. A dropped call does not stop its frames, nor anybody else's. What waits and
-//! what is unconfirmed in a lane is bounded in items and in bytes; above it [`crate::PublishError::Full`].
+//! what is unconfirmed in a lane is bounded in items and in bytes; above it [`crate::PublishError::Full`]. What must go out
+//! whole or not at all [reserves](Reserved) its room in all of its lanes first.
 //!
 //! Not load-bearing: which calls share a frame. Order: frames of one lane start in the order of the calls; with a
 //! window above 1 the confirms may overlap, so only a call made after another's `Ok` is surely behind it.
@@ -18,6 +19,7 @@ mod journal;
 mod lane;
 mod outlet;
 mod pace;
+mod room;
 
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub use confirmed::Confirmed;
 pub use job::JobPublisher;
 pub use journal::JournalPublisher;
 pub use pace::Pace;
+pub use room::Reserved;
 
 /// Limits of a publisher, per queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postrider_broker::{Confirmed, PublishError, Queue};
+use postrider_broker::{PublishError, Queue};
 use postrider_model::{DeferReason, DeliveryId, Job, Next, Outcome, Record, UnixMillis};
 
 use crate::error::Error;
@@ -45,39 +45,31 @@ async fn publish_durable(api: &Api, load: Load) -> Result<(), (Error, Trace)> {
     if load.records.is_empty() {
         return Ok(());
     }
+    let has_jobs = !load.jobs.is_empty();
+    // Whole or not at all: on record, deliveries whose jobs found no room would wait for ever.
+    let jobs = api.jobs.reserve(load.jobs);
+    let reserved = jobs.and_then(|jobs| Ok((jobs, api.journal.reserve(load.records)?)));
+    let (jobs, records) = reserved.map_err(|error| refused(&error, Trace::None))?;
     // What delivers goes ahead of what records: the broker's next write to disk takes the first that come.
-    let queues = queues(api, load.jobs).map(|(queue, jobs)| api.jobs.publish(queue, jobs));
-    let jobs: Vec<_> = queues.collect();
-    if let Some(error) = none_taken(&jobs) {
-        // On record its deliveries would wait for ever.
-        return Err(refused(&error, Trace::None));
-    }
-    let journal = api.journal.publish(load.records);
+    let queued = jobs.publish();
+    let recorded = records.publish();
     // All of it is on its way. The journal went last: by its confirm the others are mostly there, and who waits for it first
     // is woken once.
-    let recorded = journal.await;
-    let mut failed = None;
-    let mut clean = true;
-    for job in jobs {
-        note(job.await, &mut failed, &mut clean);
-    }
-    note(recorded, &mut failed, &mut clean);
-    match failed {
-        None => Ok(()),
-        Some(error) => Err(refused(&error, if clean { Trace::None } else { Trace::Possible })),
-    }
-}
-
-/// Why no part of the jobs was taken over, where there are some.
-fn none_taken(jobs: &[Confirmed]) -> Option<PublishError> {
-    let errors: Option<Vec<PublishError>> = jobs.iter().map(Confirmed::refused).collect();
-    errors?.first().copied()
-}
-
-/// Keeps the first failure, and whether everything failed without leaving a trace.
-fn note(result: Result<(), PublishError>, failed: &mut Option<PublishError>, clean: &mut bool) {
-    *clean &= result.is_err_and(PublishError::leaves_nothing);
-    *failed = failed.or(result.err());
+    let recorded = recorded.await;
+    let queued = queued.await;
+    let Err(error) = queued.and(recorded) else {
+        return Ok(());
+    };
+    let leaves_nothing = |result: Result<(), PublishError>| result.is_err_and(PublishError::leaves_nothing);
+    let nothing_is_out = leaves_nothing(recorded) && (!has_jobs || leaves_nothing(queued));
+    Err(refused(
+        &error,
+        if nothing_is_out {
+            Trace::None
+        } else {
+            Trace::Possible
+        },
+    ))
 }
 
 /// The store keeps the record, in which a leased row stands for each job: once the record is committed the message is

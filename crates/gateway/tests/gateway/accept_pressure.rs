@@ -10,7 +10,7 @@ use postrider_gateway::Settings;
 use postrider_model::{DeferReason, Next};
 use serde_json::json;
 
-use crate::harness::{Fail, Harness};
+use crate::harness::{Fail, Harness, Lanes};
 
 const MSG: &str = "/api/v1/app/acme/msg";
 
@@ -108,24 +108,66 @@ async fn embedded_a_full_queue_leaves_the_delivery_in_the_store() {
     );
 }
 
-/// A message on record whose jobs never went out would show deliveries that wait for ever.
+/// A message on record whose jobs never went out would show deliveries that wait for ever, and jobs without a record would
+/// deliver what was refused.
 #[tokio::test]
-async fn what_finds_no_room_on_its_way_to_the_queue_is_not_recorded() {
+async fn what_finds_no_room_on_its_way_to_the_queues_is_not_published() {
     let no_room = GatherSettings {
         queue_items: 0,
         ..GatherSettings::default()
     };
-    let harness = Harness::with_jobs_in(no_room, true, Settings::default()).await;
+    let for_jobs = Lanes {
+        jobs: no_room,
+        ..Lanes::default()
+    };
+    let for_records = Lanes {
+        journal: no_room,
+        ..Lanes::default()
+    };
+    for lanes in [for_jobs, for_records] {
+        let harness = Harness::with_lanes(lanes, true, Settings::default()).await;
+        harness.acme().await;
+        let body = json!({"eventType": "a", "payload": {}});
+        let refused = harness.post_with_key(MSG, "key", body).await;
+        assert_eq!((refused.code(), refused.retry_after()), ("overloaded", Some(1)));
+        refused.is(StatusCode::SERVICE_UNAVAILABLE);
+        assert!(harness.broker.accepted().is_empty(), "nothing is on record");
+        assert!(harness.broker.jobs().is_empty(), "nothing is delivered");
+        // Its key is free for another.
+        let other = json!({"eventType": "b", "payload": {}});
+        let again = harness.post_with_key(MSG, "key", other).await;
+        assert_eq!(again.code(), "overloaded");
+    }
+}
+
+#[tokio::test]
+async fn what_finds_room_in_part_is_not_published_and_holds_no_room() {
+    let settings = Settings::default();
+    let one_each = Lanes {
+        jobs: GatherSettings {
+            max_items: 1,
+            queue_items: 1,
+            ..GatherSettings::default()
+        },
+        ..Lanes::default()
+    };
+    let shards = usize::from(settings.shards);
+    let harness = Harness::with_lanes(one_each, true, settings).await;
     harness.acme().await;
-    let body = json!({"eventType": "a", "payload": {}});
-    let refused = harness.post_with_key(MSG, "key", body).await;
-    assert_eq!((refused.code(), refused.retry_after()), ("overloaded", Some(1)));
+    let batch = |messages: usize| {
+        let message = json!({"eventType": "a", "payload": {}});
+        harness.post(
+            "/api/v1/app/acme/msg/batch",
+            json!({"messages": vec![message; messages]}),
+        )
+    };
+    let refused = batch(shards + 1).await;
+    assert_eq!(refused.code(), "overloaded");
     refused.is(StatusCode::SERVICE_UNAVAILABLE);
     assert!(harness.broker.accepted().is_empty(), "nothing is on record");
-    // Its key is free for another.
-    let other = json!({"eventType": "b", "payload": {}});
-    let again = harness.post_with_key(MSG, "key", other).await;
-    assert_eq!(again.code(), "overloaded");
+    assert!(harness.broker.jobs().is_empty(), "nothing is delivered");
+    batch(shards).await.is(StatusCode::ACCEPTED);
+    assert_eq!(harness.broker.jobs().len(), shards);
 }
 
 #[tokio::test]

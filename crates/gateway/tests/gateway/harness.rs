@@ -137,6 +137,13 @@ impl TestBroker {
     }
 }
 
+/// Bounds of the lanes in which what is published waits for its queue.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lanes {
+    pub(crate) jobs: GatherSettings,
+    pub(crate) journal: GatherSettings,
+}
+
 pub(crate) struct Harness {
     pub(crate) router: Router,
     pub(crate) gateway: Gateway,
@@ -162,18 +169,18 @@ impl Harness {
     }
 
     pub(crate) async fn with(durable: bool, settings: Settings) -> Self {
-        Self::with_jobs_in(GatherSettings::default(), durable, settings).await
+        Self::with_lanes(Lanes::default(), durable, settings).await
     }
 
-    /// Jobs wait for their queue in a lane with these bounds.
-    pub(crate) async fn with_jobs_in(jobs: GatherSettings, durable: bool, settings: Settings) -> Self {
+    /// What is published waits for its queue in lanes with these bounds.
+    pub(crate) async fn with_lanes(lanes: Lanes, durable: bool, settings: Settings) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let keyring = Arc::new(Keyring::generate().expect("randomness").0);
         let settings_of_store = postrider_store_sqlite::Settings::new(keyring);
         let store = SqliteStore::open(dir.path().join("test.db"), settings_of_store).expect("a store");
         let store: SharedStore = store;
         store.migrate().await.expect("a schema");
-        let mut harness = Self::over_with(store, jobs, durable, settings);
+        let mut harness = Self::over_with(store, lanes, durable, settings);
         harness._dir = Some(dir);
         harness.until_ready().await;
         harness
@@ -181,10 +188,10 @@ impl Harness {
 
     /// A gateway that starts over a store that is there: nothing else is left of the one before.
     pub(crate) fn over(store: SharedStore, durable: bool, settings: Settings) -> Self {
-        Self::over_with(store, GatherSettings::default(), durable, settings)
+        Self::over_with(store, Lanes::default(), durable, settings)
     }
 
-    fn over_with(store: SharedStore, jobs: GatherSettings, durable: bool, mut settings: Settings) -> Self {
+    fn over_with(store: SharedStore, lanes: Lanes, durable: bool, mut settings: Settings) -> Self {
         settings.admin_key = Some(SecretString::from(ADMIN));
         let broker = Arc::new(TestBroker {
             durable,
@@ -202,8 +209,8 @@ impl Harness {
         let deps = Deps {
             store: Arc::clone(&store),
             limits: Arc::clone(&limits),
-            jobs: JobPublisher::new(Arc::clone(&shared), jobs, settings.shards),
-            journal: JournalPublisher::new(Arc::clone(&shared), GatherSettings::default()),
+            jobs: JobPublisher::new(Arc::clone(&shared), lanes.jobs, settings.shards),
+            journal: JournalPublisher::new(Arc::clone(&shared), lanes.journal),
             broker: shared,
             policy: Policy::default(),
             metrics: Arc::new(Metrics::default()),

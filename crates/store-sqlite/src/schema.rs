@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_traceparent.sql"),
     include_str!("../migrations/0005_changed.sql"),
     include_str!("../migrations/0006_recent_claims.sql"),
+    include_str!("../migrations/0007_deleted.sql"),
 ];
 
 /// This program's version.

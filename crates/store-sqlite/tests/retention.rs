@@ -1,15 +1,16 @@
 //! Retention of a store in a file: a clock that was wrong, and how much one chunk touches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_model::{
-    Accepted, AppId, Attempt, AttemptClass, AttemptId, DeferReason, DeliveryId, Disposition, EndpointId,
-    Message, MessageId, NewDelivery, Next, Outcome, Record, Trigger, UnixMillis,
+    Accepted, AppId, Application, Attempt, AttemptClass, AttemptId, DeferReason, DeliveryId, Disposition,
+    EndpointId, Message, MessageId, NewDelivery, Next, Outcome, Record, Trigger, UnixMillis,
 };
 use postrider_secrets::Keyring;
-use postrider_store::{LogStore, RecordStore, RetentionReport, UpkeepStore};
+use postrider_store::{ConfigStore, LogStore, RecordStore, RetentionReport, Since, UpkeepStore};
 use postrider_store_sqlite::{Settings, SqliteStore};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -226,4 +227,31 @@ async fn a_chunk_is_bounded_by_what_it_removes() {
     }
     // Each counts as seventeen rows.
     assert_eq!(removed, [3, 3, 0]);
+}
+
+/// The next change of an application's configuration is numbered after the last: who asks what changed would miss one that has
+/// a number a second time.
+#[tokio::test]
+async fn no_change_of_configuration_has_an_earlier_ones_number() {
+    let world = World::new();
+    let long_ago = UnixMillis::now().minus(YEAR);
+    let app = Application {
+        id: AppId::from_uuid(Uuid::from_u128(1)),
+        uid: None,
+        name: "a tenant".into(),
+        throttle_rate: None,
+        propagate_traceparent: false,
+        metadata: BTreeMap::new(),
+        created_at: long_ago,
+        updated_at: long_ago,
+    };
+    world.store.create_app(&app).await.expect("created");
+    world.store.delete_app(app.id, long_ago).await.expect("deleted");
+    let told = async || {
+        let answer = world.store.changed_apps(Some(Since(0)), 100).await;
+        answer.expect("an answer").next
+    };
+    let before = told().await;
+    world.retain(DAY, DAY, 100).await;
+    assert_eq!(told().await, before);
 }

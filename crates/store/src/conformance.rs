@@ -120,6 +120,7 @@ macro_rules! store_conformance {
                 a_young_payload_stays,
                 claims_that_ended_go,
                 old_records_go,
+                what_was_deleted_goes_after_its_record,
             }
             deliveries {
                 deliveries_of_an_endpoint_are_filtered,

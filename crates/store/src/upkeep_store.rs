@@ -110,7 +110,7 @@ pub struct RetentionReport {
     pub messages: u64,
     /// Deliveries cancelled because their payload expired first.
     pub cancelled: u64,
-    /// Claims, counters, finished tasks and marks of trials.
+    /// Claims, counters, finished tasks, marks of trials, and what was deleted or revoked.
     pub rows: u64,
     /// The chunk ended at its limit, perhaps without having removed anything: more may be left.
     pub more: bool,
@@ -156,8 +156,8 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// on record (`MessageMissing`) what belongs to a message older than `cancel_after`, if that is given. The deliveries of a
     /// paused endpoint are not due. The caller knows whether the journal may still bring the message.
     async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError>;
-    /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`. Makes the
-    /// coming days' partitions. Call again at once while it reports anything.
+    /// One chunk of retention: payloads older than `payloads` (or their own retention), then records older than `log`, and
+    /// applications, endpoints and keys that were deleted or revoked longer ago than that. Makes the coming days' partitions. Call again at once while it reports anything.
     async fn retain(
         &self,
         payloads: Duration,

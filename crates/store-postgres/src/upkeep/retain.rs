@@ -22,6 +22,14 @@ use crate::waiting::look;
 /// How long the mark of a trial is kept.
 const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// Removes endpoints that were deleted before `$1`, which no record refers to any more, with what is kept beside them. A
+/// backlog row that somebody has just woken stays, and leads to a sweep.
+const DELETED_ENDPOINTS: &str = "WITH gone AS (DELETE FROM endpoints WHERE id IN \
+     (SELECT id FROM endpoints WHERE deleted_at < $1 LIMIT $2) RETURNING id), \
+     health AS (DELETE FROM endpoint_health h USING gone WHERE h.endpoint = gone.id), \
+     backlog AS (DELETE FROM backlog b USING gone WHERE b.endpoint = gone.id AND NOT b.sweep \
+     AND b.next_due = 9223372036854775807) SELECT id FROM gone";
+
 /// Partitions dropped in one chunk: one day's tables.
 const PARTITIONS: usize = 4;
 
@@ -102,6 +110,15 @@ async fn chunk(
         ),
         (
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < $1 LIMIT $2)",
+            log_day.saturating_mul(DAY_MS),
+        ),
+        (DELETED_ENDPOINTS, log_day.saturating_mul(DAY_MS)),
+        (
+            "DELETE FROM applications WHERE id IN (SELECT id FROM applications WHERE deleted_at < $1 LIMIT $2)",
+            log_day.saturating_mul(DAY_MS),
+        ),
+        (
+            "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE revoked_at < $1 LIMIT $2)",
             log_day.saturating_mul(DAY_MS),
         ),
     ] {

@@ -55,10 +55,10 @@ async fn a_newer_schema_serves_and_is_not_migrated_back() {
 async fn while_a_migration_waits_for_a_table_others_pass() {
     let world = World::new().await;
     let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
-    sqlx::raw_sql("DELETE FROM schema_version WHERE version = 8; ALTER TABLE backlog DROP COLUMN not_before")
-        .execute(&pool)
-        .await
-        .unwrap();
+    let before_the_eighth = "DELETE FROM schema_version WHERE version >= 8; \
+        ALTER TABLE backlog DROP COLUMN not_before; \
+        DROP INDEX applications_deleted, endpoints_deleted, api_keys_revoked";
+    sqlx::raw_sql(before_the_eighth).execute(&pool).await.unwrap();
     let writes = "LOCK TABLE backlog IN ROW EXCLUSIVE MODE";
     let mut long = pool.begin().await.unwrap();
     sqlx::raw_sql(writes).execute(&mut *long).await.unwrap();
@@ -85,7 +85,7 @@ async fn while_a_migration_waits_for_a_table_others_pass() {
     assert!(!migrating.is_finished());
     other.commit().await.unwrap();
     long.commit().await.unwrap();
-    assert_eq!(migrating.await.unwrap().unwrap(), (7, 8));
+    assert_eq!(migrating.await.unwrap().unwrap(), (7, 9));
 }
 
 #[tokio::test]

@@ -252,32 +252,49 @@ fn remove_message(
     Ok(())
 }
 
-/// Old marks of trials; counters and finished tasks from before `cutoff`. Returns how many.
+/// Old marks of trials; counters, finished tasks and what was deleted or revoked before `cutoff`, which no record refers to
+/// any more. Returns how many.
 fn remove_by_time(
     connection: &Connection,
     now: UnixMillis,
     cutoff: UnixMillis,
     limit: u32,
 ) -> Fallible<usize> {
-    let mut gone = connection
-        .prepare_cached(
+    let counters_cutoff = cutoff.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS);
+    let mut gone = 0;
+    for (statement, before) in [
+        (
             "DELETE FROM trials WHERE (delivery, run) IN (
                 SELECT delivery, run FROM trials WHERE at < ?1 ORDER BY at LIMIT ?2)",
-        )?
-        .execute(params![now.minus(TRIALS_KEPT).0, limit])?;
-    gone += connection
-        .prepare_cached(
+            now.minus(TRIALS_KEPT).0,
+        ),
+        (
             "DELETE FROM counters WHERE (endpoint, hour) IN (
                 SELECT endpoint, hour FROM counters WHERE hour < ?1 ORDER BY hour LIMIT ?2)",
-        )?
-        .execute(params![
-            cutoff.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS),
-            limit
-        ])?;
-    gone += connection
-        .prepare_cached(
+            counters_cutoff,
+        ),
+        (
             "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < ?1 LIMIT ?2)",
-        )?
-        .execute(params![cutoff.0, limit])?;
+            cutoff.0,
+        ),
+        (
+            "DELETE FROM endpoints WHERE id IN (SELECT id FROM endpoints WHERE deleted_at < ?1 LIMIT ?2)",
+            cutoff.0,
+        ),
+        (
+            // The next change is numbered after the last: that one stays until there is a later.
+            "DELETE FROM applications WHERE id IN (SELECT id FROM applications WHERE deleted_at < ?1
+                AND changed < (SELECT max(changed) FROM applications) LIMIT ?2)",
+            cutoff.0,
+        ),
+        (
+            "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE revoked_at < ?1 LIMIT ?2)",
+            cutoff.0,
+        ),
+    ] {
+        gone += connection
+            .prepare_cached(statement)?
+            .execute(params![before, limit])?;
+    }
     Ok(gone)
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use postrider_model::{Claim, DeliveryState, Disposition, Next, UnixMillis};
+use postrider_model::{AppId, Claim, DeliveryState, Disposition, KeyId, Next, UnixMillis};
 
 use super::fixture::{DAY, RETRY, WAITING, World, first, must};
-use crate::{AttemptFilter, MessageFilter, RetentionReport, SharedStore};
+use crate::{AttemptFilter, MessageFilter, NewKey, ResealCursor, RetentionReport, SharedStore};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -177,4 +177,58 @@ pub async fn old_records_go(store: SharedStore) {
             .is_empty()
     );
     assert_eq!(world.take(endpoint, 100).await.len(), 3);
+}
+
+/// What was deleted or revoked goes once nothing on record can refer to it, its sealed secrets with it. What comes for it all
+/// the same is cancelled.
+pub async fn what_was_deleted_goes_after_its_record(store: SharedStore) {
+    let world = World::new(store).await;
+    let now = UnixMillis::now();
+    let long_ago = now.minus(10 * DAY);
+    let app = world.id(AppId::generate);
+    must(world.store.create_app(&world.application(app)).await);
+    must(world.store.delete_app(app, long_ago).await);
+    let mut endpoints = Vec::new();
+    for deleted_at in [Some(long_ago), Some(now), None] {
+        let endpoint = world.endpoint(|_| {}).await.id;
+        if let Some(at) = deleted_at {
+            must(world.store.delete_endpoint(world.app, endpoint, at).await);
+        }
+        endpoints.push(endpoint);
+    }
+    let mut keys = Vec::new();
+    for (hash, revoked_at) in [(1, long_ago), (2, now)] {
+        let key = NewKey {
+            id: world.id(KeyId::generate),
+            hash: [hash; 32],
+            scope: "ingest".into(),
+            name: "producer".into(),
+            created_at: long_ago,
+        };
+        must(world.store.create_key(&key).await);
+        assert!(must(world.store.revoke_key(key.id, revoked_at).await));
+        keys.push(key.id);
+    }
+    must(world.store.sweep(100).await);
+    assert_eq!(
+        must(world.store.reseal(ResealCursor::default(), 100).await).seen,
+        3
+    );
+
+    let gone = retain_all(&world, 4 * DAY, 5 * DAY).await;
+    assert_eq!(gone.rows, 3, "an application, an endpoint and a key");
+    assert_eq!(
+        must(world.store.reseal(ResealCursor::default(), 100).await).seen,
+        2
+    );
+    let left: Vec<KeyId> = must(world.store.keys().await)
+        .iter()
+        .map(|stored| stored.key.id)
+        .collect();
+    assert_eq!(left, keys[1..]);
+
+    let late = world.accept_many(endpoints[0], 1, WAITING).await;
+    world.claim().await;
+    assert_eq!(must(world.store.sweep(100).await).cancelled, 1);
+    assert_eq!(world.state(&late[0]).await, DeliveryState::Cancelled);
 }

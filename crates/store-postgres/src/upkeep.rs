@@ -1,5 +1,6 @@
 //! Schema, sweeps, retention, background tasks, parked records.
 
+mod by_time;
 pub(crate) mod cancel;
 mod retain;
 mod sweep;

@@ -9,6 +9,7 @@ use crate::codec::Walk;
 use crate::config::apps;
 use crate::log::{attempts, deliveries, messages};
 use crate::schema;
+use crate::upkeep::by_time;
 use crate::waiting::counts;
 
 /// The steps of a statement's plan that touch tables, in words.
@@ -78,6 +79,20 @@ fn what_changed_is_found_by_its_number() {
     let mut connection = Connection::open_in_memory().expect("a database");
     schema::migrate(&mut connection).expect("a schema");
     seeks(&connection, apps::CHANGED, "applications_changed (changed>?)");
+}
+
+#[test]
+fn what_was_deleted_is_found_by_its_time() {
+    let mut connection = Connection::open_in_memory().expect("a database");
+    schema::migrate(&mut connection).expect("a schema");
+    for (sql, index) in [
+        (by_time::ENDPOINTS, "endpoints_deleted (deleted_at<?)"),
+        (by_time::APPLICATIONS, "applications_deleted (deleted_at<?)"),
+        (by_time::KEYS, "api_keys_revoked (revoked_at<?)"),
+    ] {
+        let steps = plan(&connection, sql);
+        assert!(steps.iter().any(|step| step.contains(index)), "{steps:#?}");
+    }
 }
 
 #[test]

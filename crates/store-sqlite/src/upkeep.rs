@@ -1,5 +1,6 @@
 //! `UpkeepStore`: sweeps, retention, tasks, parked rows, closing.
 
+pub(crate) mod by_time;
 pub(crate) mod parked;
 mod retain;
 mod sweep;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_model::{
     Accepted, AppId, Application, Attempt, AttemptClass, AttemptId, DeferReason, DeliveryId, Disposition,
-    EndpointId, Message, MessageId, NewDelivery, Next, Outcome, Record, Trigger, UnixMillis,
+    EndpointId, KeyId, Message, MessageId, NewDelivery, Next, Outcome, Record, Trigger, UnixMillis,
 };
 use postrider_secrets::Keyring;
-use postrider_store::{ConfigStore, LogStore, RecordStore, RetentionReport, Since, UpkeepStore};
-use postrider_store_sqlite::{Settings, SqliteStore};
+use postrider_store::transfer::Portion;
+use postrider_store::{ConfigStore, LogStore, NewKey, RecordStore, RetentionReport, Since, UpkeepStore};
+use postrider_store_sqlite::{Export, Settings, SqliteStore};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -254,4 +255,52 @@ async fn no_change_of_configuration_has_an_earlier_ones_number() {
     let before = told().await;
     world.retain(DAY, DAY, 100).await;
     assert_eq!(told().await, before);
+}
+
+/// A store without any key is greeted as a new one, and given one: whoever revoked all wants none.
+#[tokio::test]
+async fn the_last_keys_stay_revoked() {
+    let world = World::new();
+    let long_ago = UnixMillis::now().minus(YEAR);
+    let revoked = async |hash: u8| {
+        let key = NewKey {
+            id: KeyId::generate(long_ago, &mut rand::rng()),
+            hash: [hash; 32],
+            scope: "admin".into(),
+            name: String::new(),
+            created_at: long_ago,
+        };
+        world.store.create_key(&key).await.expect("created");
+        assert!(world.store.revoke_key(key.id, long_ago).await.expect("revoked"));
+    };
+    for hash in 0..3 {
+        revoked(hash).await;
+    }
+    world.retain(DAY, DAY, 100).await;
+    assert_eq!(world.store.keys().await.expect("keys").len(), 3);
+}
+
+/// What is recorded after retention makes its delivery anew, of a message and an endpoint that are gone.
+#[tokio::test]
+async fn what_came_late_for_nobody_moves_too() {
+    let world = World::new();
+    for _ in 0..2 {
+        world.message(UnixMillis::now(), 1).await;
+    }
+    world.store.close().await;
+    let path = world.directory.path().join("postrider.db");
+    let connection = rusqlite::Connection::open(&path).expect("the file");
+    let gone =
+        "DELETE FROM messages; DELETE FROM attempts WHERE message = (SELECT min(message) FROM attempts)";
+    connection.execute_batch(gone).expect("removed");
+    drop(connection);
+    let mut export =
+        Export::open(&path, Arc::new(Keyring::generate().expect("randomness").0)).expect("a file");
+    let mut apps = Vec::new();
+    while let Some(portion) = export.next_portion().expect("a portion") {
+        if let Portion::Deliveries(rows) = portion {
+            apps.extend(rows.iter().map(|row| row.app.as_uuid().as_u128()));
+        }
+    }
+    assert_eq!(apps, [0, 1]);
 }

@@ -1,5 +1,6 @@
 //! Retention. Whole days go as partitions, payloads before the rest; what waits for them is cancelled first, on
-//! record. Only bodies whose message names its own retention, claims and counters are removed row by row, in chunks.
+//! record. Only bodies whose message names its own retention and what goes by its time alone ([`by_time`]) are removed row by
+//! row, in chunks.
 //!
 //! One ledger at a time works on it; the others pass. A partition is detached without keeping readers and writers
 //! out, then dropped; what an interrupted run left half done is finished by the next.
@@ -12,23 +13,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
+use super::by_time;
 use super::cancel::{self, Doomed};
 use crate::PostgresStore;
 use crate::error::Work;
 use crate::row::{floor, same_millisecond};
 use crate::schema::{DAY_MS, RETAIN_LOCK};
 use crate::waiting::look;
-
-/// How long the mark of a trial is kept.
-const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// Removes endpoints that were deleted before `$1`, which no record refers to any more, with what is kept beside them. A
-/// backlog row that somebody has just woken stays, and leads to a sweep.
-const DELETED_ENDPOINTS: &str = "WITH gone AS (DELETE FROM endpoints WHERE id IN \
-     (SELECT id FROM endpoints WHERE deleted_at < $1 LIMIT $2) RETURNING id), \
-     health AS (DELETE FROM endpoint_health h USING gone WHERE h.endpoint = gone.id), \
-     backlog AS (DELETE FROM backlog b USING gone WHERE b.endpoint = gone.id AND NOT b.sweep \
-     AND b.next_due = 9223372036854775807) SELECT id FROM gone";
 
 /// Partitions dropped in one chunk: one day's tables.
 const PARTITIONS: usize = 4;
@@ -93,42 +84,8 @@ async fn chunk(
     kept_bodies(store, now, log_day, limit, &mut report).await?;
     let (cancelled, is_last) = cancel_before(store, payload_day, log_day, limit).await?;
     report.cancelled += cancelled;
-    for (statement, bound) in [
-        (
-            "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= $1 LIMIT $2)",
-            now.0,
-        ),
-        (
-            "DELETE FROM trials WHERE (delivery, run) IN \
-             (SELECT delivery, run FROM trials WHERE at < $1 LIMIT $2)",
-            now.minus(TRIALS_KEPT).0,
-        ),
-        (
-            "DELETE FROM counters WHERE (endpoint, bucket) IN \
-             (SELECT endpoint, bucket FROM counters WHERE bucket < $1 LIMIT $2)",
-            log_day.saturating_mul(DAY_MS),
-        ),
-        (
-            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < $1 LIMIT $2)",
-            log_day.saturating_mul(DAY_MS),
-        ),
-        (DELETED_ENDPOINTS, log_day.saturating_mul(DAY_MS)),
-        (
-            "DELETE FROM applications WHERE id IN (SELECT id FROM applications WHERE deleted_at < $1 LIMIT $2)",
-            log_day.saturating_mul(DAY_MS),
-        ),
-        (
-            "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE revoked_at < $1 LIMIT $2)",
-            log_day.saturating_mul(DAY_MS),
-        ),
-    ] {
-        let gone = sqlx::query(statement)
-            .bind(bound)
-            .bind(limit)
-            .execute(&mut *connection)
-            .await?;
-        report.rows += gone.rows_affected();
-    }
+    let log_before = log_day.saturating_mul(DAY_MS);
+    report.rows += by_time::remove(connection, now, log_before, limit).await?;
     // The partitions go when nothing waits for them any more.
     if !is_last {
         return Ok(report);
@@ -151,6 +108,9 @@ async fn chunk(
                 _ => report.rows += held_rows,
             }
         }
+    }
+    if left > 0 {
+        report.rows += by_time::remove_deleted(connection, log_before, limit).await?;
     }
     Ok(report)
 }

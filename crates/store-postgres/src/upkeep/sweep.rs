@@ -54,7 +54,9 @@ pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<u
             continue;
         };
         let doomed = take(&mut tx, endpoint, left).await?;
-        if doomed.is_empty() {
+        if doomed.is_empty() && row.try_get("deleted")? {
+            forget(&mut tx, endpoint).await?;
+        } else if doomed.is_empty() {
             unflag(&mut tx, endpoint, false).await?;
         }
         left = left.saturating_sub(i64::try_from(doomed.len()).unwrap_or(i64::MAX));
@@ -96,6 +98,18 @@ async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) ->
     )
     .bind(endpoint)
     .bind(enabled)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes a deleted endpoint's row, unless rows are left that others hold right now. It is locked: who brings something late
+/// waits, and makes it anew.
+async fn forget(connection: &mut PgConnection, endpoint: Uuid) -> Work<()> {
+    sqlx::query(
+        "DELETE FROM backlog WHERE endpoint = $1 AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.endpoint = $1)",
+    )
+    .bind(endpoint)
     .execute(connection)
     .await?;
     Ok(())

@@ -110,9 +110,11 @@ pub(super) fn messages(connection: &Connection, keyring: &Keyring, after: &[Valu
 }
 
 pub(super) fn deliveries(connection: &Connection, _: &Keyring, after: &[Value]) -> Fallible<Part> {
-    // The application is the message's; without the message, the endpoint's, whose row outlives it.
+    // The application is the message's. What came late has no message any more, and perhaps no endpoint: only an attempt of
+    // its own tells then, and without one it is nobody's.
     let sql = "SELECT d.message, d.endpoint, d.id, d.state, d.attempts, d.origin, d.cancelled,
-            coalesce(m.app, e.app)
+            coalesce(m.app, e.app, (SELECT a.app FROM attempts a WHERE a.message = d.message AND a.delivery = d.id),
+                     zeroblob(16))
          FROM deliveries d LEFT JOIN messages m ON m.id = d.message LEFT JOIN endpoints e ON e.id = d.endpoint
          WHERE (d.message, d.endpoint, d.id) > (?1, ?2, ?3) ORDER BY d.message, d.endpoint, d.id";
     let (rows, last) = portion(connection, sql, after, |row| {

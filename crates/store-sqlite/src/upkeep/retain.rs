@@ -11,9 +11,7 @@ use crate::cancel::{self, Waits};
 use crate::claims::ended::EndedClaims;
 use crate::codec;
 use crate::error::Fallible;
-
-/// How long the mark of a trial is kept.
-const TRIALS_KEPT: Duration = Duration::from_secs(24 * 3600);
+use crate::upkeep::by_time;
 
 /// So many bytes of a payload count as one row.
 const BODY_BYTES_PER_ROW: usize = 16 * 1024;
@@ -56,9 +54,12 @@ pub(crate) fn retain(
     let mut records_room = Room::of(limit);
     remove_records(connection, now.minus(log), &mut records_room, &mut report)?;
     report.more = room.is_used() || records_room.is_used();
-    let ended =
-        ended_claims.step(connection, now, limit)? + remove_by_time(connection, now, now.minus(log), limit)?;
-    report.rows = u64::try_from(ended).unwrap_or(u64::MAX);
+    let mut rows = ended_claims.step(connection, now, limit)?;
+    rows += by_time::remove(connection, now, now.minus(log), limit)?;
+    if !records_room.is_used() {
+        rows += by_time::remove_deleted(connection, now.minus(log), limit)?;
+    }
+    report.rows = u64::try_from(rows).unwrap_or(u64::MAX);
     Ok(report)
 }
 
@@ -250,51 +251,4 @@ fn remove_message(
         room.take(1);
     }
     Ok(())
-}
-
-/// Old marks of trials; counters, finished tasks and what was deleted or revoked before `cutoff`, which no record refers to
-/// any more. Returns how many.
-fn remove_by_time(
-    connection: &Connection,
-    now: UnixMillis,
-    cutoff: UnixMillis,
-    limit: u32,
-) -> Fallible<usize> {
-    let counters_cutoff = cutoff.0.saturating_sub(postrider_store::fold::COUNTER_BUCKET_MS);
-    let mut gone = 0;
-    for (statement, before) in [
-        (
-            "DELETE FROM trials WHERE (delivery, run) IN (
-                SELECT delivery, run FROM trials WHERE at < ?1 ORDER BY at LIMIT ?2)",
-            now.minus(TRIALS_KEPT).0,
-        ),
-        (
-            "DELETE FROM counters WHERE (endpoint, hour) IN (
-                SELECT endpoint, hour FROM counters WHERE hour < ?1 ORDER BY hour LIMIT ?2)",
-            counters_cutoff,
-        ),
-        (
-            "DELETE FROM tasks WHERE id IN (SELECT id FROM tasks WHERE state <> 0 AND updated_at < ?1 LIMIT ?2)",
-            cutoff.0,
-        ),
-        (
-            "DELETE FROM endpoints WHERE id IN (SELECT id FROM endpoints WHERE deleted_at < ?1 LIMIT ?2)",
-            cutoff.0,
-        ),
-        (
-            // The next change is numbered after the last: that one stays until there is a later.
-            "DELETE FROM applications WHERE id IN (SELECT id FROM applications WHERE deleted_at < ?1
-                AND changed < (SELECT max(changed) FROM applications) LIMIT ?2)",
-            cutoff.0,
-        ),
-        (
-            "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE revoked_at < ?1 LIMIT ?2)",
-            cutoff.0,
-        ),
-    ] {
-        gone += connection
-            .prepare_cached(statement)?
-            .execute(params![before, limit])?;
-    }
-    Ok(gone)
 }

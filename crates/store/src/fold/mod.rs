@@ -41,7 +41,7 @@ pub const IN_PROCESS_LEASE: Duration = Duration::from_secs(600);
 pub struct Known {
     /// Deliveries of [`Touched::deliveries`] that the store has.
     pub deliveries: HashMap<DeliveryId, KnownDelivery>,
-    /// Endpoints of [`Touched::endpoints`] that the store has, deleted ones too.
+    /// Endpoints of [`Touched::endpoints`] that the store has, deleted ones too until retention removes them.
     pub endpoints: HashMap<EndpointId, KnownEndpoint>,
 }
 

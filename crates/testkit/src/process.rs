@@ -223,12 +223,9 @@ impl Postrider {
     /// Freezes the process: its connections stay open and nothing answers.
     ///
     /// # Errors
-    /// It is down.
+    /// It is down, or does not stop within 10 s.
     pub fn pause(&self) -> Result<()> {
-        self.running
-            .as_ref()
-            .context("postrider is down")?
-            .signal(Signal::STOP)
+        self.running.as_ref().context("postrider is down")?.pause()
     }
 
     /// Ends [`Postrider::pause`].

@@ -14,10 +14,13 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::host::{User, find_binary};
+
+/// How long a process may take to stand still.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How to start a server.
 #[derive(Debug, Clone)]
@@ -127,11 +130,30 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("not a pid")?;
+        let pid = self.rustix_pid()?;
         kill_process(pid, signal).with_context(|| format!("cannot signal process {}", self.child.id()))
+    }
+
+    /// Stops it, and waits until it stands still: for a moment after the signal its threads may still answer.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let who = WaitId::Pid(self.rustix_pid()?);
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let until = Instant::now() + PAUSE_LIMIT;
+        while waitid(who.clone(), stopped)?.is_none() {
+            ensure!(
+                Instant::now() < until,
+                "process {} does not stop",
+                self.child.id()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn rustix_pid(&self) -> Result<Pid> {
+        let pid = i32::try_from(self.child.id()).ok();
+        pid.and_then(Pid::from_raw).context("not a pid")
     }
 
     /// Waits for the process to end by itself.

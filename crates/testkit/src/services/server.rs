@@ -99,9 +99,9 @@ impl<K: Kind> Server<K> {
     /// Freezes the process: connections stay open and nothing answers.
     ///
     /// # Errors
-    /// It is not running.
+    /// It is not running, or does not stop within 10 s.
     pub fn pause(&self) -> Result<()> {
-        self.running()?.signal(Signal::STOP)
+        self.running()?.pause()
     }
 
     /// Ends [`Server::pause`].

@@ -130,7 +130,8 @@ impl JobPublisher {
     /// Takes room for jobs in the queues that [`JobPublisher::deliver_queues`] names, to publish them later.
     ///
     /// # Errors
-    /// [`PublishError::Full`]: some of them find no room, and nothing is reserved.
+    /// [`PublishError::Full`]: some of them find no room, and nothing is reserved. [`PublishError::Refused`]: the publisher has
+    /// no shards.
     pub fn reserve(&self, jobs: Vec<Job>) -> Result<Reserved<Job>, PublishError> {
         let mut rooms = Vec::with_capacity(1);
         for (queue, jobs) in self.deliver_queues(jobs) {

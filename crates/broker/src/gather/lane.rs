@@ -91,7 +91,7 @@ impl<T: Send + 'static> Lane<T> {
 
     /// Takes over the chunks of one call.
     pub(super) fn publish(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Confirmed {
-        Confirmed::new(self.reserve(chunks).map(Room::publish))
+        Confirmed::new(self.take_over(chunks))
     }
 
     /// Publishes the chunks of one call and tells of each what became of it. A chunk is in one frame, whole.
@@ -100,8 +100,8 @@ impl<T: Send + 'static> Lane<T> {
         chunks: Vec<Chunk<T>>,
     ) -> Vec<Result<(), PublishError>> {
         let count = chunks.len();
-        let confirms = match self.reserve(chunks) {
-            Ok(room) => room.publish(),
+        let confirms = match self.take_over(chunks) {
+            Ok(confirms) => confirms,
             Err(error) => return vec![Err(error); count],
         };
         let mut results = Vec::with_capacity(count);
@@ -109,6 +109,12 @@ impl<T: Send + 'static> Lane<T> {
             results.push(confirmed.await.unwrap_or(Err(PublishError::Lost)));
         }
         results
+    }
+
+    fn take_over(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Result<Vec<Confirm>, PublishError> {
+        let mut confirms = Vec::with_capacity(chunks.len());
+        self.reserve(chunks)?.publish(&mut confirms);
+        Ok(confirms)
     }
 
     /// Takes room for the chunks of one call: for all of them, or none.
@@ -128,9 +134,8 @@ impl<T: Send + 'static> Lane<T> {
         Ok(Room::new(Arc::clone(self), chunks))
     }
 
-    /// Takes over chunks that have room.
-    pub(super) fn enqueue(self: &Arc<Self>, chunks: Vec<Chunk<T>>) -> Vec<Confirm> {
-        let mut confirms = Vec::with_capacity(chunks.len());
+    /// Takes over chunks that have room, and adds a confirm for each.
+    pub(super) fn enqueue(self: &Arc<Self>, chunks: Vec<Chunk<T>>, confirms: &mut Vec<Confirm>) {
         let mut state = self.state.lock();
         for chunk in chunks {
             let (done, confirmed) = oneshot::channel();
@@ -142,7 +147,6 @@ impl<T: Send + 'static> Lane<T> {
         if begins {
             tokio::spawn(Arc::clone(self).send_until_empty());
         }
-        confirms
     }
 
     /// The task behind one place of the window: sends frame after frame until nothing waits, or another task gathers.

@@ -15,8 +15,11 @@ pub struct Reserved<T: Send + 'static>(pub(super) Vec<Room<T>>);
 impl<T: Send + 'static> Reserved<T> {
     /// Publishes it. What is returned waits until all is safe, and may be dropped: what was published then still goes out.
     pub fn publish(self) -> Confirmed {
-        let confirms = self.0.into_iter().flat_map(Room::publish);
-        Confirmed::new(Ok(confirms.collect()))
+        let mut confirms = Vec::new();
+        for room in self.0 {
+            room.publish(&mut confirms);
+        }
+        Confirmed::new(Ok(confirms))
     }
 }
 
@@ -32,8 +35,9 @@ impl<T: Send + 'static> Room<T> {
         Self { lane, chunks }
     }
 
-    pub(super) fn publish(mut self) -> Vec<Confirm> {
-        self.lane.enqueue(std::mem::take(&mut self.chunks))
+    /// Publishes it, and adds a confirm for each chunk.
+    pub(super) fn publish(mut self, confirms: &mut Vec<Confirm>) {
+        self.lane.enqueue(std::mem::take(&mut self.chunks), confirms);
     }
 }
 

@@ -35,7 +35,8 @@ settings! {
     Retention in "retention" {
         /// Days that payloads are kept. What still waits for its payload then is cancelled, on record.
         payload_days: u32 = 30, Between(1, 3_650);
-        /// Days that messages, deliveries and attempts are kept, and applications, endpoints and keys after they were deleted or revoked.
+        /// Days that messages, deliveries and attempts are kept, and applications, endpoints and keys after they were
+        /// deleted or revoked.
         log_days: u32 = 90, Between(1, 3_650);
     }
 }

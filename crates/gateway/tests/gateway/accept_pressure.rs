@@ -170,6 +170,22 @@ async fn what_finds_room_in_part_is_not_published_and_holds_no_room() {
     assert_eq!(harness.broker.jobs().len(), shards);
 }
 
+/// Where nobody subscribes there is only the record, and when nothing of that is out the key is free for another.
+#[tokio::test]
+async fn what_nobody_gets_gives_its_key_back_too() {
+    let harness = Harness::with(true, Settings::default()).await;
+    let app = json!({"name": "Nobody", "uid": "nobody"});
+    harness.post("/api/v1/app", app).await.is(StatusCode::CREATED);
+    let message = async |event_type: &str| {
+        let body = json!({"eventType": event_type, "payload": {}});
+        harness.post_with_key("/api/v1/app/nobody/msg", "key", body).await
+    };
+    *harness.broker.fail.lock() = Some(Fail::All(PublishError::Down));
+    message("a").await.is(StatusCode::SERVICE_UNAVAILABLE);
+    *harness.broker.fail.lock() = None;
+    message("b").await.is(StatusCode::ACCEPTED);
+}
+
 #[tokio::test]
 async fn a_broker_that_takes_nothing_refuses_before_any_work() {
     let harness = Harness::new().await;

@@ -109,6 +109,7 @@ async fn chunk(
             }
         }
     }
+    // None is left, so nothing on record is of before.
     if left > 0 {
         report.rows += by_time::remove_deleted(connection, log_before, limit).await?;
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postrider_model::{
-    AppId, Application, Claim, Disposition, EventType, EventTypeId, ExhaustedPolicy, KeyId, Next, Record,
-    RetrySchedule, UnixMillis,
+    AppId, Application, Claim, DeferReason, Disposition, EventType, EventTypeId, ExhaustedPolicy, KeyId,
+    Next, Record, RetrySchedule, UnixMillis,
 };
 use postrider_store::{
     AppRef, ConfigStore, EndpointRef, LogStore, NewKey, Page, RecordStore, StoreError, UpkeepStore,
@@ -261,4 +261,25 @@ async fn a_change_that_takes_long_to_commit_is_told_after_it() {
         told.apps.contains(&(world.app, version + 1)),
         "begun before, committed since"
     );
+}
+
+/// Neither what waited for it nor what comes late leaves a row behind that says when it is looked at.
+#[tokio::test]
+async fn a_deleted_endpoint_leaves_no_backlog_row() {
+    let world = World::new().await;
+    for is_late in [false, true] {
+        let message = world.message(UnixMillis::now());
+        let waits = world.accepted(&message, Disposition::Waiting(DeferReason::Backlog));
+        world.store.record(&[waits]).await.unwrap();
+        assert_eq!(world.number("SELECT count(*) FROM backlog").await, 1);
+        if !is_late {
+            let deleted = world
+                .store
+                .delete_endpoint(world.app, world.endpoint, UnixMillis::now());
+            deleted.await.unwrap();
+        }
+        assert_eq!(world.store.sweep(10).await.unwrap().cancelled, 1);
+        world.store.sweep(10).await.unwrap();
+        assert_eq!(world.number("SELECT count(*) FROM backlog").await, 0);
+    }
 }

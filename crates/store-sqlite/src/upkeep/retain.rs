@@ -56,6 +56,7 @@ pub(crate) fn retain(
     report.more = room.is_used() || records_room.is_used();
     let mut rows = ended_claims.step(connection, now, limit)?;
     rows += by_time::remove(connection, now, now.minus(log), limit)?;
+    // No record is left from before.
     if !records_room.is_used() {
         rows += by_time::remove_deleted(connection, now.minus(log), limit)?;
     }

@@ -56,7 +56,7 @@ pub(crate) async fn attempt(context: &Arc<Context>, work: &Work, seat: &mut Seat
             },
         ),
         signal: Signal::Neutral,
-        verdict: Verdict::Neutral,
+        verdict: Verdict::Untried,
     }
 }
 
@@ -134,12 +134,16 @@ async fn post(context: &Arc<Context>, work: &Work, seat: &mut Seat) -> Tried {
 }
 
 /// Once the attempt has run for long, journals it as in flight and lets its envelope go, as soon as the journal takes it:
-/// until then it keeps the room of its whole frame.
+/// until then it keeps the room of its whole frame. What is on trial stays: its frame comes back if it kills the worker, and
+/// the next one's turn is after its end.
 async fn leave_when_slow(context: &Arc<Context>, work: &Work, seat: &mut Seat, deadline: Duration) {
     let began = Instant::now();
     tokio::time::sleep(context.settings.slow_after).await;
     seat.mark_slow();
     let job = &work.job;
+    if context.active.keeps_permit_of(key(job), &context.trial) {
+        return;
+    }
     loop {
         let in_flight = Next::InFlight {
             delay: deadline.saturating_sub(began.elapsed()) + IN_FLIGHT_MARGIN,

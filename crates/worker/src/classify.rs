@@ -95,7 +95,7 @@ pub(crate) fn consequence(met: Met, attempts: u32, schedule: &RetrySchedule, rol
                 delay: OURS_DELAY,
             },
             signal: Signal::Neutral,
-            verdict: Verdict::Neutral,
+            verdict: Verdict::Untried,
         },
     }
 }
@@ -185,7 +185,10 @@ mod tests {
     #[test]
     fn a_failure_of_ours_is_no_attempt() {
         let got = of(Met::Ours, 1);
-        assert_eq!((got.class, got.signal), (None, Signal::Neutral));
+        assert_eq!(
+            (got.class, got.signal, got.verdict),
+            (None, Signal::Neutral, Verdict::Untried)
+        );
         assert!(matches!(
             got.next,
             Next::Deferred {

@@ -113,7 +113,7 @@ impl Seat {
 impl Drop for Seat {
     // No pump: the board is swept several times a second.
     fn drop(&mut self) {
-        self.end(Verdict::Neutral);
+        self.end(Verdict::Untried);
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use postrider_broker::Receipt;
 use postrider_model::DeliveryId;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::room::Taken;
 
@@ -118,6 +118,17 @@ impl Active {
         if let Some([share, ..]) = self.0.lock().get(&key).map(Vec::as_slice) {
             share.0.room.lock().push(permit);
         }
+    }
+
+    /// Whether it holds a permit of this semaphore until its frame ends.
+    pub(crate) fn keeps_permit_of(&self, key: (DeliveryId, u32), semaphore: &Arc<Semaphore>) -> bool {
+        let active = self.0.lock();
+        let shares = active.get(&key).map(Vec::as_slice).unwrap_or_default();
+        shares.iter().any(|share| {
+            let room = share.0.room.lock();
+            room.iter()
+                .any(|permit| Arc::ptr_eq(permit.semaphore(), semaphore))
+        })
     }
 
     /// Takes the shares so that a slow attempt can leave its envelope; the delivery stays active.

@@ -103,7 +103,7 @@ pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
     let mut seat = Seat::new(&context, slot);
     if unit.is_void(&context) {
         drop(unit.taken_on(&context));
-        seat.done(Verdict::Neutral);
+        seat.done(Verdict::Untried);
         return;
     }
     match unit {
@@ -116,7 +116,7 @@ pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
         }
         Unit::One(Step::Marked(outcome, job)) => {
             let duty = Duty::new(&context, &job);
-            seat.done(Verdict::Neutral);
+            seat.done(Verdict::Untried);
             finish::again(&context, outcome, duty).await;
         }
         unit @ Unit::Run(_) => {
@@ -130,7 +130,7 @@ pub(crate) async fn run(context: Arc<Context>, started: Started<Unit>) {
 /// Sends a run serially; stops at the first failure, and defers what it did not come to.
 async fn run_in_order(context: &Arc<Context>, steps: Vec<(Step, Duty)>, seat: &mut Seat) -> Verdict {
     let started = Instant::now();
-    let mut verdict = Verdict::Neutral;
+    let mut verdict = Verdict::Untried;
     let mut going = true;
     let mut has_sent = false;
     let mut left = Vec::new();

@@ -21,8 +21,10 @@ pub(crate) enum Verdict {
     Fine,
     /// Too much: a timeout, a 429 or a 503.
     Overload,
-    /// Nothing: other failures, and ours.
+    /// That it answers or fails so fast, and nothing of how much it takes: other failures.
     Neutral,
+    /// Nothing at all: it was not tried, or failed through our own fault.
+    Untried,
 }
 
 /// What is known of how long an endpoint's attempts take.
@@ -126,6 +128,9 @@ impl Pace {
     }
 
     pub(super) fn learn(&mut self, verdict: Verdict, took: Duration, now: Instant) {
+        if verdict == Verdict::Untried {
+            return;
+        }
         self.learnt_at = Some(now);
         self.latency = Some(average(self.latency, took));
         match verdict {
@@ -144,7 +149,7 @@ impl Pace {
                     self.halved_at = Some(now);
                 }
             }
-            Verdict::Neutral => {}
+            Verdict::Neutral | Verdict::Untried => {}
         }
     }
 }

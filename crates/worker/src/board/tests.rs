@@ -115,6 +115,22 @@ fn fast_is_remembered_longer_than_how_much_and_than_slow() {
 }
 
 #[test]
+fn what_is_not_tried_or_fails_through_our_fault_tells_nothing() {
+    let (world, bound) = (World::new(), Duration::from_secs(1));
+    let mut pace = Pace::new(256);
+    pace.learn(Verdict::Untried, Duration::ZERO, world.now);
+    assert_eq!(pace.speed(bound), Speed::Unknown, "no attempt has ended");
+    pace.learn(Verdict::Fine, Duration::from_millis(10), world.now);
+    for _ in 0..20 {
+        pace.learn(Verdict::Untried, Duration::from_secs(3), world.now);
+    }
+    assert_eq!(
+        (pace.speed(bound), pace.latency()),
+        (Speed::Fast, Duration::from_millis(10))
+    );
+}
+
+#[test]
 fn endpoints_that_are_not_tried_are_forgotten() {
     let mut world = World::new();
     let mut board = Board::new(SETTINGS);

@@ -29,6 +29,7 @@ pub const SETTINGS: BreakerSettings = BreakerSettings {
 pub async fn run(limits: &dyn Limits) {
     tokio::join!(
         claims::quota_is_taken_all_or_none(limits),
+        claims::a_repeat_needs_no_quota(limits),
         claims::a_key_is_held_until_it_is_given_up(limits),
         claims::an_abandoned_key_is_taken_over_with_its_id(limits),
         claims::claims_are_made_all_or_none(limits),

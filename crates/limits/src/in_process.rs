@@ -122,56 +122,48 @@ impl InProcess {
     fn admit_one(&self, request: &AdmitRequest, now: u64) -> Admission {
         let mut apps = self.apps.lock(&request.app);
         let mut app = apps.get(&request.app, now).copied().unwrap_or_default();
-        let skipped = || vec![ClaimAnswer::Skipped; request.claims.len()];
         let version = app.version;
-        let quota = request.quota.filter(|_| request.messages > 0);
-        let taken = quota
-            .map(|rate| Gcra::new(rate).take(app.tat, now, request.messages))
-            .transpose();
-        let taken = match taken {
-            Ok(taken) => taken,
-            Err(wait) => {
-                let quota_wait = Some(Duration::from_micros(wait));
-                return Admission {
-                    version,
-                    quota_wait,
-                    claims: skipped(),
-                    has_forgotten: false,
-                };
-            }
-        };
         let mut shard = self.claims.lock(&request.app);
         let mut keys = request.claims.iter().map(|claim| &claim.key);
         let has_forgotten = keys.any(|key| shard.may_have_forgotten(key, now));
-        let (claims, made) = claim_all(&mut shard, &request.claims, now);
+        let (mut claims, paid) = look_all(&shard, &request.claims, now);
+        let is_held = claims
+            .iter()
+            .any(|answer| matches!(answer, ClaimAnswer::Held { .. }));
+        // What is held takes nothing; what an earlier request began was taken by that one.
+        let quota = request
+            .quota
+            .filter(|_| request.messages > 0 && !is_held && !paid);
+        let taken = quota
+            .map(|rate| Gcra::new(rate).take(app.tat, now, request.messages))
+            .transpose();
+        let quota_wait = taken.err().map(Duration::from_micros);
+        if is_held || quota_wait.is_some() {
+            skip(&mut claims);
+        } else {
+            make_all(&mut shard, &request.claims, &claims, now);
+        }
         drop(shard);
-        if let (true, Some(tat)) = (made, taken) {
+        if let Ok(Some(tat)) = taken {
             app.tat = tat;
             apps.put(request.app, app, app.expires(), now);
         }
         Admission {
             version,
-            quota_wait: None,
+            quota_wait,
             claims,
             has_forgotten,
         }
     }
 }
 
-/// Makes all claims or none; tells whether they were made.
-fn claim_all(
-    shard: &mut Shard<[u8; 32], Claim>,
-    requests: &[ClaimRequest],
-    now: u64,
-) -> (Vec<ClaimAnswer>, bool) {
+/// What would become of the claims, and whether an earlier request began to make one of them.
+fn look_all(shard: &Shard<[u8; 32], Claim>, requests: &[ClaimRequest], now: u64) -> (Vec<ClaimAnswer>, bool) {
     let mut answers: Vec<ClaimAnswer> = Vec::with_capacity(requests.len());
     let mut own = HashMap::with_capacity(requests.len());
+    let mut paid = false;
     for request in requests {
-        let answer = match shard.get(&request.key, now) {
-            Some(claim) => look(claim, request, now),
-            None => ClaimAnswer::Claimed,
-        };
-        answers.push(match own.entry(request.key) {
+        let answer = match own.entry(request.key) {
             Entry::Occupied(first) => {
                 let (resource, fingerprint) = *first.get();
                 ClaimAnswer::Held {
@@ -182,22 +174,33 @@ fn claim_all(
             }
             Entry::Vacant(slot) => {
                 slot.insert((request.resource, request.fingerprint));
-                answer
+                let earlier = shard.get(&request.key, now);
+                paid |= earlier.is_some();
+                earlier.map_or(ClaimAnswer::Claimed, |claim| look(claim, request, now))
             }
-        });
+        };
+        answers.push(answer);
     }
-    if answers
-        .iter()
-        .any(|answer| matches!(answer, ClaimAnswer::Held { .. }))
-    {
-        for answer in &mut answers {
-            if !matches!(answer, ClaimAnswer::Held { .. }) {
-                *answer = ClaimAnswer::Skipped;
-            }
+    (answers, paid)
+}
+
+/// Makes none of the claims: those that are held say so.
+fn skip(answers: &mut [ClaimAnswer]) {
+    for answer in answers {
+        if !matches!(answer, ClaimAnswer::Held { .. }) {
+            *answer = ClaimAnswer::Skipped;
         }
-        return (answers, false);
     }
-    for (request, answer) in requests.iter().zip(&answers) {
+}
+
+/// Makes all of the claims as they were answered.
+fn make_all(
+    shard: &mut Shard<[u8; 32], Claim>,
+    requests: &[ClaimRequest],
+    answers: &[ClaimAnswer],
+    now: u64,
+) {
+    for (request, answer) in requests.iter().zip(answers) {
         let resource = if let ClaimAnswer::TakenOver { resource } = *answer {
             resource
         } else {
@@ -211,7 +214,6 @@ fn claim_all(
         };
         shard.put(request.key, claim, now + micros(request.ttl), now);
     }
-    (answers, true)
 }
 
 fn look(claim: &Claim, request: &ClaimRequest, now: u64) -> ClaimAnswer {

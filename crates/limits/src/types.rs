@@ -39,8 +39,9 @@ impl Rate {
 pub struct AdmitRequest {
     /// The application.
     pub app: AppId,
-    /// Messages in the request, taken from the quota all or none, and only when the claims are made. More than
-    /// the burst pass when nothing else was taken lately, and are paid back before the next.
+    /// Messages in the request, taken from the quota all or none, and only when the claims are made; not when an earlier
+    /// request had begun to make one of them, which took them. More than the burst pass when nothing else was taken lately,
+    /// and are paid back before the next.
     pub messages: u32,
     /// The application's quota.
     pub quota: Option<Rate>,
@@ -71,7 +72,7 @@ pub struct ClaimRequest {
 pub struct Admission {
     /// Version of the application's configuration; `None` means unknown: reload.
     pub version: Option<u64>,
-    /// Set when the quota is used up: try again after this long. No claim was made.
+    /// Set when no claim is held and the quota is used up: try again after this long. No claim was made.
     pub quota_wait: Option<Duration>,
     /// One answer a claim, in order. All or none are made: when one is held, the others are not.
     pub claims: Vec<ClaimAnswer>,

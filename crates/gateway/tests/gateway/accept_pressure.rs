@@ -252,13 +252,18 @@ async fn above_its_quota_an_application_gets_429() {
     let app = json!({"name": "Slow", "uid": "slow", "throttleRate": 1});
     harness.post("/api/v1/app", app).await.is(StatusCode::CREATED);
     let body = json!({"eventType": "a", "payload": {}});
-    harness
-        .post("/api/v1/app/slow/msg", body.clone())
-        .await
-        .is(StatusCode::ACCEPTED);
-    let refused = harness.post("/api/v1/app/slow/msg", body.clone()).await;
+    let path = "/api/v1/app/slow/msg";
+    let first = harness.post_with_key(path, "k", body.clone()).await;
+    let first = first.is(StatusCode::ACCEPTED);
+    let refused = harness.post(path, body.clone()).await;
     assert_eq!((refused.code(), refused.retry_after()), ("rate_limited", Some(1)));
     refused.is(StatusCode::TOO_MANY_REQUESTS);
+    let repeated = harness.post_with_key(path, "k", body.clone()).await;
+    assert_eq!(
+        repeated.is(StatusCode::ACCEPTED)["id"],
+        first["id"],
+        "it was accepted"
+    );
     harness.acme().await;
     harness.message(body).await.is(StatusCode::ACCEPTED);
 }

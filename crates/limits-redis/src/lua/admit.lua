@@ -20,6 +20,26 @@ local function look(key, old, resource, print)
   return 'h' .. (state == 'p' and '0' or '1') .. string.sub(old, 2, 49)
 end
 
+-- What becomes of a request's claims, as far as its quota allows: each one's answer, whether none is held, and whether an
+-- earlier request took from the quota for the same.
+local function look_all(keys, args, claims)
+  local looked, own, free, paid = {}, {}, true, false
+  for c = 0, claims - 1 do
+    local key, resource, print = KEYS[keys + c], ARGV[args + 4 * c], ARGV[args + 4 * c + 1]
+    local old, found = redis.call('GET', key), 'c'
+    if own[key] then
+      found = 'h0' .. own[key]
+    elseif old then
+      found = look(key, old, resource, print)
+      paid = true
+    end
+    own[key] = own[key] or resource .. print
+    if string.sub(found, 1, 1) == 'h' then free = false end
+    looked[c] = found
+  end
+  return looked, free, paid
+end
+
 while k <= #KEYS do
   local quota = KEYS[k + 1]
   local cost, tolerance, claims = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
@@ -27,30 +47,14 @@ while k <= #KEYS do
   versions[KEYS[k]] = version
   table.insert(answer, version)
   k, a = k + 2, a + 3
+  local looked, made, paid = look_all(k, a, claims)
   local tat, wait = 0, 0
-  if cost > 0 then
+  if made and not paid and cost > 0 then
     tat = math.max(tonumber(redis.call('GET', quota) or 0), now) + cost
     wait = math.max(tat - now - tolerance, 0)
+    made = wait == 0
   end
   table.insert(answer, wait)
-  local made, looked, own = wait == 0, {}, {}
-  for c = 0, claims - 1 do
-    local key, resource, print = KEYS[k + c], ARGV[a + 4 * c], ARGV[a + 4 * c + 1]
-    local found = 's'
-    if wait == 0 then
-      local old = redis.call('GET', key)
-      if own[key] then
-        found = 'h0' .. own[key]
-      elseif old then
-        found = look(key, old, resource, print)
-      else
-        found = 'c'
-      end
-      own[key] = own[key] or resource .. print
-      if string.sub(found, 1, 1) == 'h' then made = false end
-    end
-    looked[c] = found
-  end
   for c = 0, claims - 1 do
     local found = looked[c]
     local kind = string.sub(found, 1, 1)
@@ -62,7 +66,7 @@ while k <= #KEYS do
     end
     table.insert(answer, found)
   end
-  if made and cost > 0 then
+  if made and tat > 0 then
     redis.call('SET', quota, string.format('%.0f', tat), 'PX', string.format('%.0f', math.ceil((tat - now) / 1000)))
   end
   k, a = k + claims, a + 4 * claims

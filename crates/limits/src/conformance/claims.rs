@@ -106,6 +106,48 @@ pub(super) async fn quota_is_taken_all_or_none(limits: &dyn Limits) {
     assert!(wait > Duration::from_secs(1), "{wait:?}");
 }
 
+pub(super) async fn a_repeat_needs_no_quota(limits: &dyn Limits) {
+    let app = new_app();
+    let quota = Some(Rate {
+        per_second: 1,
+        burst: 1,
+    });
+    let first = ClaimRequest {
+        pending_ttl: Duration::from_millis(300),
+        ..claim(key(), random())
+    };
+    let one = |claim: &ClaimRequest| [claim.clone()];
+    // So many that it is used up for as long as this test takes.
+    assert_eq!(
+        admit(limits, app, (60, quota), &one(&first)).await.claims,
+        [Claimed]
+    );
+    assert!(admit(limits, app, (1, quota), &[]).await.quota_wait.is_some());
+    let again = claim(first.key, random());
+    let held = admit(limits, app, (1, quota), &one(&again)).await;
+    assert!(
+        matches!(held.claims[..], [Held { finished: false, .. }]),
+        "{held:?}"
+    );
+    assert_eq!(held.quota_wait, None, "it takes nothing");
+    let own = admit(limits, app, (1, quota), &one(&first)).await;
+    assert_eq!((own.claims, own.quota_wait), (vec![Claimed], None), "it was paid");
+    sleep(Duration::from_millis(320)).await;
+    let taken_over = admit(limits, app, (1, quota), &one(&again)).await;
+    let resource = first.resource;
+    assert_eq!(
+        (taken_over.claims, taken_over.quota_wait),
+        (vec![TakenOver { resource }], None),
+        "the first one paid for it"
+    );
+    settle(limits, app, &first, Finished).await;
+    let finished = admit(limits, app, (1, quota), &one(&again)).await;
+    assert!(
+        matches!(finished.claims[..], [Held { finished: true, .. }]),
+        "{finished:?}"
+    );
+}
+
 pub(super) async fn a_key_is_held_until_it_is_given_up(limits: &dyn Limits) {
     let app = new_app();
     let first = claim(key(), random());

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use postrider_limits::Rate;
 use postrider_model::{AppSnapshot, EndpointId, Message, MessageId, UnixMillis};
-use postrider_store::AppRef;
+use postrider_store::{AppRef, StoreError};
 use postrider_telemetry::labels::Duplicate;
 use postrider_telemetry::trace::{Published, Span};
 
@@ -122,6 +122,10 @@ async fn fulfil(
     claimed: Claimed,
 ) -> Result<Vec<Verdict>, Error> {
     let result = match api.cache.fresh(&request.app, cached, claimed.version).await {
+        // The uid has moved to another application, under which nothing was claimed.
+        Ok(Some(entry)) if entry.snapshot.application.id != claimed.app => {
+            Err((StoreError::Changed.into(), publish::Trace::None))
+        }
         Ok(Some(entry)) => make(api, &entry.snapshot, request, &claimed).await,
         Ok(None) => Err((Error::not_found(), publish::Trace::None)),
         Err(error) => Err((error.into(), publish::Trace::None)),

@@ -391,3 +391,39 @@ async fn a_message_that_surely_was_not_published_gives_its_keys_back() {
         .await
         .is(StatusCode::ACCEPTED);
 }
+
+#[tokio::test]
+async fn no_message_is_made_in_another_application_than_its_key() {
+    let one = Harness::new().await;
+    let app = one.acme().await;
+    let two = Harness::over(one.store.clone(), false, Settings::default());
+    two.until_ready().await;
+    let path = "/api/v1/app/acme/msg";
+    let body = json!({"eventType": "a", "payload": {}});
+    // Until it is cached.
+    one.message(body.clone()).await.is(StatusCode::ACCEPTED);
+    two.patch(&format!("/api/v1/app/{app}"), json!({"uid": "moved"}))
+        .await
+        .is(StatusCode::OK);
+    let other = two.put("/api/v1/app/acme", json!({"name": "Other"})).await;
+    let other = other.is(StatusCode::CREATED)["id"].clone();
+    // The request is the first to hear of a newer version.
+    one.limits.publish_version(app, 1_000_000).await.expect("told");
+    let moved = one.post_with_key(path, "k", body.clone()).await;
+    assert_eq!(
+        (moved.status, moved.code()),
+        (StatusCode::SERVICE_UNAVAILABLE, "changed_meanwhile")
+    );
+    let again = one.post_with_key(path, "k", body.clone()).await;
+    again.is(StatusCode::ACCEPTED);
+    let made = one.broker.accepted();
+    let apps: Vec<String> = made
+        .iter()
+        .map(|accepted| accepted.message.app.to_string())
+        .collect();
+    assert_eq!(json!(apps), json!([app.to_string(), other]));
+    let elsewhere = json!({"eventType": "b", "payload": {}});
+    one.post_with_key("/api/v1/app/moved/msg", "k", elsewhere)
+        .await
+        .is(StatusCode::ACCEPTED);
+}

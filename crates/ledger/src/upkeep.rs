@@ -4,14 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use postrider_broker::Queue;
 use postrider_store::{RetentionReport, StoreError};
-use tokio::time::Instant;
-
 use postrider_telemetry::error_chain;
+use postrider_telemetry::labels::QueueKind;
+use tokio::time::Instant;
 
 use crate::{Context, lag};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Longest look at the queues of a kind.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// A delivery whose message was not recorded within this is given up: a producer repeats a refused request earlier, and
 /// its claim on the idempotency key has ended by then.
 const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -107,6 +111,28 @@ async fn count(context: &Context) {
     match context.deps.limits.open_breakers().await {
         Ok(open) => context.deps.metrics.breakers_open(open),
         Err(error) => tracing::warn!(error = %error_chain(&error), "open breakers cannot be counted"),
+    }
+    match context.deps.store.parked_count().await {
+        Ok(parked) => context.deps.metrics.parked_now(parked),
+        Err(error) => tracing::warn!(error = %error_chain(&error), "what is parked cannot be counted"),
+    }
+    count_frames(context).await;
+}
+
+/// Looks into the broker's queues. Without an answer the last count stands: health tells when the broker is away.
+async fn count_frames(context: &Context) {
+    let shards = 0..context.deps.jobs.shards();
+    let kinds = [
+        (QueueKind::Deliver, shards.clone().map(Queue::Deliver).collect()),
+        (QueueKind::Retry, shards.map(Queue::Retry).collect()),
+        (QueueKind::Journal, vec![Queue::Journal]),
+        (QueueKind::Stray, vec![Queue::Stray]),
+    ];
+    for (kind, queues) in kinds {
+        let depths = queues.into_iter().map(|queue| context.deps.broker.depth(queue));
+        if let Ok(Ok(depths)) = tokio::time::timeout(LOOK_LIMIT, try_join_all(depths)).await {
+            context.deps.metrics.queue_frames(kind, depths.iter().sum());
+        }
     }
 }
 

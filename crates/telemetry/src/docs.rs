@@ -236,6 +236,19 @@ pub const DOCS: &[Doc] = &[
         "What was set aside because it cannot be handled, by kind; each needs an operator",
     ),
     doc(
+        "postrider_parked_items",
+        Gauge,
+        "1",
+        "What is set aside now and needs an operator, as a ledger counts it; the same in every ledger",
+    ),
+    doc(
+        "postrider_queue_frames",
+        Gauge,
+        "1",
+        "Frames that are ready in a queue of the broker, all shards together, as a ledger sees them; the same in every \
+         ledger. Embedded, those that are being handled count too",
+    ),
+    doc(
         "postrider_reconnects_total",
         Counter,
         "1",

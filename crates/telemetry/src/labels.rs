@@ -259,6 +259,20 @@ label! {
 }
 
 label! {
+    /// The queues of a kind, all shards together.
+    QueueKind("queue") {
+        /// First attempts.
+        Deliver = "deliver",
+        /// What the scheduler released.
+        Retry = "retry",
+        /// Facts for the recorder.
+        Journal = "journal",
+        /// What found no queue or came back too often.
+        Stray = "stray",
+    }
+}
+
+label! {
     /// A cache.
     Cache("name") {
         /// Applications' configuration, at a gateway.

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::family::{By, ByTwo, Two};
 use crate::labels::{
     Cache, CacheResult, Duplicate, Fallback, Label, Outcome, Parked, Pool, PoolState, PublishFailure,
-    Service, SpanFate, Stage, WaitReason,
+    QueueKind, Service, SpanFate, Stage, WaitReason,
 };
 use crate::registrar::Registrar;
 
@@ -67,6 +67,8 @@ pub struct Metrics {
     recorder_batch_records: Histogram,
     recorder_batch: Histogram,
     parked: By<Parked, Counter>,
+    parked_now: Gauge,
+    queue_frames: By<QueueKind, Gauge>,
     reconnects: By<Service, Counter>,
     store_connections: ByTwo<Pool, PoolState, Gauge>,
     receiver_connections: Gauge,
@@ -120,6 +122,8 @@ impl Metrics {
             recorder_batch_records: new.histogram("postrider_recorder_batch_records", powers_of_two()),
             recorder_batch: new.histogram("postrider_recorder_batch_seconds", CALL_SECONDS),
             parked: new.counters("postrider_parked_total"),
+            parked_now: new.one("postrider_parked_items"),
+            queue_frames: By::new(&new.one("postrider_queue_frames")),
             reconnects: new.counters("postrider_reconnects_total"),
             store_connections: ByTwo::new(
                 &new.one::<Family<Two<Pool, PoolState>, Gauge>>("postrider_store_connections"),
@@ -279,6 +283,18 @@ impl Metrics {
         self.parked.get(kind.into()).inc();
     }
 
+    /// So much is set aside now.
+    pub fn parked_now(&self, count: u64) {
+        self.parked_now.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The broker has so many frames in the queues of a kind.
+    pub fn queue_frames(&self, queue: QueueKind, frames: u64) {
+        self.queue_frames
+            .get(queue)
+            .set(i64::try_from(frames).unwrap_or(i64::MAX));
+    }
+
     /// A connection had to be made again.
     pub fn reconnected(&self, service: Service) {
         self.reconnects.get(service).inc();
@@ -421,6 +437,8 @@ mod tests {
         metrics.receiver_connections(4, 9);
         metrics.receiver_connections(2, 11);
         metrics.parked("something new");
+        metrics.parked_now(4);
+        metrics.queue_frames(QueueKind::Retry, 8);
         let text = metrics.render();
         for line in [
             "postrider_attempts_total{outcome=\"5xx\"} 1",
@@ -439,6 +457,9 @@ mod tests {
             "postrider_receiver_connections 2",
             "postrider_receiver_connections_opened_total 11",
             "postrider_parked_total{kind=\"other\"} 1",
+            "postrider_parked_items 4",
+            "postrider_queue_frames{queue=\"retry\"} 8",
+            "postrider_queue_frames{queue=\"deliver\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");

@@ -74,6 +74,11 @@ impl JobPublisher {
 
     /// Names the `deliver` queue for each of some jobs, none of them `ordered`.
     ///
+    /// Shards of the queues.
+    pub fn shards(&self) -> u16 {
+        u16::try_from(self.lanes.deliver.len()).unwrap_or(u16::MAX)
+    }
+
     /// The shards take turns, so that all that is published at one time goes into the same frames: the broker is paid by the
     /// frame, and divided among the shards each would carry a part only. What makes several frames anyway is divided
     /// among all shards, since one lane may have no room for so much.
@@ -105,8 +110,7 @@ impl JobPublisher {
 
     /// All shards from this one on, again and again.
     fn shards_from(&self, turn: u16) -> impl Iterator<Item = u16> {
-        let shards = u16::try_from(self.lanes.deliver.len()).unwrap_or(u16::MAX);
-        (turn..shards).chain(0..turn).cycle()
+        (turn..self.shards()).chain(0..turn).cycle()
     }
 
     /// The shard whose turn it is; those of other processes take theirs at other times.

@@ -101,6 +101,12 @@ async fn of_what_a_full_queue_takes_in_part_the_rest_is_given_back() {
         (depth == FRAMES_MAX as u64).then_some(())
     })
     .await;
+    let told = format!("postrider_queue_frames{{queue=\"retry\"}} {FRAMES_MAX}");
+    until("the metrics tell", async || {
+        let page = world.metrics.render();
+        page.lines().any(|line| line == told).then_some(())
+    })
+    .await;
     let mut released = world.released().await;
     let mut seen = HashSet::new();
     let all = async {

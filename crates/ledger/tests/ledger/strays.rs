@@ -42,4 +42,11 @@ async fn of_a_stray_frame_one_bad_job_costs_one_job() {
         (world.store.parked_count().await.unwrap() == 1).then_some(())
     })
     .await;
+    until("the metrics tell", async || {
+        let page = world.metrics.render();
+        page.lines()
+            .any(|line| line == "postrider_parked_items 1")
+            .then_some(())
+    })
+    .await;
 }

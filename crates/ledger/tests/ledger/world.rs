@@ -48,7 +48,7 @@ pub(crate) struct World {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) limits: SharedLimits,
     pub(crate) journal: JournalPublisher,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     path: PathBuf,
     _directory: TempDir,
     _ledger: AbortOnDropHandle<()>,

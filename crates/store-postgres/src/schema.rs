@@ -78,11 +78,9 @@ impl PostgresStore {
                 .execute(&mut connection)
                 .await?;
             let found = version(&mut connection).await?;
+            // Migrations only add, so a newer schema serves this program too: it may have to go back to this version.
             if found > VERSION {
-                return Err(Fail::Store(StoreError::Schema {
-                    found,
-                    wanted: VERSION,
-                }));
+                return Ok((found, found));
             }
             sqlx::raw_sql(AssertSqlSafe(format!(
                 "SET lock_timeout = {LOCK_WAIT_MS}; {KEEP_ALIVE}"

@@ -141,7 +141,8 @@ pub struct PoolUse {
 /// Keeps the store in order.
 #[async_trait]
 pub trait UpkeepStore: Send + Sync + 'static {
-    /// Brings the schema up to date; returns the version before and after. Safe with several at once.
+    /// Brings the schema up to date; returns the version before and after. Safe with several at once. A newer schema is left
+    /// as it is, or refused where only one program uses the store.
     async fn migrate(&self) -> Result<(u32, u32), StoreError>;
     /// Refuses a schema that is older than this program's, and, where only one program uses the store, a newer one.
     async fn check_schema(&self) -> Result<(), StoreError>;

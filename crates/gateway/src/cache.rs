@@ -69,7 +69,7 @@ impl AppCache {
     ) -> Self {
         let entries = Cache::builder()
             .max_capacity(bytes_max)
-            .weigher(|_, entry: &Arc<Entry>| estimate(&entry.snapshot))
+            .weigher(|_, entry: &Arc<Entry>| u32::try_from(entry.snapshot.memory_bytes()).unwrap_or(u32::MAX))
             .build();
         let uids = Cache::builder().max_capacity(100_000).build();
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
@@ -258,19 +258,4 @@ impl AppCache {
             AppRef::Uid(uid) => self.0.uids.invalidate(uid),
         }
     }
-}
-
-/// Bytes of a snapshot in memory, roughly.
-fn estimate(snapshot: &AppSnapshot) -> u32 {
-    let endpoints = snapshot.endpoints.iter().map(|endpoint| {
-        let names = endpoint.event_types.iter().chain(&endpoint.channels);
-        let names: usize = names.map(|name| name.len() + 24).sum();
-        let maps = endpoint
-            .metadata
-            .iter()
-            .map(|(key, value)| key.len() + value.len() + 64);
-        let maps = maps.sum::<usize>() + endpoint.headers.len() * 256 + endpoint.secrets.len() * 128;
-        512 + endpoint.url.len() + endpoint.description.len() + names + maps
-    });
-    u32::try_from(1024 + endpoints.sum::<usize>()).unwrap_or(u32::MAX)
 }

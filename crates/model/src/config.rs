@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::ids::{AppId, EndpointId, EventTypeId};
 use crate::retry::RetrySchedule;
@@ -112,6 +112,32 @@ impl Endpoint {
     pub fn subscribes_to(&self, event_type: &str, channels: &[String]) -> bool {
         !self.disabled && is_subscribed((&self.event_types, &self.channels), event_type, channels)
     }
+
+    /// Bytes of its texts, lists, maps and secrets.
+    pub fn text_bytes(&self) -> usize {
+        self.texts().map(str::len).sum()
+    }
+
+    /// Bytes that it takes in memory, roughly: each text has a price besides its own length.
+    pub fn memory_bytes(&self) -> usize {
+        const EACH: usize = 48;
+        size_of::<Self>() + self.texts().map(|text| text.len() + EACH).sum::<usize>()
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let lists = self.event_types.iter().chain(&self.channels);
+        let metadata = self.metadata.iter().flat_map(|(key, value)| [key, value]);
+        let headers = self.headers.iter();
+        let secrets = self.secrets.iter().map(|secret| secret.text.expose_secret());
+        [&self.url, &self.description]
+            .into_iter()
+            .chain(&self.uid)
+            .chain(lists)
+            .chain(metadata)
+            .map(String::as_str)
+            .chain(headers.flat_map(|(name, value)| [name.as_str(), value.expose_secret()]))
+            .chain(secrets)
+    }
 }
 
 /// Whether a message of this type and these channels goes to an endpoint that subscribed to these event types and channels,
@@ -160,11 +186,53 @@ pub struct AppSnapshot {
 }
 
 impl AppSnapshot {
+    /// Bytes that it takes in memory, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        let endpoints = self.endpoints.iter().map(|endpoint| endpoint.memory_bytes());
+        size_of::<Self>() + endpoints.sum::<usize>()
+    }
+
     /// The endpoint of this id.
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
         self.endpoints
             .binary_search_by(|endpoint| endpoint.id.cmp(&id))
             .ok()
             .map(|index| &self.endpoints[index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_texts_of_an_endpoint_count() {
+        let endpoint = Endpoint {
+            id: EndpointId::from_uuid(uuid::Uuid::nil()),
+            app: AppId::from_uuid(uuid::Uuid::nil()),
+            uid: Some("u".repeat(10)),
+            url: "u".repeat(100),
+            description: "d".repeat(1_000),
+            event_types: vec!["e".repeat(10_000)],
+            channels: vec!["c".repeat(20_000)],
+            disabled: false,
+            paused: false,
+            throttle_rate: None,
+            ordered: false,
+            on_exhausted: ExhaustedPolicy::Skip,
+            header_names: HeaderNames::Standard,
+            timeout: None,
+            retry_schedule: None,
+            headers: BTreeMap::from([("h".repeat(3), SecretString::from("v".repeat(100_000)))]),
+            secrets: vec![EndpointSecret {
+                text: SecretString::from("s".repeat(200_000)),
+                expires_at: None,
+            }],
+            metadata: BTreeMap::from([("k".to_owned(), "m".repeat(1_000_000))]),
+            created_at: UnixMillis(0),
+            updated_at: UnixMillis(0),
+        };
+        assert_eq!(endpoint.text_bytes(), 1_331_114);
+        assert!(endpoint.memory_bytes() > endpoint.text_bytes());
     }
 }

@@ -39,10 +39,10 @@ const TRUST_WITHOUT_STORE: Duration = Duration::from_secs(1);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 /// Looks that failed, kept so that not everybody looks again.
 const FAILED_MAX: u64 = 100_000;
-/// Endpoints in cached snapshots, over all applications.
-const CACHED_ENDPOINTS_MAX: u64 = 200_000;
-/// Prepared targets.
-const CACHED_TARGETS_MAX: u64 = 100_000;
+/// Bytes of cached snapshots, over all applications: those of 200,000 endpoints or so.
+const CACHED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of prepared targets: 100,000 or so. Each keeps its endpoint, and its headers once more.
+const TARGET_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 #[derive(Debug)]
 struct Cached {
@@ -83,13 +83,20 @@ pub(crate) struct ConfigCache {
 impl ConfigCache {
     pub(crate) fn new(read: Read, limits: SharedLimits, policy: Policy, metrics: Arc<Metrics>) -> Self {
         let apps = Cache::builder()
-            .max_capacity(CACHED_ENDPOINTS_MAX)
+            .max_capacity(CACHED_BYTES_MAX)
             .weigher(|_, cached: &Arc<Cached>| {
-                let endpoints = cached
+                let bytes = cached
                     .snapshot
                     .as_ref()
-                    .map_or(0, |snapshot| snapshot.endpoints.len());
-                u32::try_from(endpoints).unwrap_or(u32::MAX).saturating_add(1)
+                    .map_or(0, |snapshot| snapshot.memory_bytes());
+                u32::try_from(size_of::<Cached>() + bytes).unwrap_or(u32::MAX)
+            })
+            .build();
+        let targets = Cache::builder()
+            .max_capacity(TARGET_BYTES_MAX)
+            .weigher(|_, target: &Arc<Target>| {
+                let bytes = size_of::<Target>() + 2 * target.endpoint.memory_bytes();
+                u32::try_from(bytes).unwrap_or(u32::MAX)
             })
             .build();
         Self {
@@ -98,7 +105,7 @@ impl ConfigCache {
             policy,
             metrics,
             apps,
-            targets: Cache::new(CACHED_TARGETS_MAX),
+            targets,
             looks: Mutex::default(),
             failed: Cache::new(FAILED_MAX),
             follower: Follower::default(),

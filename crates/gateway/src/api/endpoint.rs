@@ -23,7 +23,7 @@ use crate::idempotency::digest;
 use crate::once::{Makes, Once};
 use crate::page::{ListResponse, PageQuery, Query, sentence};
 use crate::state::{Api, endpoint_ref};
-use crate::validate::Problems;
+use crate::validate::{ENDPOINT_BYTES_MAX, Problems};
 
 /// A secret that a caller chose, in its normal form.
 pub(crate) fn parse_secret(text: &str, loc: &[&str]) -> Result<SecretString, Error> {
@@ -98,6 +98,7 @@ async fn create_endpoint(
         .map(|(name, value)| (name, SecretString::from(value)))
         .collect();
     patch.apply(&mut endpoint);
+    check_size(&endpoint, 0)?;
     let version = api
         .store
         .create_endpoint(&endpoint)
@@ -239,14 +240,28 @@ pub(crate) async fn patch(
     Ok(Json(endpoint.into()))
 }
 
+/// Refuses an endpoint that has grown too large: gateways and workers hold it in memory.
+pub(super) fn check_size(endpoint: &Endpoint, before: usize) -> Result<(), Error> {
+    let bytes = endpoint.text_bytes();
+    if bytes <= ENDPOINT_BYTES_MAX || bytes <= before {
+        return Ok(());
+    }
+    let detail = format!(
+        "All texts of an endpoint (URL, description, event types, channels, metadata, headers) take at most \
+         {ENDPOINT_BYTES_MAX} bytes together; these take {bytes}."
+    );
+    Err(Error::invalid(&["body"], detail))
+}
+
 async fn patch_endpoint(
     api: &Api,
     key: (AppId, EndpointRef),
     patch: &EndpointPatch,
 ) -> Result<Endpoint, Error> {
     change::<Endpoint>(api, &key, |endpoint| {
+        let before = endpoint.text_bytes();
         patch.clone().apply(endpoint);
-        Ok(())
+        check_size(endpoint, before)
     })
     .await
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use postrider_egress::{BlockedReason, URL_CHARS_MAX};
 use postrider_model::{Endpoint, EndpointId, ExhaustedPolicy, HeaderNames, RetrySchedule};
 use serde::Deserialize;
 use url::Url;
@@ -226,6 +227,10 @@ fn deduplicated(mut list: Vec<String>) -> Vec<String> {
 
 fn check_url(api: &Api, text: &str, problems: &mut Problems) {
     let loc = ["body", "url"];
+    // The text is what is stored and recorded with each attempt; parsing would drop blanks at its ends, and line breaks.
+    if text.len() > URL_CHARS_MAX {
+        return problems.add(&loc, sentence(&BlockedReason::TooLong));
+    }
     match Url::parse(text) {
         Err(error) => problems.add(&loc, format!("Not a URL: {error}.")),
         Ok(url) => {

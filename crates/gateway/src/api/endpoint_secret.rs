@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::Path;
 use super::change::change;
+use super::endpoint::check_size;
 use super::endpoint::{new_secret, parse_secret};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
@@ -228,10 +229,12 @@ async fn change_headers(
     let reference = endpoint_ref(name).ok_or_else(Error::not_found)?;
     let _lock = api.config_lock(app.id).await;
     change::<Endpoint>(api, &(app.id, reference), |endpoint| {
+        let before = endpoint.text_bytes();
         if replace {
             endpoint.headers.clear();
         }
-        change_in(&mut endpoint.headers, &changes)
+        change_in(&mut endpoint.headers, &changes)?;
+        check_size(endpoint, before)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

@@ -281,6 +281,66 @@ async fn bad_input_is_refused_with_its_place() {
     }
 }
 
+/// What parsing drops is stored all the same, with each attempt too.
+#[tokio::test]
+async fn blanks_count_for_the_length_of_a_url() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let with_blanks = |blanks| json!({"url": format!("https://example.com/{}", " ".repeat(blanks))});
+    let made = harness.post(ENDPOINT, with_blanks(2_028)).await;
+    let made = made.is(StatusCode::CREATED);
+    let id = made["id"].as_str().unwrap_or_default();
+    let changed = harness
+        .patch(&format!("{ENDPOINT}/{id}"), with_blanks(3_000))
+        .await;
+    for refused in [changed, harness.post(ENDPOINT, with_blanks(2_029)).await] {
+        assert_eq!(
+            refused.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{}",
+            refused.body
+        );
+        assert_eq!(refused.body["detail"][0]["loc"], json!(["body", "url"]));
+    }
+}
+
+#[tokio::test]
+async fn the_texts_of_an_endpoint_have_a_limit_together() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let headers = |count: usize, chars: usize| {
+        let headers = (0..count).map(|n| (format!("x-{n}"), json!("v".repeat(chars))));
+        Value::Object(headers.collect())
+    };
+    let url = "https://example.com";
+    let too_large = json!({"url": url, "headers": headers(50, 4096)});
+    let fits = json!({"url": url, "headers": headers(15, 4096)});
+    let refused = harness.post(ENDPOINT, too_large).await;
+    let made = harness.post(ENDPOINT, fits).await.is(StatusCode::CREATED);
+    let path = format!("{ENDPOINT}/{}", made["id"].as_str().unwrap_or_default());
+    let names: Vec<String> = (0..100).map(|n| format!("{n:0100}")).collect();
+    let patched = harness.patch(&path, json!({"eventTypes": names})).await;
+    let more = json!({"headers": {"y": "v".repeat(4096), "z": "v".repeat(4096)}});
+    let headers_path = format!("{path}/headers");
+    let added = harness.patch(&headers_path, more).await;
+    for refused in [refused, patched, added] {
+        assert_eq!(
+            refused.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{}",
+            refused.body
+        );
+        let said = refused.body["detail"][0]["msg"].as_str().unwrap_or_default();
+        assert!(said.contains("65536 bytes together"), "{said}");
+    }
+    let fewer = json!({"headers": headers(1, 10)});
+    harness.put(&headers_path, fewer).await.is(StatusCode::NO_CONTENT);
+    harness
+        .patch(&path, json!({"eventTypes": names}))
+        .await
+        .is(StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_blocked_address_is_named_with_its_range() {
     let harness = Harness::new().await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use postrider_model::{TaskId, UnixMillis};
+use postrider_model::{AppId, TaskId, UnixMillis};
 use postrider_store::{
     OrphanReport, PAGE_PAYLOAD_BYTES, ParkedRow, Part, PoolKind, PoolUse, ResealCursor, ResealReport,
     RetentionReport, StoreError, SweepReport, TaskRow, UpkeepStore, parked_digest,
@@ -83,6 +83,10 @@ impl UpkeepStore for PostgresStore {
 
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
         self.writing(tasks::rows::create(self, task)).await
+    }
+
+    async fn running_tasks(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
+        self.reading(tasks::rows::count_running(self, app, most)).await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_model::TaskId;
+use postrider_model::{AppId, TaskId};
 use postrider_store::{
     OrphanReport, ParkedRow, Part, PoolKind, PoolUse, ResealCursor, ResealReport, RetentionReport,
     StoreError, SweepReport, TaskRow, UpkeepStore, parked_digest,
@@ -90,6 +90,11 @@ impl UpkeepStore for SqliteStore {
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError> {
         let task = task.clone();
         self.write(move |connection| rows::create_task(connection, &task))
+            .await
+    }
+
+    async fn running_tasks(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
+        self.read(move |connection| rows::count_running(connection, app, most))
             .await
     }
 

@@ -100,6 +100,7 @@ macro_rules! store_conformance {
                 deleted_endpoints_and_applications_are_swept,
                 an_endpoint_enabled_in_time_keeps_the_rest,
                 a_recovery_delivers_again_what_failed,
+                every_task_has_its_turn,
                 a_replay_delivers_what_never_came,
                 a_task_of_a_deleted_endpoint_fails,
                 parked_rows_are_kept_and_taken,

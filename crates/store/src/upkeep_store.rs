@@ -170,6 +170,8 @@ pub trait UpkeepStore: Send + Sync + 'static {
     async fn reseal(&self, cursor: ResealCursor, limit: u32) -> Result<ResealReport, StoreError>;
     /// Stores a background task.
     async fn create_task(&self, task: &TaskRow) -> Result<(), StoreError>;
+    /// Background tasks of an application that run, counted up to `most`.
+    async fn running_tasks(&self, app: AppId, most: u32) -> Result<u32, StoreError>;
     /// One background task.
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
     /// Keeps what could not be handled. Idempotent: false when the same bytes of the same kind are parked already.

@@ -26,6 +26,9 @@ use crate::validate::Problems;
 /// What is sent when an event type has no example of its own.
 const EXAMPLE: &str = r#"{"example":true,"text":"This is an example message."}"#;
 
+/// Most recoveries and replays of one application under way: they take turns with those of all others.
+const TASKS_MAX: u32 = 100;
+
 /// An endpoint's deliveries by state.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EndpointStats {
@@ -165,6 +168,12 @@ async fn start_task(
             updated_at: now,
         };
         let create = async {
+            if api.store.running_tasks(app.id, TASKS_MAX).await? >= TASKS_MAX {
+                let detail = format!(
+                    "An application has at most {TASKS_MAX} recoveries and replays under way; wait until one has ended."
+                );
+                return Err(Error::bad_request("limit_reached", detail));
+            }
             api.store.create_task(&task).await?;
             Ok(task.clone())
         };

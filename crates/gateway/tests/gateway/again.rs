@@ -112,3 +112,22 @@ async fn a_recovery_is_a_background_task() {
         );
     }
 }
+
+#[tokio::test]
+async fn recoveries_under_way_are_bounded() {
+    let harness = Harness::new().await;
+    harness.acme().await;
+    let path = "/api/v1/app/acme/endpoint/main/recover";
+    let input = json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"});
+    for n in 0..100 {
+        let started = harness.post_with_key(path, &format!("k{n}"), input.clone()).await;
+        started.is(StatusCode::ACCEPTED);
+    }
+    let refused = harness.post_with_key(path, "one more", input.clone()).await;
+    assert_eq!(
+        (refused.status, refused.code()),
+        (StatusCode::BAD_REQUEST, "limit_reached")
+    );
+    let repeated = harness.post_with_key(path, "k0", input).await;
+    repeated.is(StatusCode::ACCEPTED);
+}

@@ -152,6 +152,40 @@ async fn run_task(world: &World, task: &TaskRow, limit: u32) -> (u64, TaskState)
     panic!("the task never ends");
 }
 
+/// However many tasks run, the newest one has its turn, and each application's are counted.
+pub async fn every_task_has_its_turn(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoints = [world.endpoint(|_| {}).await.id, world.endpoint(|_| {}).await.id];
+    let mut batch = Vec::new();
+    for n in 0..60_u32 {
+        let endpoint = endpoints[usize::from(n == 0)];
+        let message = world.message_aged(HOUR + n * SECOND, |_| {});
+        batch.push(world.accepted(&message, &[endpoint], Disposition::Queued));
+        batch.push(world.ended(&message, endpoint, 0, FAILED));
+    }
+    world.record(&batch).await;
+    let now = UnixMillis::now();
+    let recovery = |endpoint| task(&world, TaskKind::Recover, endpoint, now.minus(2 * HOUR), now);
+    for _ in 0..6 {
+        must(world.store.create_task(&recovery(endpoints[0])).await);
+    }
+    let newest = recovery(endpoints[1]);
+    must(world.store.create_task(&newest).await);
+    assert_eq!(must(world.store.running_tasks(world.app, 100).await), 7);
+    assert_eq!(
+        must(world.store.running_tasks(world.app, 3).await),
+        3,
+        "no further"
+    );
+    let other = world.id(postrider_model::AppId::generate);
+    assert_eq!(must(world.store.running_tasks(other, 100).await), 0);
+    for _ in 0..20 {
+        must(world.store.sweep(1).await);
+    }
+    let found = must(world.store.task(newest.id).await).expect("the task is there");
+    assert_eq!(found.state, TaskState::Finished);
+}
+
 /// Recovery makes manual deliveries of what was exhausted in its time, and only of that, and only once.
 pub async fn a_recovery_delivers_again_what_failed(store: SharedStore) {
     let world = World::new(store).await;

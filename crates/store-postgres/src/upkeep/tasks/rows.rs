@@ -36,6 +36,17 @@ pub(in crate::upkeep) async fn create(store: &PostgresStore, task: &TaskRow) -> 
     Ok(())
 }
 
+pub(in crate::upkeep) async fn count_running(store: &PostgresStore, app: AppId, most: u32) -> Work<u32> {
+    let count: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT 1 FROM tasks WHERE state = 0 AND app = $1 LIMIT $2) t",
+    )
+    .bind(app.as_uuid())
+    .bind(i64::from(most))
+    .fetch_one(&store.read)
+    .await?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 pub(in crate::upkeep) async fn load(store: &PostgresStore, id: TaskId) -> Work<Option<TaskRow>> {
     let row = sqlx::query(concat!("SELECT ", columns!(), " FROM tasks WHERE id = $1"))
         .bind(id.as_uuid())

@@ -1,5 +1,6 @@
 //! The rows of background tasks.
 
+use postrider_model::AppId;
 use postrider_store::{TaskKind, TaskRow, TaskState};
 use rusqlite::{Connection, Row, params};
 
@@ -52,11 +53,19 @@ pub(crate) fn create_task(connection: &Connection, task: &TaskRow) -> Fallible<(
     Ok(())
 }
 
-/// Tasks that go on, oldest first.
+/// How many of an application go on, up to `most`.
+pub(crate) fn count_running(connection: &Connection, app: AppId, most: u32) -> Fallible<u32> {
+    let count = connection
+        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM tasks WHERE state = 0 AND app = ?1 LIMIT ?2)")?
+        .query_row(params![app.as_bytes(), most], |row| row.get(0))?;
+    Ok(count)
+}
+
+/// Tasks that go on, those first that have rested longest: each has its turn, however many there are.
 pub(crate) fn running_tasks(connection: &Connection, limit: u32) -> Fallible<Vec<TaskRow>> {
     let tasks = connection
         .prepare_cached(&format!(
-            "SELECT {TASK_COLUMNS} FROM tasks WHERE state = 0 ORDER BY id LIMIT ?1"
+            "SELECT {TASK_COLUMNS} FROM tasks WHERE state = 0 ORDER BY updated_at, id LIMIT ?1"
         ))?
         .query_map([limit], read_task)?
         .collect::<rusqlite::Result<_>>()?;

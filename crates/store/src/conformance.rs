@@ -92,6 +92,7 @@ macro_rules! store_conformance {
                 a_head_that_waits_blocks_the_rest,
                 a_removed_head_lets_the_next_go,
                 what_waited_before_it_was_ordered_goes_run_after_run,
+                a_retry_from_before_it_was_ordered_holds_up_nothing,
                 an_expired_lease_without_a_place_is_due_again,
             }
             sweeps {

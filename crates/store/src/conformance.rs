@@ -19,6 +19,7 @@ pub mod reseal;
 pub mod retention;
 pub mod suspects;
 pub mod sweeps;
+pub mod tasks;
 pub mod versions;
 pub mod waiting;
 
@@ -100,11 +101,14 @@ macro_rules! store_conformance {
                 a_disabled_endpoint_is_swept,
                 deleted_endpoints_and_applications_are_swept,
                 an_endpoint_enabled_in_time_keeps_the_rest,
-                a_recovery_delivers_again_what_failed,
-                a_replay_delivers_what_never_came,
-                a_task_of_a_deleted_endpoint_fails,
                 parked_rows_are_kept_and_taken,
                 the_schema_is_current,
+            }
+            tasks {
+                a_recovery_delivers_again_what_failed,
+                a_replay_delivers_what_never_came,
+                a_task_passes_over_what_has_no_payload,
+                a_task_of_a_deleted_endpoint_fails,
             }
             orphans {
                 orphans_are_counted,

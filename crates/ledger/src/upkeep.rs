@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider_store::{RetentionReport, StoreError};
+use postrider_store::{RetentionReport, StoreError, SweepReport};
 use tokio::time::Instant;
 
 use postrider_telemetry::error_chain;
@@ -61,7 +61,7 @@ async fn sweep(context: &Context) -> Result<bool, StoreError> {
     if report.recovered > 0 {
         context.wake.notify_one();
     }
-    Ok(report.cancelled + report.recovered > 0)
+    Ok(report != SweepReport::default())
 }
 
 /// Deliveries of messages that were never recorded. Whatever the journal still holds may be the message, so nothing is

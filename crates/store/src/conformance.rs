@@ -100,6 +100,7 @@ macro_rules! store_conformance {
                 a_paused_endpoint_keeps_what_waits,
                 a_disabled_endpoint_is_swept,
                 deleted_endpoints_and_applications_are_swept,
+                idle_endpoints_of_a_deleted_application_hold_up_nobody,
                 an_endpoint_enabled_in_time_keeps_the_rest,
                 parked_rows_are_kept_and_taken,
                 the_schema_is_current,

@@ -1,7 +1,9 @@
 //! Checks of sweeps and what else `UpkeepStore` does.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use postrider_model::{DeferReason, DeliveryState, Disposition, EndpointId, UnixMillis};
+use postrider_model::{DeferReason, DeliveryState, Disposition, EndpointId, Next, UnixMillis};
 
 use super::fixture::{WAITING, World, must};
 use crate::{EndpointRef, SharedStore, SweepReport};
@@ -12,10 +14,11 @@ async fn sweep_all(world: &World, limit: u32) -> (SweepReport, u64) {
     let mut most = 0;
     for _ in 0..1_000 {
         let report = must(world.store.sweep(limit).await);
-        if report.cancelled + report.recovered == 0 {
+        if report == SweepReport::default() {
             return (sum, most);
         }
         sum.cancelled += report.cancelled;
+        sum.passed += report.passed;
         sum.recovered += report.recovered;
         most = most.max(report.cancelled);
     }
@@ -101,6 +104,29 @@ pub async fn deleted_endpoints_and_applications_are_swept(store: SharedStore) {
     let (sum, _) = sweep_all(&world, 100).await;
     assert_eq!(sum.cancelled, 3);
     assert_eq!(world.counts(other).await.canceled, 3);
+}
+
+/// Endpoints for which nothing waits are work too: what comes behind them is reached without a rest.
+pub async fn idle_endpoints_of_a_deleted_application_hold_up_nobody(store: SharedStore) {
+    let world = World::new(store).await;
+    let mut idle = Vec::new();
+    for _ in 0..150 {
+        idle.push(world.endpoint(|_| {}).await.id);
+    }
+    // They are looked at in the order of their ids.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let busy = world.endpoint(|_| {}).await.id;
+    let message = world.message();
+    world.record(&[world.accepted(&message, &idle, WAITING)]).await;
+    let ended: Vec<_> = idle
+        .iter()
+        .map(|endpoint| world.ended(&message, *endpoint, 0, Next::Delivered))
+        .collect();
+    world.record(&ended).await;
+    world.accept_many(busy, 3, WAITING).await;
+    must(world.store.delete_app(world.app, UnixMillis::now()).await);
+    let (sum, _) = sweep_all(&world, 100).await;
+    assert_eq!((sum.cancelled, sum.passed), (3, 151));
 }
 
 /// Enabling again saves what has not been swept.

@@ -5,6 +5,7 @@
 //! that a day is added. Making one locks its table against other schema changes only.
 
 mod days;
+mod locks;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -94,6 +95,7 @@ impl PostgresStore {
             }
             connection.close().await?;
             self.prepare_days().await?;
+            self.look_at_locks().await?;
             Ok((found, VERSION))
         })
         .await
@@ -104,7 +106,8 @@ impl PostgresStore {
         let found = version(&mut connection).await?;
         // Migrations only add: a newer schema serves this program too, so that old and new run side by side.
         if found >= VERSION {
-            return Ok(());
+            drop(connection);
+            return self.look_at_locks().await;
         }
         Err(Fail::Store(StoreError::Schema {
             found,

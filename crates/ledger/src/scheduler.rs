@@ -33,7 +33,7 @@ const HOLD: Duration = Duration::from_secs(5);
 /// How long an endpoint with as many leases out as may be rests, unless a recorder tells that one has ended: it may be
 /// in another process, or the word of it have come too early.
 const FULL_REST: Duration = Duration::from_secs(1);
-/// Most due rows counted per endpoint.
+/// Due rows that are counted per endpoint: this many, or as many as tell whether more is due than may be out.
 const COUNT_MAX: u32 = 1_000;
 
 pub(crate) async fn run(context: Arc<Context>) {
@@ -97,11 +97,12 @@ async fn round(context: &Arc<Context>, publishing: &Publishing) -> Result<usize,
     if !ended.is_empty() {
         deps.store.look_again(&ended).await?;
     }
+    let count_max = COUNT_MAX.max(settings.out_per_endpoint.saturating_add(1));
     // Asked for each statement, as late as can be: a store that comes back may have kept the one before waiting.
     let lag = || context.lag.of_leases(settings.lease / 2, UnixMillis::now());
     let due = deps
         .store
-        .claim_due(settings.claim_max, COUNT_MAX, HOLD, lag())
+        .claim_due(settings.claim_max, count_max, HOLD, lag())
         .await?;
     if due.is_empty() {
         return Ok(0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use postrider_broker::Queue;
-use postrider_store::{RetentionReport, StoreError};
+use postrider_store::{RetentionReport, StoreError, SweepReport};
 use postrider_telemetry::error_chain;
 use postrider_telemetry::labels::QueueKind;
 use tokio::time::Instant;
@@ -65,7 +65,7 @@ async fn sweep(context: &Context) -> Result<bool, StoreError> {
     if report.recovered > 0 {
         context.wake.notify_one();
     }
-    Ok(report.cancelled + report.recovered > 0)
+    Ok(report != SweepReport::default())
 }
 
 /// Deliveries of messages that were never recorded. Whatever the journal still holds may be the message, so nothing is

@@ -35,6 +35,7 @@ use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use postrider_secrets::Keyring;
@@ -111,6 +112,8 @@ pub struct PostgresStore {
     options: PgConnectOptions,
     sealer: Sealer,
     days: Days,
+    /// Whether this process looked at the server's room for locks.
+    has_seen_locks: AtomicBool,
     fold: FoldSettings,
     read_limit: Duration,
     write_limit: Duration,
@@ -155,6 +158,7 @@ impl PostgresStore {
             writes: Calls::default(),
             sealer: Sealer::new(settings.keyring),
             days: Days::default(),
+            has_seen_locks: AtomicBool::new(false),
             fold: FoldSettings {
                 disable_after: settings.disable_after,
             },

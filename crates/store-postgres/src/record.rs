@@ -88,7 +88,13 @@ async fn record(store: &PostgresStore, batch: &[Record]) -> Work<RecordReport> {
         match Box::pin(attempt(store, batch, &touched, &sealed, way)).await {
             Err(Fail::Again) if start < STARTS => {}
             Err(Fail::Repeated) if start < STARTS => way = Way::Careful,
-            Err(Fail::NoPartition) if start < STARTS => store.days.forget(),
+            Err(Fail::NoPartition) if start < STARTS => {
+                // What was made anew since and is still missing cannot be made.
+                if start > 1 {
+                    store.refuse_leaving(&days).await?;
+                }
+                store.days.forget();
+            }
             done => return done,
         }
         start += 1;

@@ -56,9 +56,8 @@ impl UpkeepStore for PostgresStore {
 
     async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError> {
         let limit = i64::from(limit.max(1));
-        let cancelled = self.writing(sweep::cancel_disabled(self, limit)).await?;
-        let recovered = self.writing(tasks::advance(self, limit)).await?;
-        Ok(SweepReport { cancelled, recovered })
+        let report = self.writing(sweep::cancel_disabled(self, limit)).await?;
+        report.with_tasks(self.writing(tasks::advance(self, limit)).await)
     }
 
     async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError> {

@@ -63,8 +63,12 @@ impl UpkeepStore for SqliteStore {
     }
 
     async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError> {
-        self.write(move |connection| sweep::sweep(connection, limit))
-            .await
+        // Apart: a task that fails undoes nothing else.
+        let report = self
+            .write(move |connection| sweep::sweep_doomed(connection, limit))
+            .await?;
+        let recovered = self.write(move |connection| tasks::advance(connection, limit));
+        report.with_tasks(recovered.await)
     }
 
     async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError> {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_model::{
     Accepted, AppId, Application, DeferReason, DeliveryId, Disposition, Endpoint, EndpointId, EndpointSecret,
-    Message, MessageId, NewDelivery, Record, Trigger, UnixMillis,
+    Message, MessageId, NewDelivery, Record, TaskId, Trigger, UnixMillis,
 };
 use postrider_secrets::Keyring;
 use postrider_store::{
-    AppRef, ConfigStore, EndpointRef, Grant, LogStore, RecordStore, StoreError, UpkeepStore, WaitingStore,
+    AppRef, ConfigStore, EndpointRef, Grant, LogStore, RecordStore, StoreError, TaskKind, TaskRow, TaskState,
+    UpkeepStore, WaitingStore,
 };
 use postrider_store_sqlite::{Settings, SqliteStore};
 use secrecy::SecretString;
@@ -261,4 +262,39 @@ async fn a_closed_store_says_so() {
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
     let written = store.record(&[]).await;
     assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+}
+
+#[tokio::test]
+async fn a_task_that_fails_undoes_nothing_of_a_sweep() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("postrider.db");
+    let store = open(&path, &keyring());
+    store.migrate().await.expect("a schema");
+    fill(&store, 7).await;
+    fill(&store, 8).await;
+    let now = UnixMillis::now();
+    let task = TaskRow {
+        id: TaskId::from_uuid(Uuid::from_u128(1)),
+        kind: TaskKind::Recover,
+        app: AppId::from_uuid(Uuid::from_u128(8)),
+        endpoint: EndpointId::from_uuid(Uuid::from_u128(8)),
+        since: UnixMillis(0),
+        until: now,
+        cursor: None,
+        state: TaskState::Running,
+        updated_at: now,
+    };
+    store.create_task(&task).await.expect("a task");
+    let app = AppId::from_uuid(Uuid::from_u128(7));
+    store.delete_app(app, now).await.expect("deleted");
+    let file = rusqlite::Connection::open(&path).expect("the file");
+    file.execute(
+        "UPDATE endpoints SET event_types = 'no list' WHERE app = ?1",
+        [task.app.as_bytes()],
+    )
+    .expect("broken");
+    let report = store.sweep(10).await.expect("what else it did");
+    assert_eq!((report.cancelled, report.recovered), (1, 0));
+    let failed = store.sweep(10).await;
+    assert!(failed.is_err(), "alone it is an error: {failed:?}");
 }

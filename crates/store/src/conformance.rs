@@ -19,6 +19,7 @@ pub mod reseal;
 pub mod retention;
 pub mod suspects;
 pub mod sweeps;
+pub mod tasks;
 pub mod versions;
 pub mod waiting;
 
@@ -92,19 +93,24 @@ macro_rules! store_conformance {
                 a_head_that_waits_blocks_the_rest,
                 a_removed_head_lets_the_next_go,
                 what_waited_before_it_was_ordered_goes_run_after_run,
+                a_retry_from_before_it_was_ordered_holds_up_nothing,
                 an_expired_lease_without_a_place_is_due_again,
             }
             sweeps {
                 a_paused_endpoint_keeps_what_waits,
                 a_disabled_endpoint_is_swept,
                 deleted_endpoints_and_applications_are_swept,
+                idle_endpoints_of_a_deleted_application_hold_up_nobody,
                 an_endpoint_enabled_in_time_keeps_the_rest,
+                parked_rows_are_kept_and_taken,
+                the_schema_is_current,
+            }
+            tasks {
                 a_recovery_delivers_again_what_failed,
                 every_task_has_its_turn,
                 a_replay_delivers_what_never_came,
+                a_task_passes_over_what_has_no_payload,
                 a_task_of_a_deleted_endpoint_fails,
-                parked_rows_are_kept_and_taken,
-                the_schema_is_current,
             }
             orphans {
                 orphans_are_counted,

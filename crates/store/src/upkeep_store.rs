@@ -87,8 +87,31 @@ pub fn parked_digest(kind: &str, bytes: &[u8]) -> [u8; 32] {
 pub struct SweepReport {
     /// Deliveries cancelled because their endpoint or application is disabled or deleted.
     pub cancelled: u64,
+    /// Disabled or deleted endpoints that were looked at for the last time, as nothing waits for them any more.
+    pub passed: u64,
     /// Background tasks' deliveries made.
     pub recovered: u64,
+}
+
+impl SweepReport {
+    /// Adds what tasks made. Where they failed and something else was done the failure is logged, so that the sweep is
+    /// called again at once for the rest of that.
+    ///
+    /// # Errors
+    /// The tasks' one, when nothing else was done.
+    pub fn with_tasks(self, recovered: Result<u64, StoreError>) -> Result<Self, StoreError> {
+        match recovered {
+            Ok(recovered) => Ok(Self { recovered, ..self }),
+            Err(error) if self == Self::default() => Err(error),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &(dyn std::error::Error + 'static),
+                    "a background task cannot go on"
+                );
+                Ok(self)
+            }
+        }
+    }
 }
 
 /// Deliveries that wait for a message that was never recorded: the request was refused after a part of it was on its
@@ -151,7 +174,8 @@ pub trait UpkeepStore: Send + Sync + 'static {
     /// One cheap round trip.
     async fn ping(&self) -> Result<(), StoreError>;
     /// One chunk (at most `limit` rows of each kind): cancels what waits for disabled or deleted endpoints, moves
-    /// background tasks on. Call again at once while it reports work.
+    /// background tasks on. Call again at once while it reports anything. A task that fails is an error only when nothing
+    /// else was done.
     async fn sweep(&self, limit: u32) -> Result<SweepReport, StoreError>;
     /// One chunk (at most `limit` rows): counts what is due and waits for a message that was never recorded, and cancels
     /// on record (`MessageMissing`) what belongs to a message older than `cancel_after`, if that is given. The deliveries of a

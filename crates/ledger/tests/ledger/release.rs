@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postrider_broker::{GatherSettings, InProcessSettings, Queue};
 use postrider_ledger::Settings;
-use postrider_limits::{FinishReport, Signal};
+use postrider_limits::{FinishReport, GateRequest, Signal, Verdict};
 use postrider_model::{DeferReason, DeliveryId, Disposition, MessageId, Next, Record, UnixMillis};
 
 use crate::world::{World, next_jobs, until};
@@ -76,6 +76,48 @@ async fn a_full_endpoint_goes_on_when_a_lease_ends() {
     };
     let done = tokio::time::timeout(SOON, all).await;
     done.expect("it does not wait for the next look, a second each time");
+}
+
+#[tokio::test]
+async fn no_more_is_out_than_may_be() {
+    const OUT_MAX: u32 = 1_500;
+    let settings = Settings {
+        out_per_endpoint: OUT_MAX,
+        ..Settings::default()
+    };
+    let world = World::new(settings).await;
+    let waiting = Disposition::Waiting(DeferReason::Backlog);
+    let batch = (0..4_000)
+        .map(|_| world.accepted(&world.message(Duration::ZERO, "a"), waiting))
+        .collect();
+    world.journal.publish(batch).await.unwrap();
+    let sql = world.sql();
+    let out = || -> u32 {
+        let count = "SELECT count(*) FROM waiting WHERE leased = 1";
+        sql.query_row(count, [], |row| row.get(0)).unwrap()
+    };
+    until("as many are out as may be", async || {
+        (out() >= OUT_MAX).then_some(())
+    })
+    .await;
+    // Two looks at an endpoint that is full.
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    assert_eq!(out(), OUT_MAX);
+    let message = world.message(Duration::ZERO, "a");
+    let fresh = GateRequest {
+        app: world.app,
+        endpoint: world.endpoint,
+        delivery: DeliveryId::derive(message.id, world.endpoint),
+        run: 0,
+        rate: None,
+        released: false,
+    };
+    let gates = world.limits.gate(&[fresh]).await.unwrap();
+    assert_eq!(
+        gates[0].verdict,
+        Verdict::Backlog,
+        "what comes now is behind the others"
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use postrider_model::{CancelReason, UnixMillis};
-use postrider_store::OrphanReport;
+use postrider_store::{OrphanReport, SweepReport};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ const ENDPOINTS: i64 = 100;
 /// How long a row may wait for its message before it counts as an orphan.
 const ORPHAN_AFTER_MS: i64 = 300_000;
 
-pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<u64> {
+pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<SweepReport> {
     let mut tx = store.write.begin().await?;
     let flagged: Vec<Uuid> = sqlx::query_scalar(
         "SELECT endpoint FROM backlog WHERE sweep ORDER BY endpoint LIMIT $1 FOR UPDATE SKIP LOCKED",
@@ -32,7 +32,7 @@ pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<u
     .fetch_all(&mut *tx)
     .await?;
     if flagged.is_empty() {
-        return Ok(0);
+        return Ok(SweepReport::default());
     }
     let rows = sqlx::query(
         "SELECT u.endpoint, e.id IS NULL OR e.deleted_at IS NOT NULL AS deleted, coalesce(e.disabled, false) \
@@ -43,27 +43,28 @@ pub(super) async fn cancel_disabled(store: &PostgresStore, limit: i64) -> Work<u
     .bind(&flagged)
     .fetch_all(&mut *tx)
     .await?;
-    let (mut cancelled, mut left) = (0, limit);
+    let mut report = SweepReport::default();
+    let mut left = limit;
     for row in &rows {
         if left <= 0 {
             break;
         }
         let endpoint: Uuid = row.try_get("endpoint")?;
         let Some(reason) = reason(row)? else {
-            unflag(&mut tx, endpoint, true).await?;
+            report.passed += unflag(&mut tx, endpoint, true).await?;
             continue;
         };
         let doomed = take(&mut tx, endpoint, left).await?;
         if doomed.is_empty() && row.try_get("deleted")? {
-            forget(&mut tx, endpoint).await?;
+            report.passed += forget(&mut tx, endpoint).await?;
         } else if doomed.is_empty() {
-            unflag(&mut tx, endpoint, false).await?;
+            report.passed += unflag(&mut tx, endpoint, false).await?;
         }
         left = left.saturating_sub(i64::try_from(doomed.len()).unwrap_or(i64::MAX));
-        cancelled += cancel::apply(&mut tx, &doomed, reason).await?;
+        report.cancelled += cancel::apply(&mut tx, &doomed, reason).await?;
     }
     tx.commit().await?;
-    Ok(cancelled)
+    Ok(report)
 }
 
 /// Why an endpoint's deliveries are cancelled; `None` when it was enabled again.
@@ -90,9 +91,9 @@ async fn take(connection: &mut PgConnection, endpoint: Uuid, limit: i64) -> Work
     rows.iter().map(Doomed::decode).collect()
 }
 
-/// Takes the flag off, unless rows are left that others hold right now.
-async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) -> Work<()> {
-    sqlx::query(
+/// Takes the flag off, unless rows are left that others hold right now; returns 1 if it did.
+async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) -> Work<u64> {
+    let done = sqlx::query(
         "UPDATE backlog SET sweep = false, next_due = CASE WHEN $2 THEN now_ms() ELSE next_due END \
          WHERE endpoint = $1 AND ($2 OR NOT EXISTS (SELECT 1 FROM waiting w WHERE w.endpoint = $1))",
     )
@@ -100,19 +101,19 @@ async fn unflag(connection: &mut PgConnection, endpoint: Uuid, enabled: bool) ->
     .bind(enabled)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 /// Removes a deleted endpoint's row, unless rows are left that others hold right now. It is locked: who brings something late
-/// waits, and makes it anew.
-async fn forget(connection: &mut PgConnection, endpoint: Uuid) -> Work<()> {
-    sqlx::query(
+/// waits, and makes it anew. Returns 1 if it did.
+async fn forget(connection: &mut PgConnection, endpoint: Uuid) -> Work<u64> {
+    let done = sqlx::query(
         "DELETE FROM backlog WHERE endpoint = $1 AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.endpoint = $1)",
     )
     .bind(endpoint)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 /// Due rows whose message is missing, among the 1,000 endpoints that are next and the first 100 rows of each: what

@@ -1,24 +1,20 @@
 //! Background tasks: deliver again what failed (recover) or never came (replay). One chunk a call, from the cursor;
 //! several ledgers share them by the lock on the task's row.
 
+mod find;
 pub(super) mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use postrider_model::{
-    DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, is_subscribed,
-};
+use postrider_model::{DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger};
 use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts, WaitingPut};
-use postrider_store::{TaskKind, TaskRow, TaskState};
-use sqlx::postgres::PgRow;
+use postrider_store::{TaskRow, TaskState};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::PostgresStore;
-use crate::error::{Work, corrupt};
-use crate::log::deliveries::to_state;
+use crate::error::Work;
 use crate::record::write::{self, column};
-use crate::row::{floor, next, same_millisecond};
 use crate::waiting::look;
 use rows::columns;
 
@@ -71,10 +67,7 @@ async fn go_on(tx: &mut PgConnection, task: &TaskRow, limit: i64) -> Work<u64> {
         rest(tx, task, TaskState::Failed, task.cursor).await?;
         return Ok(0);
     };
-    let found = match task.kind {
-        TaskKind::Recover => failed(tx, task, limit).await?,
-        TaskKind::Replay => missed(tx, task, &wanted, limit).await?,
-    };
+    let found = find::chunk(tx, task, &wanted, limit).await?;
     let made = deliver_again(tx, task, wanted.ordered, &found.messages).await?;
     let state = if found.is_last {
         TaskState::Finished
@@ -123,118 +116,6 @@ async fn rest(
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// A chunk of a task.
-struct Found {
-    /// Messages to deliver again.
-    messages: Vec<MessageId>,
-    /// The last message looked at.
-    cursor: Option<MessageId>,
-    is_last: bool,
-}
-
-fn bounds(task: &TaskRow) -> (Uuid, Uuid) {
-    let low = task
-        .cursor
-        .map_or_else(|| floor(task.since), |cursor| next(cursor.as_uuid()));
-    (low, floor(task.until))
-}
-
-/// Messages with an exhausted delivery and none that was delivered or is on its way.
-async fn failed(connection: &mut PgConnection, task: &TaskRow, limit: i64) -> Work<Found> {
-    let (low, high) = bounds(task);
-    // All deliveries of a message are looked at together, so messages are counted, not deliveries.
-    let rows = sqlx::query(
-        "SELECT message, array_agg(state) AS states FROM deliveries WHERE endpoint = $1 AND message >= $2 \
-         AND message < $3 AND id >= $4 AND id < $5 GROUP BY message ORDER BY message LIMIT $6",
-    )
-    .bind(task.endpoint.as_uuid())
-    .bind(low)
-    .bind(high)
-    .bind(same_millisecond(low).0)
-    .bind(same_millisecond(high).1)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    let mut messages = Vec::new();
-    for row in &rows {
-        let states = row
-            .try_get::<Vec<i16>, _>("states")?
-            .into_iter()
-            .map(to_state)
-            .collect::<Work<Vec<_>>>()?;
-        let done_or_going = states
-            .iter()
-            .any(|state| !matches!(state, DeliveryState::Exhausted | DeliveryState::Cancelled));
-        if states.contains(&DeliveryState::Exhausted) && !done_or_going {
-            messages.push(MessageId::from_uuid(row.try_get("message")?));
-        }
-    }
-    found(&rows, messages, limit)
-}
-
-/// Messages that the endpoint subscribes to, without a delivery that arrived or is on its way.
-async fn missed(connection: &mut PgConnection, task: &TaskRow, wanted: &Wanted, limit: i64) -> Work<Found> {
-    let (low, high) = bounds(task);
-    let rows = sqlx::query(
-        "SELECT id AS message, event_type, channels::text AS channels FROM messages \
-         WHERE app = $1 AND id >= $2 AND id < $3 ORDER BY id LIMIT $4",
-    )
-    .bind(task.app.as_uuid())
-    .bind(low)
-    .bind(high)
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await?;
-    let has_it = has_it(connection, task, &rows).await?;
-    let mut messages = Vec::new();
-    for row in &rows {
-        let channels: Vec<String> = match row.try_get::<Option<&str>, _>("channels")? {
-            Some(text) => serde_json::from_str(text).map_err(|_| corrupt("channels are not a list"))?,
-            None => Vec::new(),
-        };
-        let subscription = (&wanted.event_types[..], &wanted.channels[..]);
-        let message: Uuid = row.try_get("message")?;
-        if !has_it.contains(&message) && is_subscribed(subscription, row.try_get("event_type")?, &channels) {
-            messages.push(MessageId::from_uuid(message));
-        }
-    }
-    found(&rows, messages, limit)
-}
-
-/// Those of the chunk's messages that arrived at the endpoint or are on their way. Bounded by their time, so that only the
-/// partitions of their days are looked at.
-async fn has_it(connection: &mut PgConnection, task: &TaskRow, chunk: &[PgRow]) -> Work<HashSet<Uuid>> {
-    let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else {
-        return Ok(HashSet::new());
-    };
-    let (first, last): (Uuid, Uuid) = (first.try_get("message")?, last.try_get("message")?);
-    let found: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT message FROM deliveries WHERE endpoint = $1 AND message >= $2 AND message <= $3 \
-         AND id >= $4 AND id < $5 AND state IN (0, 1, 3)",
-    )
-    .bind(task.endpoint.as_uuid())
-    .bind(first)
-    .bind(last)
-    .bind(same_millisecond(first).0)
-    .bind(same_millisecond(last).1)
-    .fetch_all(connection)
-    .await?;
-    Ok(found.into_iter().collect())
-}
-
-fn found(rows: &[PgRow], messages: Vec<MessageId>, limit: i64) -> Work<Found> {
-    let cursor = rows
-        .last()
-        .map(|row| row.try_get("message"))
-        .transpose()?
-        .map(MessageId::from_uuid);
-    Ok(Found {
-        messages,
-        cursor,
-        is_last: i64::try_from(rows.len()).is_ok_and(|rows| rows < limit),
-    })
 }
 
 /// Makes a manual delivery of each message, due at once; one that this task made before is passed over.

@@ -89,7 +89,8 @@ async fn hold_back(connection: &mut PgConnection, claimed: &[Uuid]) -> Work<()> 
 }
 
 /// Counts what is due and what is out, each up to `count_max`, for claimed endpoints that are not held. A lease has expired
-/// that ended at `expired` or before.
+/// that ended at `expired` or before. Of an `ordered` endpoint rows outside the sequence (from before it was `ordered`) are
+/// due each by itself, those of the sequence as long as all before them are.
 async fn count(
     connection: &mut PgConnection,
     claimed: &[Uuid],
@@ -104,14 +105,14 @@ async fn count(
          CROSS JOIN LATERAL (SELECT count(*) AS out FROM (SELECT 1 FROM waiting w WHERE w.endpoint = u.endpoint \
            AND w.leased AND w.due_at > $4 LIMIT $2) o) leases \
          CROSS JOIN LATERAL (SELECT count(*) AS due, min(d.due_at) AS since FROM ( \
-           (SELECT w.due_at FROM waiting w WHERE NOT e.ordered AND w.endpoint = u.endpoint AND w.seq = 0 \
+           (SELECT w.due_at FROM waiting w WHERE w.endpoint = u.endpoint AND w.seq = 0 \
              AND w.due_at <= $3 AND (NOT w.leased OR w.due_at <= $4) ORDER BY w.due_at LIMIT $2) \
            UNION ALL (SELECT w.due_at FROM waiting w WHERE NOT e.ordered AND w.endpoint = u.endpoint AND w.seq > 0 \
              AND w.due_at <= $3 AND (NOT w.leased OR w.due_at <= $4) ORDER BY w.seq, w.due_at LIMIT $2) \
            UNION ALL (SELECT p.due_at FROM (SELECT h.due_at, bool_and(h.due_at <= $3) \
              OVER (ORDER BY h.seq, h.due_at, h.delivery) AS ready FROM (SELECT w.due_at, w.seq, w.delivery \
-             FROM waiting w WHERE e.ordered AND w.endpoint = u.endpoint ORDER BY w.seq, w.due_at, w.delivery \
-             LIMIT $2) h) p WHERE p.ready) LIMIT $2) d) due \
+             FROM waiting w WHERE e.ordered AND w.endpoint = u.endpoint AND w.seq > 0 \
+             ORDER BY w.seq, w.due_at, w.delivery LIMIT $2) h) p WHERE p.ready) LIMIT $2) d) due \
          WHERE NOT e.disabled AND NOT e.paused AND e.deleted_at IS NULL",
     )
     .bind(claimed)

@@ -6,6 +6,7 @@ use postrider_model::{AppId, EndpointId, UnixMillis};
 use postrider_store::{EndpointBacklog, ReasonCount};
 use sqlx::Row;
 
+use super::look::first_due;
 use crate::PostgresStore;
 use crate::error::{Fail, Work};
 use crate::log::deliveries::to_reason;
@@ -58,17 +59,17 @@ async fn estimate(store: &PostgresStore) -> Work<Vec<(i16, i64)>> {
 
 /// Counts by endpoint in a sample like that of [`estimate`], which is the whole table while that is small.
 pub(super) async fn busiest(store: &PostgresStore, limit: u32) -> Work<Vec<EndpointBacklog>> {
-    let rows = sqlx::query(
+    let rows = sqlx::query(concat!(
         "WITH size AS (SELECT greatest(reltuples, $1)::float8 AS rows FROM pg_class \
          WHERE oid = 'waiting'::regclass), \
          sampled AS (SELECT endpoint, app, count(*)::float8 AS count FROM waiting \
          TABLESAMPLE SYSTEM ((SELECT 100 * $1::float8 / rows FROM size)) GROUP BY endpoint, app \
          ORDER BY count DESC, endpoint LIMIT $2) \
          SELECT s.endpoint, s.app, (s.count * (SELECT rows FROM size) / $1::float8)::bigint AS count, \
-         coalesce(head.due_at, $3) AS due_at FROM sampled s LEFT JOIN LATERAL (SELECT due_at FROM waiting w \
-         WHERE w.endpoint = s.endpoint ORDER BY w.seq, w.due_at LIMIT 1) head ON true \
-         ORDER BY s.count DESC, s.endpoint",
-    )
+         coalesce(",
+        first_due!("s.endpoint"),
+        ", $3) AS due_at FROM sampled s ORDER BY s.count DESC, s.endpoint",
+    ))
     .bind(f64::from(100_000))
     .bind(i64::from(limit))
     .bind(UnixMillis::NEVER.0)
@@ -88,17 +89,17 @@ pub(super) async fn busiest(store: &PostgresStore, limit: u32) -> Work<Vec<Endpo
 
 /// How long the oldest ready delivery has been ready; its endpoint has a time to be looked at that has passed.
 async fn ready_age(store: &PostgresStore) -> Work<Duration> {
-    let row = sqlx::query(
+    let row = sqlx::query(concat!(
         "WITH clock AS MATERIALIZED (SELECT now_ms() AS now) \
          SELECT clock.now, (SELECT min(greatest(head.due_at, b.next_due)) FROM \
          (SELECT b.endpoint, b.next_due, e.ordered FROM backlog b JOIN endpoints e ON e.id = b.endpoint \
          WHERE b.next_due <= clock.now AND NOT e.paused AND NOT e.disabled AND e.deleted_at IS NULL \
-         ORDER BY b.next_due LIMIT 1000) b \
-         CROSS JOIN LATERAL (SELECT due_at FROM waiting w WHERE w.endpoint = b.endpoint \
-         ORDER BY w.seq, w.due_at LIMIT 1) head WHERE head.due_at <= clock.now AND NOT (b.ordered AND EXISTS \
+         ORDER BY b.next_due LIMIT 1000) b CROSS JOIN LATERAL (SELECT ",
+        first_due!("b.endpoint"),
+        " AS due_at) head WHERE head.due_at <= clock.now AND NOT (b.ordered AND EXISTS \
          (SELECT 1 FROM waiting l WHERE l.endpoint = b.endpoint AND l.leased AND l.due_at > clock.now))) AS ready_at \
          FROM clock",
-    )
+    ))
     .fetch_one(&store.read)
     .await?;
     let now = UnixMillis(row.try_get("now")?);

@@ -108,7 +108,8 @@ struct Taken {
     is_broken: bool,
 }
 
-/// Leases rows and reads their messages, in order of grant and due time (or sequence).
+/// Leases rows and reads their messages, in order of grant and due time (or sequence). Of an `ordered` endpoint rows outside
+/// the sequence go first, each when it is due.
 ///
 /// A row of a sequence that another transaction holds ends the run before it: nothing may overtake it. A lease has expired
 /// that ended at `expired` or before.
@@ -122,9 +123,10 @@ async fn take(
     let rows = sqlx::query(concat!(
         "WITH g AS MATERIALIZED (SELECT u.* FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) \
            WITH ORDINALITY AS u(endpoint, n, ordered, place) JOIN endpoints e ON e.id = u.endpoint \
-           WHERE u.n > 0 AND NOT e.disabled AND NOT e.paused AND e.deleted_at IS NULL), \
+           WHERE u.n > 0 AND NOT e.disabled AND NOT e.paused AND e.deleted_at IS NULL \
+           AND NOT (u.ordered AND EXISTS (SELECT 1 FROM waiting l WHERE l.endpoint = u.endpoint AND l.leased AND l.due_at > $9))), \
          free AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at FROM waiting w \
-           WHERE NOT g.ordered AND w.endpoint = g.endpoint AND w.seq = 0 AND w.due_at <= $4 \
+           WHERE w.endpoint = g.endpoint AND w.seq = 0 AND w.due_at <= $4 \
            AND (NOT w.leased OR w.due_at <= $9) AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message) \
            ORDER BY w.due_at LIMIT g.n FOR UPDATE OF w SKIP LOCKED) r), \
          left_over AS (SELECT g.place, r.* FROM g CROSS JOIN LATERAL (SELECT w.delivery, w.message, w.seq, w.due_at \
@@ -135,9 +137,9 @@ async fn take(
            row_number() OVER (ORDER BY w.seq, w.due_at, w.delivery) AS nth, \
            bool_and(w.due_at <= $4 AND EXISTS (SELECT 1 FROM messages m WHERE m.id = w.message)) \
              OVER (ORDER BY w.seq, w.due_at, w.delivery) AS ready \
-           FROM (SELECT * FROM waiting i WHERE g.ordered AND i.endpoint = g.endpoint \
-             ORDER BY i.seq, i.due_at, i.delivery LIMIT g.n) w) h \
-           WHERE NOT EXISTS (SELECT 1 FROM waiting l WHERE l.endpoint = g.endpoint AND l.leased AND l.due_at > $9)), \
+           FROM (SELECT * FROM waiting i WHERE g.ordered AND i.endpoint = g.endpoint AND i.seq > 0 \
+             ORDER BY i.seq, i.due_at, i.delivery \
+             LIMIT g.n - (SELECT count(*) FROM free f WHERE f.place = g.place)) w) h), \
          held AS (SELECT run.place, run.nth, w.delivery, w.message, w.seq, w.due_at FROM run JOIN waiting w \
            ON w.delivery = run.delivery WHERE run.ready AND w.due_at <= $4 FOR UPDATE OF w SKIP LOCKED), \
          found AS (SELECT place, delivery, message, seq, due_at FROM free \

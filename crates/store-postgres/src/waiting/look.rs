@@ -6,6 +6,21 @@ use uuid::Uuid;
 
 use crate::error::Work;
 
+/// When an endpoint's rows go on: the first outside a sequence in their order of due time, or the head of the sequence. NULL
+/// without rows.
+macro_rules! first_due {
+    ($endpoint:literal) => {
+        concat!(
+            "least((SELECT w.due_at FROM waiting w WHERE w.endpoint = ",
+            $endpoint,
+            " AND w.seq = 0 ORDER BY w.due_at LIMIT 1), (SELECT w.due_at FROM waiting w WHERE w.endpoint = ",
+            $endpoint,
+            " AND w.seq > 0 ORDER BY w.seq, w.due_at LIMIT 1))"
+        )
+    };
+}
+pub(super) use first_due;
+
 /// An endpoint whose backlog row is set anew. The caller has locked it.
 pub(crate) struct Look {
     pub(crate) endpoint: Uuid,
@@ -20,22 +35,22 @@ pub(crate) struct Look {
 /// Sets the next look at endpoints to the earliest due time of their rows, or to never when there are none or the
 /// endpoint is held.
 ///
-/// Rows outside a sequence come first in their order of due time; of a sequence the head says when it goes on, but
-/// not before the leases that are out have ended. An endpoint that was `ordered` once may have rows of a sequence
+/// Rows outside a sequence come in their order of due time, of a sequence the head says when it goes on; of an `ordered`
+/// endpoint nothing does before the leases that are out have ended. An endpoint that was `ordered` once may have rows of a sequence
 /// still: the first thousand stand for all.
 pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<()> {
     if looks.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    sqlx::query(concat!(
         "UPDATE backlog b SET next_due = CASE WHEN next.due_at IS NULL THEN $3 \
          ELSE greatest(next.due_at, next.earliest, next.not_before) END, \
          not_before = next.not_before, is_full = next.is_full \
          FROM (SELECT u.endpoint, u.earliest, u.not_before, u.is_full, CASE \
            WHEN e.disabled OR e.paused OR e.deleted_at IS NOT NULL THEN NULL \
-           WHEN e.ordered THEN (SELECT greatest(head.due_at, (SELECT max(l.due_at) FROM waiting l \
-             WHERE l.endpoint = u.endpoint AND l.leased AND l.due_at > $4)) FROM (SELECT w.due_at FROM waiting w \
-             WHERE w.endpoint = u.endpoint ORDER BY w.seq, w.due_at LIMIT 1) head) \
+           WHEN e.ordered THEN greatest(",
+        first_due!("u.endpoint"),
+        ", (SELECT max(l.due_at) FROM waiting l WHERE l.endpoint = u.endpoint AND l.leased AND l.due_at > $4)) \
            ELSE least((SELECT w.due_at FROM waiting w WHERE w.endpoint = u.endpoint AND w.seq = 0 \
              ORDER BY w.due_at LIMIT 1), (SELECT min(s.due_at) FROM (SELECT w.due_at FROM waiting w \
              WHERE w.endpoint = u.endpoint AND w.seq > 0 ORDER BY w.seq, w.due_at LIMIT 1000) s)) \
@@ -44,7 +59,7 @@ pub(crate) async fn set(connection: &mut PgConnection, looks: &[Look]) -> Work<(
              AS u(endpoint, not_before, is_full, earliest) \
            LEFT JOIN endpoints e ON e.id = u.endpoint) next \
          WHERE b.endpoint = next.endpoint",
-    )
+    ))
     .bind(looks.iter().map(|look| look.endpoint).collect::<Vec<_>>())
     .bind(looks.iter().map(|look| look.not_before.0).collect::<Vec<_>>())
     .bind(UnixMillis::NEVER.0)

@@ -182,3 +182,59 @@ async fn a_dropped_body_does_not_come_back_with_its_record() {
     assert_eq!(report.messages, 0);
     assert!(world.store.payload(message.id).await.unwrap().is_none());
 }
+
+/// The rows of a day that a long read keeps from going are refused by themselves: the journal goes on with the others.
+#[tokio::test]
+async fn a_day_that_cannot_go_yet_holds_up_no_other() {
+    let world = World::new().await;
+    let expired = world.message(UnixMillis::now().minus(30 * DAY));
+    let gone = world.accepted(&expired, Disposition::Queued);
+    world.store.record(&[gone]).await.unwrap();
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    let mut reader = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE deliveries IN ACCESS SHARE MODE")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let retained = world.again().retain(10 * DAY, 10 * DAY, 100).await;
+    assert!(
+        retained.is_err(),
+        "the day was to stay half removed: {retained:?}"
+    );
+
+    let again = world.message(expired.id.created_at());
+    let fresh = world.message(UnixMillis::now());
+    let old = world.accepted(&again, Disposition::Queued);
+    let new = world.accepted(&fresh, Disposition::Queued);
+    let refused = world.store.record(&[new.clone(), old.clone()]).await;
+    assert!(matches!(refused, Err(StoreError::Rejected(_))), "{refused:?}");
+    assert_eq!(world.store.record(&[new]).await.unwrap().messages, 1);
+    let refused = world.store.record(std::slice::from_ref(&old)).await;
+    assert!(matches!(refused, Err(StoreError::Rejected(_))), "{refused:?}");
+
+    reader.rollback().await.unwrap();
+    world.store.retain(10 * DAY, 10 * DAY, 100).await.unwrap();
+    assert_eq!(world.store.record(&[old]).await.unwrap().messages, 1);
+}
+
+/// What is on record of a day whose payloads alone are on their way out still moves on.
+#[tokio::test]
+async fn payloads_that_cannot_go_yet_hold_up_no_outcome() {
+    let world = World::new().await;
+    let message = world.message(UnixMillis::now().minus(30 * DAY));
+    let accepted = world.accepted(&message, Disposition::Queued);
+    world.store.record(&[accepted]).await.unwrap();
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    let mut reader = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE bodies IN ACCESS SHARE MODE")
+        .execute(&mut *reader)
+        .await
+        .unwrap();
+    let retained = world.again().retain(10 * DAY, FOR_EVER, 100).await;
+    assert!(
+        retained.is_err(),
+        "the day was to stay half removed: {retained:?}"
+    );
+    let outcome = world.outcome(&message, 0, 1, Next::Delivered);
+    assert_eq!(world.again().record(&[outcome]).await.unwrap().attempts, 1);
+}

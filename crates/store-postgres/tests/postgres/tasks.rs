@@ -7,7 +7,7 @@ use postrider_model::{
     DeferReason, DeliveryId, DeliveryState, Disposition, Message, Next, TaskId, Trigger, UnixMillis,
 };
 use postrider_store::{
-    Grant, LogStore, Page, RecordStore, TaskKind, TaskRow, TaskState, UpkeepStore, WaitingStore,
+    ConfigStore, Grant, LogStore, Page, RecordStore, TaskKind, TaskRow, TaskState, UpkeepStore, WaitingStore,
 };
 
 use crate::world::{DAY, World};
@@ -230,4 +230,34 @@ async fn a_task_that_fails_or_is_of_an_unknown_kind_does_not_stand_before_the_ot
     }
     assert!(failures > 0, "the first one was to fail");
     assert_eq!(made, 1);
+}
+
+#[tokio::test]
+async fn what_a_sweep_cancelled_is_told_though_a_task_fails() {
+    let mut world = World::new().await;
+    ended(&world, &[GONE]).await;
+    world
+        .store
+        .create_task(&task(&world, TaskKind::Recover))
+        .await
+        .unwrap();
+    let mut off = crate::world::endpoint(world.app);
+    world.store.create_endpoint(&off).await.unwrap().unwrap();
+    world.endpoint = off.id;
+    let message = world.message(UnixMillis::now());
+    let waits = world.accepted(&message, Disposition::Waiting(DeferReason::Backlog));
+    world.store.record(&[waits]).await.unwrap();
+    off.disabled = true;
+    let was = off.updated_at;
+    world.store.update_endpoint(&off, was).await.unwrap().unwrap();
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE bodies_kept RENAME TO away")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let report = world.store.sweep(10).await.unwrap();
+    assert_eq!((report.cancelled, report.recovered), (1, 0));
+    while world.store.sweep(10).await.is_ok_and(|report| report.passed > 0) {}
+    let failed = world.store.sweep(10).await;
+    assert!(failed.is_err(), "alone it is an error: {failed:?}");
 }

@@ -6,7 +6,6 @@ use postrider_model::{CancelReason, EndpointId, UnixMillis};
 use postrider_store::{OrphanReport, SweepReport};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::tasks;
 use crate::cancel::{self, Waits};
 use crate::codec;
 use crate::error::Fallible;
@@ -18,26 +17,20 @@ const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 /// Rows marked as orphans that one sweep looks at.
 const ORPHANS_MAX: u32 = 1_000;
 
-pub(super) fn sweep(connection: &Connection, limit: u32) -> Fallible<SweepReport> {
-    Ok(SweepReport {
-        cancelled: sweep_doomed(connection, limit)?,
-        recovered: tasks::advance(connection, limit)?,
-    })
-}
-
 /// Cancels what waits for disabled and deleted endpoints. A lease that is out does not save its row: the state is
 /// final, and what the outcome adds is its attempt.
-fn sweep_doomed(connection: &Connection, limit: u32) -> Fallible<u64> {
+pub(super) fn sweep_doomed(connection: &Connection, limit: u32) -> Fallible<SweepReport> {
     let endpoints = connection
         .prepare_cached("SELECT endpoint FROM backlog WHERE doomed = 1 LIMIT ?1")?
         .query_map([DOOMED_MAX], |row| codec::id(row, 0))?
         .collect::<rusqlite::Result<Vec<EndpointId>>>()?;
-    let mut cancelled = 0;
+    let mut report = SweepReport::default();
     let mut room = u64::from(limit);
     for endpoint in endpoints {
         let Some(why) = why_doomed(connection, endpoint)? else {
             // Enabled again: its rows live.
             crate::waiting::reconsider(connection, endpoint)?;
+            report.passed += 1;
             continue;
         };
         let rows = connection
@@ -50,19 +43,20 @@ fn sweep_doomed(connection: &Connection, limit: u32) -> Fallible<u64> {
                 Waits::read,
             )?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        cancelled += cancel::cancel(connection, &rows, why)?;
+        report.cancelled += cancel::cancel(connection, &rows, why)?;
         let seen = u64::try_from(rows.len()).unwrap_or(u64::MAX);
         if seen < room {
             connection
                 .prepare_cached("DELETE FROM backlog WHERE endpoint = ?1")?
                 .execute([endpoint.as_bytes()])?;
+            report.passed += 1;
         }
         room = room.saturating_sub(seen);
         if room == 0 {
             break;
         }
     }
-    Ok(cancelled)
+    Ok(report)
 }
 
 /// Why nothing may wait for an endpoint; `None` when it may.

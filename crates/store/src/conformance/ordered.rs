@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use postrider_model::{DeferReason, Disposition, EndpointId, Job, MessageId, Next};
 
-use super::fixture::{HOUR, World, grant, must, until};
+use super::fixture::{HOUR, RETRY, World, grant, must, until};
+use super::sweeps::change;
 use crate::{Grant, SharedStore};
 
 async fn ordered(world: &World) -> EndpointId {
@@ -134,6 +135,53 @@ pub async fn what_waited_before_it_was_ordered_goes_run_after_run(store: SharedS
         }
         seen += jobs.len();
     }
+}
+
+/// What waits for a retry from before has no place in the sequence: it goes when it is due, and nothing waits behind it.
+pub async fn a_retry_from_before_it_was_ordered_holds_up_nothing(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    let retried = world.message();
+    let soon = world.message();
+    let short = Next::Retry {
+        delay: Duration::from_millis(300),
+    };
+    world
+        .record(&[
+            world.accepted(&retried, &[endpoint], Disposition::Queued),
+            world.ended(&retried, endpoint, 0, RETRY),
+        ])
+        .await;
+    change(&world, endpoint, |endpoint| endpoint.ordered = true).await;
+    let first = accept_backwards(&world, endpoint, 2).await;
+    until("what may go is ready", async || {
+        let (_, age) = must(world.store.waiting_counts().await);
+        (age > Duration::ZERO).then_some(())
+    })
+    .await;
+    let jobs = world.take(endpoint, 10).await;
+    assert_eq!(messages(&jobs), first);
+    world
+        .record(&[
+            world.accepted(&soon, &[endpoint], Disposition::Queued),
+            world.ended(&soon, endpoint, 0, short),
+        ])
+        .await;
+    for job in &jobs {
+        let ended = world.ended(&job.message, endpoint, job.run, Next::Delivered);
+        world.record(&[ended]).await;
+    }
+    let jobs = world.take(endpoint, 10).await;
+    assert_eq!(messages(&jobs), [soon.id], "when it is due");
+    let second = accept_backwards(&world, endpoint, 2).await;
+    assert!(
+        world.claim().await.iter().all(|due| due.due == 0),
+        "a lease is out"
+    );
+    world
+        .record(&[world.ended(&soon, endpoint, jobs[0].run, Next::Delivered)])
+        .await;
+    assert_eq!(messages(&world.take(endpoint, 10).await), second);
 }
 
 /// An expired lease is due again, also of what was made by hand and has no place in the sequence.

@@ -65,7 +65,7 @@ async fn a_slow_suspect_stays_on_trial_until_its_end() {
     world.receiver.on("/hangs", Script::always(Reply::Hang));
     let endpoint = world
         .endpoint("/hangs", |endpoint| {
-            endpoint.timeout = Some(Duration::from_secs(2))
+            endpoint.timeout = Some(Duration::from_secs(2));
         })
         .await;
     let frames = [0, 1].map(|_| postrider_wire::encode_jobs(&[world.job(endpoint)]));

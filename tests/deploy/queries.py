@@ -71,7 +71,7 @@ def run(url: str, interval: str, everything_happens: bool) -> None:
     missing = {}
     for query, place in dashboards.items():
         if everything_happens or not any(name in query for name in NEED_AN_EVENT):
-            missing[query.replace("$__rate_interval", interval)] = (place, everything_happens)
+            missing[query.replace("$__rate_interval", interval).replace("$namespace", ".*")] = (place, everything_happens)
     for query, place in alerts.items():
         for selector in SELECTOR.findall(query):
             if everything_happens:
@@ -98,7 +98,9 @@ def scrape(targets: list[str]) -> None:
         "scrape_configs": [
             {
                 "job_name": "postrider",
-                "static_configs": [{"targets": [target], "labels": {"role": role}} for role, target in processes],
+                "static_configs": [
+                    {"targets": [target], "labels": {"role": role, "namespace": "test"}} for role, target in processes
+                ],
             }
         ],
     }

@@ -80,11 +80,17 @@ for name, service in services.items():
                 problems.append(f"{where}: no option {option}")
 fail(*problems)
 
+
+def workers(environment: dict[str, str]) -> int:
+    configured = compose(filled | environment, "config", "--format", "json")
+    return json.loads(configured.stdout)["services"]["worker"]["deploy"]["replicas"]
+
+
 for role in ROLES:
     if (grace := services[role].get("stop_grace_period")) != "45s":
         fail(f"{role}: stop_grace_period is {grace}")
-if services["worker"]["deploy"]["replicas"] != 2 or any("container_name" in service for service in services.values()):
-    fail("worker: not two of them, or a fixed name that keeps it from being scaled")
+if workers({}) != 2 or workers({"POSTRIDER_WORKERS": "4"}) != 4 or any("container_name" in service for service in services.values()):
+    fail("worker: not as many as there should be, or a fixed name that keeps it from being scaled")
 if any(name.startswith("demo") for name in plain) or {"rabbitmq", "redis", "postgres"} - plain.keys():
     fail("the demo belongs to its profile, the rest to none")
 

@@ -175,6 +175,8 @@ PIPELINE = dashboard(
             panel("Publish confirm time", "From publishing a frame to the broker's confirm.", quantiles("postrider_publish_confirm_seconds"), "s"),
             panel("Publish failures", "Frames that were not confirmed, by reason.", [(rate("postrider_publish_failures_total", "reason"), "{{reason}}")], "ops"),
             panel("Reconnects", "Connections that had to be made again.", [("sum by (service) (increase(postrider_reconnects_total[$__rate_interval]))", "{{service}}")]),
+            panel("Frames in the broker", "Ready, by kind of queue. deliver: first attempts. retry: what the scheduler released. journal: what is not recorded. Trouble if they only grow.",
+                  [(ledgers("postrider_queue_frames", "queue"), "{{queue}}")]),
         ]),
         ("Worker", [
             panel("In flight and waiting", "Attempts under way, and deliveries that have not started.",

@@ -30,6 +30,12 @@ def compose(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True)
 
 
+# The file with the keys and passwords stays out of the repository and of images, whatever it is called.
+for ignore, below in ((".gitignore", ""), (".dockerignore", "**/")):
+    lines = (ROOT / ignore).read_text().splitlines()
+    fail(*(f"{ignore} lets {name} through" for name in (".env", ".env.*", "*.env") if below + name not in lines))
+    fail(*(f"{ignore} makes an exception: {line}" for line in lines if line.startswith("!")))
+
 required, optional, documented = set(REQUIRED.findall(text)), set(OPTIONAL.findall(text)), example()
 fail(*(f"deploy/compose.env.example does not mention {name}" for name in (required | optional) - documented.keys()))
 fail(*(f"deploy/compose.env.example has {name}, which nothing reads" for name in documented.keys() - required - optional))

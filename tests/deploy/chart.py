@@ -2,8 +2,10 @@
 
 import ipaddress
 import re
+import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 
 import helm_python
 import yaml
@@ -30,8 +32,8 @@ WRONG = {
 }
 
 
-def render(values: dict) -> list[dict]:
-    files = chart.render(values, name="test", namespace="hooks")
+def render(values: dict, of=None) -> list[dict]:
+    files = (of or chart).render(values, name="test", namespace="hooks")
     documents = [doc for name, text in sorted(files.items()) if name.endswith(".yaml") for doc in yaml.safe_load_all(text)]
     return [document for document in documents if document]
 
@@ -198,6 +200,40 @@ def check_images() -> None:
         fail("a digest does not win, or wins over a role's own tag")
 
 
+def check_upgrade() -> None:
+    """Each step of an upgrade replaces the pods of one role, with a newer chart too."""
+    digest, newer = "sha256:" + "0" * 64, "sha256:" + "1" * 64
+    # What was set before; what the first step sets beside it, and each step for its role.
+    ways = [
+        ({}, {"image": {"tag": metadata["appVersion"]}}, {"tag": "99.0.0"}),
+        ({"image": {"tag": "1.0.0"}}, {"image": {"tag": "1.0.0"}}, {"tag": "99.0.0"}),
+        ({"image": {"digest": digest}}, {"image": {"digest": digest}}, {"digest": newer}),
+    ]
+
+    def pods(values: dict, of=None) -> dict[str, dict]:
+        documents = render(values, of)
+        return {role: one(documents, "Deployment", f"test-postrider-{role}")["spec"]["template"] for role in ROLES}
+
+    with tempfile.TemporaryDirectory() as directory:
+        later = Path(directory, "postrider")
+        shutil.copytree(CHART, later)
+        file = later / "Chart.yaml"
+        file.write_text(file.read_text().replace(metadata["version"], "99.0.0"))
+        upgraded = helm_python.Chart.load(later)
+        for before, values, image in ways:
+            running = pods(before)
+            for role in ("ledger", "worker", "gateway"):
+                values = values | {role: {"image": image}}
+                now = pods(values, upgraded)
+                changed = [name for name in ROLES if now[name] != running[name]]
+                if changed != [role]:
+                    fail(f"the upgrade's step for {role} replaces {changed}")
+                running = now
+            end = {"image": {"tag": "", "digest": ""} | image}
+            if pods(end, upgraded) != running:
+                fail("the last step of an upgrade replaces pods again")
+
+
 chart = helm_python.Chart.load(CHART)
 chart.validate_schema({})
 chart.validate_schema(PRODUCTION)
@@ -212,7 +248,8 @@ production = check_all(PRODUCTION, allowed=["10.20.1.1"])
 check_production(production)
 check_settings(production)
 check_images()
-version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
+check_upgrade()
+version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 if metadata["appVersion"] != version or metadata["version"] != version:
     fail(f"Chart.yaml is not at {version}")

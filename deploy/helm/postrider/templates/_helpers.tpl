@@ -13,9 +13,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 
-{{- define "postrider.labels" -}}
+{{- /* Of pods: nothing that changes with the chart, so that an upgrade replaces no role before its step. */ -}}
+{{- define "postrider.podLabels" -}}
 {{ include "postrider.selector" . }}
 app.kubernetes.io/part-of: postrider
+{{- end -}}
+
+{{- define "postrider.labels" -}}
+{{ include "postrider.podLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}

@@ -28,7 +28,20 @@ WRONG = {
     "a digest that is none": {"image": {"digest": "latest"}},
     "both bounds of a disruption budget": {"worker": {"podDisruptionBudget": {"minAvailable": 1}}},
     "no peer for Postgres": {"networkPolicy": {"postgres": {"to": []}}},
+    "a collector's Secret without its key": {"secrets": {"tracesEndpoint": {"name": "traces", "key": ""}}},
     "a port that is none": {"networkPolicy": {"workerEgress": {"ports": [70000]}}},
+}
+
+
+# What only the templates can refuse, and what they say.
+REFUSED = {
+    "secrets.tracesEndpoint": [
+        {"config": {"traces": {"endpoint": "https://user:password@collector:4318"}}},
+        {"worker": {"config": {"traces": {"endpoint": "https://user@collector:4318"}}}},
+    ],
+    "leave one of them out": [
+        {"config": {"traces": {"endpoint": "http://collector:4318"}}, "secrets": {"tracesEndpoint": {"name": "traces"}}},
+    ],
 }
 
 
@@ -67,6 +80,8 @@ def check_pod(name: str, pod: dict) -> None:
             fail(f"{name}: no setting {variable['name']}")
         if re.search("URL|KEY", variable["name"]) and "secretKeyRef" not in variable.get("valueFrom", {}):
             fail(f"{name}: {variable['name']} is not from a Secret")
+        if "@" in variable.get("value", ""):
+            fail(f"{name}: {variable['name']} has a password")
     variables = [variable["name"] for variable in container["env"]]
     if len(set(variables)) != len(variables):
         fail(f"{name}: a variable is set twice")
@@ -186,6 +201,25 @@ def check_settings(documents: list[dict]) -> None:
             fail("a file that a setting names is not mounted")
 
 
+def check_traces() -> None:
+    for words, wrong in REFUSED.items():
+        for values in wrong:
+            try:
+                chart.validate_schema(values)
+                render(values)
+            except helm_python.HelmError as error:
+                if words not in str(error):
+                    fail(f"refused, but not for what is wrong: {error}")
+            else:
+                fail(f"the templates let through {values}")
+    documents = check_all({"secrets": {"tracesEndpoint": {"name": "collector", "key": "url"}}}, allowed=[])
+    wanted = {"name": "POSTRIDER_TRACES__ENDPOINT", "valueFrom": {"secretKeyRef": {"name": "collector", "key": "url"}}}
+    for role in ROLES:
+        [container] = one(documents, "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"]["containers"]
+        if wanted not in container["env"]:
+            fail(f"{role}: the collector's address is not from its Secret")
+
+
 def check_images() -> None:
     def image(values: dict, role: str) -> str:
         return one(render(values), "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -247,6 +281,7 @@ check_all({}, allowed=[])
 production = check_all(PRODUCTION, allowed=["10.20.1.1"])
 check_production(production)
 check_settings(production)
+check_traces()
 check_images()
 metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
 check_upgrade()

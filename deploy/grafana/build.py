@@ -5,16 +5,31 @@
 """
 
 import json
+import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
+NAMESPACE = 'namespace=~"$namespace"'
+NAMESPACES = "label_values(postrider_build_info, namespace)"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH, HEIGHT = 8, 8  # three panels in a row of 24 columns
+SERIES = re.compile(r"\b((?:postrider|http_server)_\w+)(?:\{([^}]*)\})?")
+
+
+def scoped(query: str) -> str:
+    """Of the chosen namespaces alone. All of them is `.*`, which a series without the label matches too."""
+    return SERIES.sub(lambda found: f"{found[1]}{{{', '.join(filter(None, [NAMESPACE, found[2]]))}}}", query)
 
 
 def rate(metric: str, by: str = "") -> str:
     group = f" by ({by})" if by else ""
     return f"sum{group} (rate({metric}[$__rate_interval]))"
+
+
+def ledgers(metric: str, by: str = "") -> str:
+    """What each ledger of a namespace tells of the whole: once for each namespace, not once for each ledger."""
+    group, also = (f" by ({by})", f", {by}") if by else ("", "")
+    return f"sum{group} (max by (namespace{also}) (sum by (namespace, instance{also}) ({metric})))"
 
 
 def quantile(q: float, histogram: str, select: str = "") -> str:
@@ -40,7 +55,7 @@ def panel(title, text, queries, unit="short", kind="timeseries", stack=False, lo
         "type": kind,
         "datasource": SOURCE,
         "targets": [
-            {"refId": chr(ord("A") + i), "expr": expr, "legendFormat": legend or "__auto", "datasource": SOURCE}
+            {"refId": chr(ord("A") + i), "expr": scoped(expr), "legendFormat": legend or "__auto", "datasource": SOURCE}
             for i, (expr, legend) in enumerate(queries)
         ],
         "fieldConfig": {
@@ -80,7 +95,23 @@ def dashboard(uid: str, title: str, text: str, rows: list[tuple[str, list[dict]]
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
         "templating": {
-            "list": [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source", "current": {}}]
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source", "current": {}},
+                {
+                    "name": "namespace",
+                    "type": "query",
+                    "label": "Namespace",
+                    "datasource": SOURCE,
+                    "definition": NAMESPACES,
+                    "query": {"query": NAMESPACES, "refId": "namespace"},
+                    "refresh": 2,
+                    "sort": 1,
+                    "multi": True,
+                    "includeAll": True,
+                    "allValue": ".*",
+                    "current": {"text": ["All"], "value": ["$__all"]},
+                },
+            ]
         },
         "panels": panels,
     }
@@ -100,7 +131,7 @@ DELIVERY_HEALTH = dashboard(
         ("Now", [
             stat("Attempts that succeed", "Share of attempts answered with 2xx.", SUCCESS, "percentunit", low=0.9),
             stat("From acceptance to success, p95", "Waiting and retries included.", quantile(0.95, "postrider_end_to_end_seconds"), "s"),
-            stat("Waiting", "Deliveries that wait in the store, for whatever reason.", "max(sum by (instance) (postrider_deliveries_waiting))"),
+            stat("Waiting", "Deliveries that wait in the store, for whatever reason.", ledgers("postrider_deliveries_waiting")),
         ]),
         ("In and out", [
             panel("Messages accepted", "Answered 202.", rate("postrider_gateway_messages_accepted_total"), "reqps"),
@@ -114,9 +145,9 @@ DELIVERY_HEALTH = dashboard(
         ]),
         ("What holds deliveries up", [
             panel("Waiting by reason", "retry: the last attempt failed. rate, breaker, paused: the endpoint's own limits. ours: a failure of ours.",
-                  [("max by (reason) (postrider_deliveries_waiting)", "{{reason}}")], stack=True),
+                  [(ledgers("postrider_deliveries_waiting", "reason"), "{{reason}}")], stack=True),
             panel("Breakers", "Endpoints that failed ten times in a row, by default: how many opened, and how many are open.",
-                  [("sum(increase(postrider_breaker_opened_total[$__rate_interval]))", "opened"), ("max(postrider_breakers_open)", "open")]),
+                  [("sum(increase(postrider_breaker_opened_total[$__rate_interval]))", "opened"), (ledgers("postrider_breakers_open"), "open")]),
             panel("Answers to producers", "Answers to requests to accept a message. 5xx is our fault, 4xx the producer's.",
                   [(rate(f"{REQUESTS}_count{POST}", "http_response_status_code"), "{{http_response_status_code}}")], "reqps", stack=True),
         ]),
@@ -144,6 +175,8 @@ PIPELINE = dashboard(
             panel("Publish confirm time", "From publishing a frame to the broker's confirm.", quantiles("postrider_publish_confirm_seconds"), "s"),
             panel("Publish failures", "Frames that were not confirmed, by reason.", [(rate("postrider_publish_failures_total", "reason"), "{{reason}}")], "ops"),
             panel("Reconnects", "Connections that had to be made again.", [("sum by (service) (increase(postrider_reconnects_total[$__rate_interval]))", "{{service}}")]),
+            panel("Frames in the broker", "Ready, by kind of queue. deliver: first attempts. retry: what the scheduler released. journal: what is not recorded. Trouble if they only grow.",
+                  [(ledgers("postrider_queue_frames", "queue"), "{{queue}}")]),
         ]),
         ("Worker", [
             panel("In flight and waiting", "Attempts under way, and deliveries that have not started.",
@@ -163,7 +196,7 @@ PIPELINE = dashboard(
             panel("Released", "Deliveries handed back to the broker.", rate("postrider_scheduler_released_total"), "ops"),
         ]),
         ("Set aside", [
-            stat("Parked, last day", "Needs somebody to look at it.", "sum(increase(postrider_parked_total[1d]))", high=1),
+            stat("Parked", "Set aside now. Needs somebody to look at it.", ledgers("postrider_parked_items"), high=1),
             stat("Strays taken back, last day", "Dead-lettered or without a queue; nothing is lost.", "sum(increase(postrider_frames_stray_total[1d]))", high=1),
             panel("Repeats suppressed", "Recognised and not processed again.", [(rate("postrider_duplicates_suppressed_total", "kind"), "{{kind}}")], "ops"),
         ]),
@@ -191,7 +224,7 @@ CAPACITY = dashboard(
                   f"{rate('postrider_recorder_batch_records_sum')} / {rate('postrider_recorder_batch_records_count')}"),
             panel("Recorder busy", "Share of time spent writing, all ledgers together. Near 1 per active recorder, the store is the limit.",
                   rate("postrider_recorder_batch_seconds_sum"), "percentunit"),
-            panel("Rows that wait", "Estimated when there are very many.", "max(sum by (instance) (postrider_deliveries_waiting))"),
+            panel("Rows that wait", "Estimated when there are very many.", ledgers("postrider_deliveries_waiting")),
         ]),
         ("Connections", [
             panel("Connections to the store", "Calls that wait while none is idle: raise store.read_connections or store.write_connections, or the store is slow.",

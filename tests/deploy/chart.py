@@ -2,8 +2,10 @@
 
 import ipaddress
 import re
+import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 
 import helm_python
 import yaml
@@ -26,12 +28,25 @@ WRONG = {
     "a digest that is none": {"image": {"digest": "latest"}},
     "both bounds of a disruption budget": {"worker": {"podDisruptionBudget": {"minAvailable": 1}}},
     "no peer for Postgres": {"networkPolicy": {"postgres": {"to": []}}},
+    "a collector's Secret without its key": {"secrets": {"tracesEndpoint": {"name": "traces", "key": ""}}},
     "a port that is none": {"networkPolicy": {"workerEgress": {"ports": [70000]}}},
 }
 
 
-def render(values: dict) -> list[dict]:
-    files = chart.render(values, name="test", namespace="hooks")
+# What only the templates can refuse, and what they say.
+REFUSED = {
+    "secrets.tracesEndpoint": [
+        {"config": {"traces": {"endpoint": "https://user:password@collector:4318"}}},
+        {"worker": {"config": {"traces": {"endpoint": "https://user@collector:4318"}}}},
+    ],
+    "leave one of them out": [
+        {"config": {"traces": {"endpoint": "http://collector:4318"}}, "secrets": {"tracesEndpoint": {"name": "traces"}}},
+    ],
+}
+
+
+def render(values: dict, of=None) -> list[dict]:
+    files = (of or chart).render(values, name="test", namespace="hooks")
     documents = [doc for name, text in sorted(files.items()) if name.endswith(".yaml") for doc in yaml.safe_load_all(text)]
     return [document for document in documents if document]
 
@@ -65,6 +80,8 @@ def check_pod(name: str, pod: dict) -> None:
             fail(f"{name}: no setting {variable['name']}")
         if re.search("URL|KEY", variable["name"]) and "secretKeyRef" not in variable.get("valueFrom", {}):
             fail(f"{name}: {variable['name']} is not from a Secret")
+        if "@" in variable.get("value", ""):
+            fail(f"{name}: {variable['name']} has a password")
     variables = [variable["name"] for variable in container["env"]]
     if len(set(variables)) != len(variables):
         fail(f"{name}: a variable is set twice")
@@ -184,6 +201,25 @@ def check_settings(documents: list[dict]) -> None:
             fail("a file that a setting names is not mounted")
 
 
+def check_traces() -> None:
+    for words, wrong in REFUSED.items():
+        for values in wrong:
+            try:
+                chart.validate_schema(values)
+                render(values)
+            except helm_python.HelmError as error:
+                if words not in str(error):
+                    fail(f"refused, but not for what is wrong: {error}")
+            else:
+                fail(f"the templates let through {values}")
+    documents = check_all({"secrets": {"tracesEndpoint": {"name": "collector", "key": "url"}}}, allowed=[])
+    wanted = {"name": "POSTRIDER_TRACES__ENDPOINT", "valueFrom": {"secretKeyRef": {"name": "collector", "key": "url"}}}
+    for role in ROLES:
+        [container] = one(documents, "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"]["containers"]
+        if wanted not in container["env"]:
+            fail(f"{role}: the collector's address is not from its Secret")
+
+
 def check_images() -> None:
     def image(values: dict, role: str) -> str:
         return one(render(values), "Deployment", f"test-postrider-{role}")["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -196,6 +232,40 @@ def check_images() -> None:
     pinned = {"image": {"digest": digest}, "ledger": {"image": {"tag": "1.1.0"}}}
     if not (image(pinned, "worker").endswith(f"@{digest}") and image(pinned, "ledger").endswith(":1.1.0")):
         fail("a digest does not win, or wins over a role's own tag")
+
+
+def check_upgrade() -> None:
+    """Each step of an upgrade replaces the pods of one role, with a newer chart too."""
+    digest, newer = "sha256:" + "0" * 64, "sha256:" + "1" * 64
+    # What was set before; what the first step sets beside it, and each step for its role.
+    ways = [
+        ({}, {"image": {"tag": metadata["appVersion"]}}, {"tag": "99.0.0"}),
+        ({"image": {"tag": "1.0.0"}}, {"image": {"tag": "1.0.0"}}, {"tag": "99.0.0"}),
+        ({"image": {"digest": digest}}, {"image": {"digest": digest}}, {"digest": newer}),
+    ]
+
+    def pods(values: dict, of=None) -> dict[str, dict]:
+        documents = render(values, of)
+        return {role: one(documents, "Deployment", f"test-postrider-{role}")["spec"]["template"] for role in ROLES}
+
+    with tempfile.TemporaryDirectory() as directory:
+        later = Path(directory, "postrider")
+        shutil.copytree(CHART, later)
+        file = later / "Chart.yaml"
+        file.write_text(file.read_text().replace(metadata["version"], "99.0.0"))
+        upgraded = helm_python.Chart.load(later)
+        for before, values, image in ways:
+            running = pods(before)
+            for role in ("ledger", "worker", "gateway"):
+                values = values | {role: {"image": image}}
+                now = pods(values, upgraded)
+                changed = [name for name in ROLES if now[name] != running[name]]
+                if changed != [role]:
+                    fail(f"the upgrade's step for {role} replaces {changed}")
+                running = now
+            end = {"image": {"tag": "", "digest": ""} | image}
+            if pods(end, upgraded) != running:
+                fail("the last step of an upgrade replaces pods again")
 
 
 chart = helm_python.Chart.load(CHART)
@@ -211,8 +281,10 @@ check_all({}, allowed=[])
 production = check_all(PRODUCTION, allowed=["10.20.1.1"])
 check_production(production)
 check_settings(production)
+check_traces()
 check_images()
-version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
+check_upgrade()
+version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
 if metadata["appVersion"] != version or metadata["version"] != version:
     fail(f"Chart.yaml is not at {version}")

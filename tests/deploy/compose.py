@@ -30,6 +30,12 @@ def compose(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True)
 
 
+# The file with the keys and passwords stays out of the repository and of images, whatever it is called.
+for ignore, below in ((".gitignore", ""), (".dockerignore", "**/")):
+    lines = (ROOT / ignore).read_text().splitlines()
+    fail(*(f"{ignore} lets {name} through" for name in (".env", ".env.*", "*.env") if below + name not in lines))
+    fail(*(f"{ignore} makes an exception: {line}" for line in lines if line.startswith("!")))
+
 required, optional, documented = set(REQUIRED.findall(text)), set(OPTIONAL.findall(text)), example()
 fail(*(f"deploy/compose.env.example does not mention {name}" for name in (required | optional) - documented.keys()))
 fail(*(f"deploy/compose.env.example has {name}, which nothing reads" for name in documented.keys() - required - optional))
@@ -80,11 +86,17 @@ for name, service in services.items():
                 problems.append(f"{where}: no option {option}")
 fail(*problems)
 
+
+def workers(environment: dict[str, str]) -> int:
+    configured = compose(filled | environment, "config", "--format", "json")
+    return json.loads(configured.stdout)["services"]["worker"]["deploy"]["replicas"]
+
+
 for role in ROLES:
     if (grace := services[role].get("stop_grace_period")) != "45s":
         fail(f"{role}: stop_grace_period is {grace}")
-if services["worker"]["deploy"]["replicas"] != 2 or any("container_name" in service for service in services.values()):
-    fail("worker: not two of them, or a fixed name that keeps it from being scaled")
+if workers({}) != 2 or workers({"POSTRIDER_WORKERS": "4"}) != 4 or any("container_name" in service for service in services.values()):
+    fail("worker: not as many as there should be, or a fixed name that keeps it from being scaled")
 if any(name.startswith("demo") for name in plain) or {"rabbitmq", "redis", "postgres"} - plain.keys():
     fail("the demo belongs to its profile, the rest to none")
 

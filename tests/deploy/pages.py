@@ -13,8 +13,9 @@ def anchors(text: str) -> set[str]:
 
 
 problems = []
-# Tests have variables of their own.
+# Tests and the compose file have variables of their own.
 known = settings() | set(re.findall(r'"(POSTRIDER_\w+)"', rust("tests/suite")))
+known |= set(re.findall(r"\$\{(POSTRIDER_\w+)", (ROOT / "docker-compose.yml").read_text()))
 fields = set(re.findall(r"\b\w+\.\w+\b(?= = )", rust("crates")))
 keys = {name.removeprefix("POSTRIDER_").lower().replace("__", ".") for name in known}
 sections = {key.split(".")[0] for key in keys if "." in key}

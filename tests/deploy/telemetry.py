@@ -19,7 +19,7 @@ def expressions(dashboard: dict) -> list[str]:
 
 def concrete(expression: str) -> str:
     """Without Grafana's variables."""
-    return expression.replace("$__rate_interval", "1m").replace("$__range", "1h")
+    return expression.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$namespace", ".*")
 
 
 build = importlib.util.spec_from_file_location("build", ROOT / "deploy/grafana/build.py")
@@ -42,6 +42,10 @@ for name, text in written.items():
         if panel["type"] != "row" and not (panel["description"] and panel["targets"]):
             fail(f"{name}: {panel['title']} has no description or no query")
     queries += expressions(dashboard)
+    if [variable["name"] for variable in dashboard["templating"]["list"] if variable.get("allValue") == ".*"] != ["namespace"]:
+        fail(f"{name}: a variable for the namespace is expected, whose all includes series without one")
+    everywhere = [query for query in expressions(dashboard) if len(METRIC.findall(query)) != query.count('{namespace=~"$namespace"')]
+    fail(*(f"{name}: of all namespaces, whichever is chosen: {query}" for query in everywhere))
 if len(uids) != 3:
     fail("three dashboards with uids of their own are expected")
 
@@ -66,6 +70,10 @@ used = {
     "pages": {name if name in known else f"{name}_count" for name in re.findall(r"`(postrider_\w+)`", pages)},
 }
 fail(*(f"{where}: no metric {name}" for where, names in used.items() for name in sorted(names - known)))
+
+# What alerts sum up or count is of one namespace.
+whole = re.compile(r"\b(?:sum|max|min|avg|count|group)\b(?! by \(namespace\b)")
+fail(*(f"{rule['alert']}: it sums up what is of several namespaces" for rule in alerts if whole.search(rule["expr"])))
 
 # Every alert says how bad it is, has a section in the runbook and is tested both ways.
 runbook = re.findall(r"^### (Postrider\w+)$", (ROOT / "docs/runbook.md").read_text(), re.M)

@@ -20,7 +20,10 @@ END
 
 compose() { docker compose --profile demo "$@"; }
 compose up --detach --wait --build
-compose up --detach --wait --scale worker=4
+echo POSTRIDER_WORKERS=4 >> .env
+compose up --detach --wait
+# As in an upgrade; it leaves them as many as they are.
+compose up --detach --wait worker
 
 until_found() { # WHAT SECONDS COMMAND...
     what=$1 left=$2

@@ -13,9 +13,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 
-{{- define "postrider.labels" -}}
+{{- /* Of pods: nothing that changes with the chart, so that an upgrade replaces no role before its step. */ -}}
+{{- define "postrider.podLabels" -}}
 {{ include "postrider.selector" . }}
 app.kubernetes.io/part-of: postrider
+{{- end -}}
+
+{{- define "postrider.labels" -}}
+{{ include "postrider.podLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
@@ -58,6 +63,22 @@ capabilities: { drop: [ALL] }
 {{- define "postrider.storeEnv" -}}
 {{ include "postrider.secretEnv" (dict "variable" "POSTRIDER_STORE__URL" "from" .Values.secrets.storeUrl) }}
 {{ include "postrider.secretEnv" (dict "variable" "POSTRIDER_SECRETS__KEY" "from" .Values.secrets.secretsKey) }}
+{{- end -}}
+
+{{- /* A collector's address that has a password; as a setting it would stand in the pod in clear: (dict "root" $ "role" …). */ -}}
+{{- define "postrider.tracesEnv" -}}
+{{- $endpoint := include "postrider.setting" (dict "root" .root "role" .role "section" "traces" "key" "endpoint" "default" "") -}}
+{{- if contains "@" $endpoint -}}
+{{- fail "traces.endpoint has a user or password: put that URL into a Secret and name it in secrets.tracesEndpoint" -}}
+{{- end -}}
+{{- with .root.Values.secrets.tracesEndpoint -}}
+{{- if .name -}}
+{{- if $endpoint -}}
+{{- fail "traces.endpoint and secrets.tracesEndpoint are both set: leave one of them out" -}}
+{{- end -}}
+{{ include "postrider.secretEnv" (dict "variable" "POSTRIDER_TRACES__ENDPOINT" "from" .) }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Settings, section by section, as variables. Numbers of values files are floats here, and large ones would get an exponent. */ -}}

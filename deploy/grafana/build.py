@@ -196,7 +196,7 @@ PIPELINE = dashboard(
             panel("Released", "Deliveries handed back to the broker.", rate("postrider_scheduler_released_total"), "ops"),
         ]),
         ("Set aside", [
-            stat("Parked", "Set aside now. Needs somebody to look at it.", ledgers("postrider_parked"), high=1),
+            stat("Parked", "Set aside now. Needs somebody to look at it.", ledgers("postrider_parked_items"), high=1),
             stat("Strays taken back, last day", "Dead-lettered or without a queue; nothing is lost.", "sum(increase(postrider_frames_stray_total[1d]))", high=1),
             panel("Repeats suppressed", "Recognised and not processed again.", [(rate("postrider_duplicates_suppressed_total", "kind"), "{{kind}}")], "ops"),
         ]),

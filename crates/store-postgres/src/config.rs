@@ -44,11 +44,11 @@ impl ConfigStore for PostgresStore {
     }
 
     async fn snapshot(&self, app: &AppRef) -> Result<Option<AppSnapshot>, StoreError> {
-        self.reading(apps::snapshot(self, app)).await
+        self.leaning(apps::snapshot(self, app)).await
     }
 
     async fn changed_apps(&self, since: Option<Since>, limit: u32) -> Result<ChangedApps, StoreError> {
-        self.reading(apps::changed(self, since, limit)).await
+        self.leaning(apps::changed(self, since, limit)).await
     }
 
     async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
@@ -113,7 +113,7 @@ impl ConfigStore for PostgresStore {
     }
 
     async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<StoredKey>, StoreError> {
-        self.reading(keys::by_hash(self, hash)).await
+        self.leaning(keys::by_hash(self, hash)).await
     }
 
     async fn keys(&self) -> Result<Vec<StoredKey>, StoreError> {

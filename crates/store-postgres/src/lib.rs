@@ -174,6 +174,13 @@ impl PostgresStore {
         within(self.read_limit, work).await
     }
 
+    /// A read that the traffic of all applications leans on, bounded likewise. It has a connection of those for writes, so
+    /// that it stands behind no list of the API.
+    async fn leaning<T>(&self, work: impl Future<Output = Result<T, Fail>>) -> Result<T, StoreError> {
+        let _call = self.writes.enter();
+        within(self.read_limit, work).await
+    }
+
     /// A write, bounded likewise.
     async fn writing<T>(&self, work: impl Future<Output = Result<T, Fail>>) -> Result<T, StoreError> {
         let _call = self.writes.enter();

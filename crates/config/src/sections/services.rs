@@ -53,7 +53,7 @@ settings! {
     Store in "store" {
         /// `postgres://` URL, which needs `broker.url`, or `sqlite:///path/to/file`. Without it a SQLite file in the data directory.
         url: Option<RedactedUrl> = None, Any;
-        /// Postgres connections for reads of the API, per process.
+        /// Postgres connections for lists and other reads of the API, per process.
         read_connections: u32 = 10, Between(1, 500);
         /// Postgres connections for everything else, per process.
         write_connections: u32 = 6, Between(2, 500);

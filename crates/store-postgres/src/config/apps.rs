@@ -131,7 +131,7 @@ pub(super) async fn list(store: &PostgresStore, page: &Page<AppId>) -> Work<Vec<
 
 pub(super) async fn snapshot(store: &PostgresStore, app: &AppRef) -> Work<Option<AppSnapshot>> {
     let mut tx = store
-        .read
+        .write
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
     let Some((application, version)) = load(&mut tx, app).await? else {
@@ -149,7 +149,7 @@ pub(super) async fn snapshot(store: &PostgresStore, app: &AppRef) -> Work<Option
 /// Goes by the numbers of transactions. A snapshot has seen all below its `xmin`; what may have been under way is asked for
 /// again. None is above its `xmax`: such a number came with a dump from another server.
 pub(super) async fn changed(store: &PostgresStore, since: Option<Since>, limit: u32) -> Work<ChangedApps> {
-    let mut connection = store.read.acquire().await?;
+    let mut connection = store.write.acquire().await?;
     let next = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
         .fetch_one(&mut *connection)
         .await?;

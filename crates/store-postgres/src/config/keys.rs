@@ -24,7 +24,7 @@ pub(super) async fn create(store: &PostgresStore, key: &NewKey) -> Work<()> {
 pub(super) async fn by_hash(store: &PostgresStore, hash: &[u8; 32]) -> Work<Option<StoredKey>> {
     let row = sqlx::query("SELECT id, hash, scope, name, created_at, revoked_at FROM api_keys WHERE hash = $1 AND revoked_at IS NULL")
         .bind(hash.as_slice())
-        .fetch_optional(&store.read)
+        .fetch_optional(&store.write)
         .await?;
     row.as_ref().map(decode).transpose()
 }

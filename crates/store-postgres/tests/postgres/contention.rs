@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use postrider_model::{DeferReason, DeliveryState, Disposition, Next, Record, UnixMillis};
 use postrider_store::{
-    ConfigStore, Grant, LogStore, Page, RecordStore, StoreError, TimeRange, UpkeepStore, WaitingStore,
+    AppRef, ConfigStore, Grant, LogStore, MessageFilter, Page, RecordStore, StoreError, TimeRange,
+    UpkeepStore, WaitingStore,
 };
+use postrider_store_postgres::{PostgresStore, Settings};
 use postrider_testkit::wait::{Poll, wait_for};
 
-use crate::world::{World, endpoint};
+use crate::world::{World, endpoint, page};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -361,4 +363,40 @@ async fn no_wake_is_lost_between_recorder_and_scheduler() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn what_all_traffic_leans_on_stands_behind_no_list() {
+    let world = World::new().await;
+    let one_read = Settings {
+        read_connections: 1,
+        ..Settings::new(world.database.url().into(), world.keyring.clone())
+    };
+    let store = PostgresStore::connect(one_read).unwrap();
+    let pool = sqlx::PgPool::connect(world.database.url()).await.unwrap();
+    let mut long = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *long)
+        .await
+        .unwrap();
+    let (lists, app) = (store.clone(), world.app);
+    let list = tokio::spawn(async move {
+        let newest = page(None, false, true, 10);
+        lists.messages(app, &MessageFilter::default(), &newest).await
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'messages'::regclass AND NOT granted";
+    wait_for("the list to wait", Duration::from_secs(20), async || {
+        Ok(match world.number(waits).await {
+            0 => Poll::NotYet("it does not".to_owned()),
+            _ => Poll::Ready(()),
+        })
+    })
+    .await
+    .unwrap();
+    assert!(store.snapshot(&AppRef::Id(app)).await.unwrap().is_some());
+    assert!(store.key_by_hash(&[7; 32]).await.unwrap().is_none());
+    store.changed_apps(None, 10).await.unwrap();
+    assert!(!list.is_finished(), "it has the only connection for lists");
+    long.rollback().await.unwrap();
+    list.await.unwrap().unwrap();
 }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use postrider_config::Config;
 use postrider_model::{KeyId, UnixMillis};
 use postrider_secrets::{ApiKey, Scope};
-use postrider_store::{AppRef, NewKey, ResealCursor, SharedStore};
+use postrider_store::{AppRef, NewKey, Page, ResealCursor, SharedStore, StoredKey};
 
 use crate::out::say;
 
@@ -34,6 +34,29 @@ pub(crate) enum Command {
     Reseal,
 }
 
+/// Prints every key, newest first.
+async fn list(store: &SharedStore) -> anyhow::Result<()> {
+    let mut page = Page {
+        after: None,
+        backwards: false,
+        descending: true,
+        limit: 250,
+    };
+    loop {
+        let mut keys = store.keys(&page).await?;
+        let has_more = keys.len() > page.limit as usize;
+        keys.truncate(page.limit as usize);
+        for StoredKey { key, revoked_at } in &keys {
+            let state = if revoked_at.is_some() { "revoked" } else { "live" };
+            say(format_args!("{}  {state:7}  {}  {}", key.id, key.scope, key.name))?;
+        }
+        page.after = keys.last().map(|stored| stored.key.id);
+        if !has_more {
+            return Ok(());
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> {
     let store = crate::parts::existing_store(&config)?;
@@ -48,19 +71,7 @@ pub(crate) async fn run(config: Config, command: Command) -> anyhow::Result<()> 
                 )
             })?;
         }
-        Command::List => {
-            for stored in store.keys().await? {
-                let state = if stored.revoked_at.is_some() {
-                    "revoked"
-                } else {
-                    "live"
-                };
-                say(format_args!(
-                    "{}  {state:7}  {}  {}",
-                    stored.key.id, stored.key.scope, stored.key.name
-                ))?;
-            }
-        }
+        Command::List => list(&store).await?,
         Command::Revoke { id } => {
             anyhow::ensure!(
                 store.revoke_key(id, UnixMillis::now()).await?,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use postrider_config::{Config, LogFormat};
 use postrider_secrets::Scope;
 use postrider_signature::SigningSecret;
-use postrider_store::SharedStore;
+use postrider_store::{Page, SharedStore};
 use secrecy::ExposeSecret as _;
 
 use crate::out::say;
@@ -33,7 +33,13 @@ pub(crate) async fn greet(config: &Config, store: &SharedStore, listen: SocketAd
             "postrider: listening on {base}, API documentation at {base}/docs"
         ))?;
     }
-    if config.auth.admin_key.is_some() || !store.keys().await?.is_empty() {
+    let any_key = Page {
+        after: None,
+        backwards: false,
+        descending: false,
+        limit: 1,
+    };
+    if config.auth.admin_key.is_some() || !store.keys(&any_key).await?.is_empty() {
         return Ok(());
     }
     let key = crate::keys::create(store, &Scope::Admin, "made at the first start").await?;

@@ -116,8 +116,8 @@ impl ConfigStore for PostgresStore {
         self.leaning(keys::by_hash(self, hash)).await
     }
 
-    async fn keys(&self) -> Result<Vec<StoredKey>, StoreError> {
-        self.reading(keys::list(self)).await
+    async fn keys(&self, page: &Page<KeyId>) -> Result<Vec<StoredKey>, StoreError> {
+        self.reading(keys::list(self, page)).await
     }
 
     async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError> {

@@ -22,7 +22,7 @@ use self::event_types::{
     delete_event_type, find_event_type, insert_event_type, list_event_types, put_event_type,
     update_event_type,
 };
-use self::keys::{KEY_COLUMNS, KEYS_MAX, create_key, read_key};
+use self::keys::{KEY_COLUMNS, create_key, list_keys, read_key};
 use crate::{SqliteStore, claims};
 
 #[async_trait]
@@ -177,17 +177,9 @@ impl ConfigStore for SqliteStore {
         .await
     }
 
-    async fn keys(&self) -> Result<Vec<StoredKey>, StoreError> {
-        self.read(move |connection| {
-            let keys = connection
-                .prepare_cached(&format!(
-                    "SELECT {KEY_COLUMNS} FROM api_keys ORDER BY id DESC LIMIT ?1"
-                ))?
-                .query_map([KEYS_MAX], read_key)?
-                .collect::<rusqlite::Result<_>>()?;
-            Ok(keys)
-        })
-        .await
+    async fn keys(&self, page: &Page<KeyId>) -> Result<Vec<StoredKey>, StoreError> {
+        let page = page.clone();
+        self.read(move |connection| list_keys(connection, &page)).await
     }
 
     async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError> {

@@ -11,7 +11,9 @@ use postrider_model::{
 };
 use postrider_secrets::Keyring;
 use postrider_store::transfer::Portion;
-use postrider_store::{ConfigStore, LogStore, NewKey, RecordStore, RetentionReport, Since, UpkeepStore};
+use postrider_store::{
+    ConfigStore, LogStore, NewKey, Page, RecordStore, RetentionReport, Since, UpkeepStore,
+};
 use postrider_store_sqlite::{Export, Settings, SqliteStore};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -277,7 +279,13 @@ async fn the_last_keys_stay_revoked() {
         revoked(hash).await;
     }
     world.retain(DAY, DAY, 100).await;
-    assert_eq!(world.store.keys().await.expect("keys").len(), 3);
+    let all = Page {
+        after: None,
+        backwards: false,
+        descending: false,
+        limit: 10,
+    };
+    assert_eq!(world.store.keys(&all).await.expect("keys").len(), 3);
 }
 
 /// What is recorded after retention makes its delivery anew, of a message and an endpoint that are gone.

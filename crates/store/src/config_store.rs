@@ -154,8 +154,8 @@ pub trait ConfigStore: Send + Sync + 'static {
     async fn create_key(&self, key: &NewKey) -> Result<(), StoreError>;
     /// The live key of this hash.
     async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<StoredKey>, StoreError>;
-    /// All keys, newest first, at most 1,000.
-    async fn keys(&self) -> Result<Vec<StoredKey>, StoreError>;
+    /// Keys by id, revoked ones included.
+    async fn keys(&self, page: &Page<KeyId>) -> Result<Vec<StoredKey>, StoreError>;
     /// Revokes a key; false when there is none or it was revoked before.
     async fn revoke_key(&self, id: KeyId, at: UnixMillis) -> Result<bool, StoreError>;
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::Path;
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
-use crate::page::{sentence, show_time};
+use crate::page::{ListResponse, PageQuery, Query, sentence, show_time};
 use crate::state::Api;
 use crate::validate::Problems;
 
@@ -45,12 +45,6 @@ pub(crate) struct ApiKeyOut {
     key: Option<String>,
 }
 
-/// Keys, newest first.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ApiKeyListOut {
-    data: Vec<ApiKeyOut>,
-}
-
 impl ApiKeyOut {
     fn new(stored: StoredKey, key: Option<&ApiKey>) -> Self {
         Self {
@@ -64,18 +58,23 @@ impl ApiKeyOut {
     }
 }
 
-/// List API keys.
+/// List API keys, newest first, revoked ones included.
 #[utoipa::path(
     get, path = "/api/v1/auth/key", tag = "Authentication", operation_id = "v1.authentication.list-keys",
-    responses((status = 200, body = ApiKeyListOut))
+    params(PageQuery),
+    responses((status = 200, body = ListResponse<ApiKeyOut>), (status = 422, body = ValidationOut))
 )]
-pub(crate) async fn list(State(api): State<Api>) -> Result<Json<ApiKeyListOut>, Error> {
-    let keys = api.store.keys().await?;
-    let data = keys
-        .into_iter()
-        .map(|stored| ApiKeyOut::new(stored, None))
-        .collect();
-    Ok(Json(ApiKeyListOut { data }))
+pub(crate) async fn list(
+    State(api): State<Api>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<ListResponse<ApiKeyOut>>, Error> {
+    let page = query.page(true)?;
+    let keys = api.store.keys(&page).await?;
+    Ok(Json(query.respond(
+        keys,
+        |key| key.key.id.to_string(),
+        |key| ApiKeyOut::new(key, None),
+    )))
 }
 
 /// Make an API key. An `Idempotency-Key` has no effect: the key is not kept, so it could not be shown again.

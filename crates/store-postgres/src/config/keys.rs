@@ -1,13 +1,13 @@
 //! API keys, by the hash of their secret.
 
 use postrider_model::{KeyId, UnixMillis};
-use postrider_store::{NewKey, StoredKey};
+use postrider_store::{NewKey, Page, StoredKey, TimeRange};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::PostgresStore;
 use crate::error::{Work, corrupt};
-use crate::row::clean;
+use crate::row::{Window, clean, keyset};
 
 pub(super) async fn create(store: &PostgresStore, key: &NewKey) -> Work<()> {
     sqlx::query("INSERT INTO api_keys (id, hash, scope, name, created_at) VALUES ($1, $2, $3, $4, $5)")
@@ -29,13 +29,20 @@ pub(super) async fn by_hash(store: &PostgresStore, hash: &[u8; 32]) -> Work<Opti
     row.as_ref().map(decode).transpose()
 }
 
-pub(super) async fn list(store: &PostgresStore) -> Work<Vec<StoredKey>> {
-    let rows = sqlx::query(
-        "SELECT id, hash, scope, name, created_at, revoked_at FROM api_keys ORDER BY id DESC LIMIT 1000",
-    )
-    .fetch_all(&store.read)
-    .await?;
-    rows.iter().map(decode).collect()
+pub(super) async fn list(store: &PostgresStore, page: &Page<KeyId>) -> Work<Vec<StoredKey>> {
+    const LIST: [&str; 2] = keyset!(
+        "SELECT id, hash, scope, name, created_at, revoked_at FROM api_keys WHERE id >= $2 AND id < $3",
+        "id"
+    );
+    let window = Window::new(page, TimeRange::default(), KeyId::as_uuid);
+    let rows = sqlx::query(LIST[usize::from(window.descending)])
+        .bind(window.limit)
+        .bind(window.low)
+        .bind(window.high)
+        .fetch_all(&store.read)
+        .await?;
+    let keys = rows.iter().map(decode).collect::<Work<Vec<_>>>()?;
+    Ok(window.arrange(keys))
 }
 
 pub(super) async fn revoke(store: &PostgresStore, id: KeyId, at: UnixMillis) -> Work<bool> {

@@ -1,12 +1,11 @@
 //! API keys.
 
-use postrider_store::{NewKey, StoreError, StoredKey};
+use postrider_model::KeyId;
+use postrider_store::{NewKey, Page, StoreError, StoredKey, TimeRange};
 use rusqlite::{Connection, Row, params};
 
-use crate::codec;
+use crate::codec::{self, Walk};
 use crate::error::{Fallible, is_conflict};
-
-pub(super) const KEYS_MAX: i64 = 1_000;
 
 pub(crate) const KEY_COLUMNS: &str = "id, hash, scope, name, created_at, revoked_at";
 
@@ -21,6 +20,20 @@ pub(crate) fn read_key(row: &Row<'_>) -> rusqlite::Result<StoredKey> {
         },
         revoked_at: codec::time_opt(row, 5)?,
     })
+}
+
+pub(super) fn list_keys(connection: &Connection, page: &Page<KeyId>) -> Fallible<Vec<StoredKey>> {
+    let walk = Walk::of(page);
+    let sql = format!(
+        "SELECT {KEY_COLUMNS} FROM api_keys WHERE id >= ?1 AND id < ?2 ORDER BY id {} LIMIT ?3",
+        walk.order()
+    );
+    let (from, to) = walk.bounds(page.after.as_ref().map(KeyId::as_bytes), TimeRange::default());
+    let keys = connection
+        .prepare_cached(&sql)?
+        .query_map(params![from, to, walk.rows], read_key)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(walk.arrange(keys))
 }
 
 pub(super) fn create_key(connection: &Connection, key: &NewKey) -> Fallible<()> {

@@ -261,8 +261,33 @@ pub async fn keys_are_found_by_hash_until_revoked(store: SharedStore) {
     assert!(must(store.revoke_key(key.id, now).await));
     assert!(!must(store.revoke_key(key.id, now).await));
     assert!(must(store.key_by_hash(&key.hash).await).is_none());
-    let keys = must(store.keys().await);
+    let newest = |after| Page {
+        after,
+        backwards: false,
+        descending: true,
+        limit: 2,
+    };
+    let keys = must(store.keys(&newest(None)).await);
     assert_eq!((keys.len(), keys[0].revoked_at), (1, Some(now)));
+    let mut made = vec![key.id];
+    for n in 10..14_u8 {
+        let at = UnixMillis::now().plus(Duration::from_secs(u64::from(n)));
+        let later = NewKey {
+            id: KeyId::generate(at, &mut rand::rng()),
+            hash: [n; 32],
+            ..key.clone()
+        };
+        must(store.create_key(&later).await);
+        made.push(later.id);
+    }
+    let mut seen: Vec<KeyId> = Vec::new();
+    while seen.len() < made.len() {
+        let page = must(store.keys(&newest(seen.last().copied())).await);
+        assert_eq!(page.len() > 2, seen.len() < 3, "one more tells of the next page");
+        seen.extend(page.iter().take(2).map(|stored| stored.key.id));
+    }
+    seen.reverse();
+    assert_eq!(seen, made);
 }
 
 /// The first claim of a key stands; only its own resource drops it; one that ended is replaced.

@@ -5,6 +5,9 @@
 //! still deliver to `localhost` and to what its hosts file names. There is no fall-back to anybody's public name
 //! servers: what this machine was not told to ask, it does not ask.
 //!
+//! A name with a dot is asked for as it is, and nothing else: what the system's search domains make of it is another
+//! name. One without a dot, as services have in Compose and Kubernetes, is looked for in the search domains first.
+//!
 //! No answer is our fault, unless it is always the same name that gets none ([`alone`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -78,6 +81,8 @@ pub struct SystemResolver {
 /// The name servers, and what came of asking them lately.
 struct Upstream {
     resolver: TokioResolver,
+    /// Where a name without a dot is looked for, in this order, before it is asked for as it is.
+    search: Vec<Name>,
     names: Names,
 }
 
@@ -93,6 +98,10 @@ impl SystemResolver {
 
     /// Asks these name servers in place of the system's; otherwise like [`Self::new`].
     pub fn asking(name_servers: &[SocketAddr]) -> Self {
+        Self::searching(Vec::new(), name_servers)
+    }
+
+    fn searching(search: Vec<Name>, name_servers: &[SocketAddr]) -> Self {
         let servers = name_servers.iter().map(|address| {
             let mut server = NameServerConfig::udp_and_tcp(address.ip());
             for connection in &mut server.connections {
@@ -100,11 +109,11 @@ impl SystemResolver {
             }
             server
         });
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        let config = ResolverConfig::from_parts(None, search, servers.collect());
         Self::with_hosts_file(upstream(config, ResolverOpts::default()))
     }
 
-    fn with_hosts_file(upstream: Result<TokioResolver, NetError>) -> Self {
+    fn with_hosts_file(upstream: Result<Upstream, NetError>) -> Self {
         let hosts = Hosts::from_system().unwrap_or_else(|error| {
             tracing::warn!(%error, "no hosts file");
             Hosts::default()
@@ -113,11 +122,7 @@ impl SystemResolver {
             .inspect_err(|error| {
                 tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
             })
-            .ok()
-            .map(|resolver| Upstream {
-                resolver,
-                names: Names::default(),
-            });
+            .ok();
         Self { hosts, upstream }
     }
 
@@ -157,20 +162,16 @@ impl SystemResolver {
 impl Upstream {
     async fn ask(&self, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
         let mut unanswered = Unanswered(Some((&self.names, host)));
-        let look = self.resolver.lookup_ip(name);
+        let look = self.look(name);
         let found = if self.names.fails_alone(host, Instant::now()) {
             // The request's deadline must not pass first: that would be ours again.
             timeout(ALONE_TIMEOUT, look)
                 .await
-                .unwrap_or(Err(NetError::Timeout))
+                .unwrap_or_else(|_| Err(blame(&NetError::Timeout)))
         } else {
             look.await
         };
         unanswered.0 = None;
-        let found = match found {
-            Ok(found) => Ok(found.iter().collect::<Vec<IpAddr>>()),
-            Err(error) => Err(blame(&error)),
-        };
         match found {
             Err(ResolveError::Unavailable(why)) => Err(if self.names.failed(host, Instant::now()) {
                 ResolveError::FailsAlone(why)
@@ -179,15 +180,45 @@ impl Upstream {
             }),
             answered => {
                 self.names.answered(host, Instant::now());
-                answered.and_then(|addresses| {
-                    if addresses.is_empty() {
-                        Err(ResolveError::NoAddress)
-                    } else {
-                        Ok(addresses)
-                    }
-                })
+                answered
             }
         }
+    }
+
+    /// The addresses of the first of the candidates that has any. That there are none was said only when it was said of
+    /// all of them.
+    async fn look(&self, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+        let mut error = ResolveError::NoAddress;
+        for name in self.candidates(name) {
+            match self.addresses(name).await {
+                Ok(addresses) => return Ok(addresses),
+                Err(ResolveError::NoAddress) => {}
+                Err(unavailable) => error = unavailable,
+            }
+        }
+        Err(error)
+    }
+
+    /// What to ask for, fully qualified, in this order.
+    fn candidates(&self, mut name: Name) -> Vec<Name> {
+        let mut candidates = Vec::new();
+        if !name.is_fqdn() && name.num_labels() == 1 {
+            // What would be too long does not exist.
+            let longer = |domain| name.clone().append_domain(domain).ok();
+            candidates.extend(self.search.iter().filter_map(longer));
+        }
+        name.set_fqdn(true);
+        candidates.push(name);
+        candidates
+    }
+
+    async fn addresses(&self, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+        let found = self.resolver.lookup_ip(name).await;
+        let addresses: Vec<IpAddr> = found.map_err(|error| blame(&error))?.iter().collect();
+        if addresses.is_empty() {
+            return Err(ResolveError::NoAddress);
+        }
+        Ok(addresses)
     }
 }
 
@@ -214,11 +245,15 @@ impl Resolve for SystemResolver {
     }
 }
 
-fn upstream(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
+fn upstream(config: ResolverConfig, mut options: ResolverOpts) -> Result<Upstream, NetError> {
+    let mut search: Vec<Name> = Vec::new();
+    for domain in config.domain().into_iter().chain(config.search()) {
+        if !search.contains(domain) {
+            search.push(domain.clone());
+        }
+    }
     options.timeout = QUERY_TIMEOUT;
     options.attempts = QUERY_TRIES;
-    // A name with a dot is asked for as it is first, however many search domains the system has.
-    options.ndots = 1;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.cache_size = CACHE_ANSWERS;
     options.positive_min_ttl = Some(POSITIVE_TTL_MIN);
@@ -227,9 +262,14 @@ fn upstream(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioRe
     options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
     options.max_active_requests = QUERIES_MAX;
     options.use_hosts_file = ResolveHosts::Never;
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
-        .build()
+        .build()?;
+    Ok(Upstream {
+        resolver,
+        search,
+        names: Names::default(),
+    })
 }
 
 /// `localhost` and what is below it (RFC 6761, section 6.3), with or without the final dot.

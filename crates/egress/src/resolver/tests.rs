@@ -1,8 +1,16 @@
 //! The system resolver against name servers that answer, refuse, or say nothing.
 
-use postrider_testkit::name_server::{Answer, NameServer};
+use std::time::Duration;
 
+use hickory_resolver::proto::op::ResponseCode;
+use postrider_testkit::name_server::{Answer, NameServer};
+use tokio::time::timeout;
+
+use super::alone::{self, Names};
 use super::*;
+
+mod kinds;
+mod server;
 
 /// A name that every test asks about.
 const NAME: &str = "hooks.example.com";

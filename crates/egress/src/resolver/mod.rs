@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use hickory_resolver::Hosts;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
@@ -22,6 +23,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use upstream::Upstream;
 
 mod alone;
+mod cache;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -52,7 +54,7 @@ pub enum ResolveError {
 /// The resolver of the system's configuration, with a cache.
 pub struct SystemResolver {
     hosts: Hosts,
-    upstream: Option<Upstream>,
+    upstream: Option<Arc<Upstream>>,
 }
 
 impl SystemResolver {
@@ -91,7 +93,8 @@ impl SystemResolver {
             .inspect_err(|error| {
                 tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
             })
-            .ok();
+            .ok()
+            .map(Arc::new);
         Self { hosts, upstream }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::alone::{self, Names};
 use super::*;
 
+mod kept;
 mod kinds;
 mod server;
 
@@ -87,7 +88,7 @@ async fn a_name_that_fails_alone_is_their_fault_in_the_end() {
     server.on("silent.example.com", Answer::Silence);
     server.on("good.example.com", Answer::Addresses(vec![[192, 0, 2, 7].into()]));
     let mut resolver = SystemResolver::asking(&[server.address()]);
-    if let Some(upstream) = &mut resolver.upstream {
+    if let Some(upstream) = resolver.upstream.as_mut().and_then(Arc::get_mut) {
         upstream.names = Names::with_rule(alone::Rule {
             span: Duration::ZERO,
             count: 2,

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use super::ResolveError;
 use super::alone::Names;
+use super::cache::{Answer, Cache, Outcome};
 use crate::failure::bounded;
 
 /// Time for one try of one question.
@@ -29,21 +31,15 @@ const QUERY_RETRIES: usize = 1;
 const OTHER_KIND_WAIT: Duration = Duration::from_millis(200);
 /// Longest lookup of a name that fails alone; below the shortest deadline of a request.
 const ALONE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Answers kept: an A and an AAAA record set for each of 100,000 hosts.
-const CACHE_ANSWERS: u64 = 200_000;
-/// Short-lived answers are kept this long all the same, so that a host with a TTL of 0 is not asked about at every
-/// connect.
-const POSITIVE_TTL_MIN: Duration = Duration::from_secs(5);
-/// A receiver that moves is followed within this time.
-const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60);
-const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(5);
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
-/// Questions under way at a time to one name server; beyond it lookups fail, as our fault.
+/// Longest lookup of a name, with all search domains. It comes to this only with several dead ones.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
+/// Questions under way at a time over TCP to one name server; beyond it lookups fail, as our fault.
 const QUERIES_MAX: usize = 2048;
 
 /// The name servers, and what came of asking them lately.
 pub(super) struct Upstream {
     resolver: TokioResolver,
+    cache: Cache,
     /// Where a name without a dot is looked for, in this order, before it is asked for as it is.
     search: Vec<Name>,
     pub(super) names: Names,
@@ -59,11 +55,8 @@ impl Upstream {
         }
         options.timeout = QUERY_TIMEOUT;
         options.attempts = QUERY_RETRIES;
-        options.cache_size = CACHE_ANSWERS;
-        options.positive_min_ttl = Some(POSITIVE_TTL_MIN);
-        options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
-        options.negative_min_ttl = Some(NEGATIVE_TTL_MIN);
-        options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+        // It would keep whole messages, so its memory would be the servers' to choose.
+        options.cache_size = 0;
         options.max_active_requests = QUERIES_MAX;
         options.use_hosts_file = ResolveHosts::Never;
         let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
@@ -71,48 +64,60 @@ impl Upstream {
             .build()?;
         Ok(Self {
             resolver,
+            cache: Cache::new(),
             search,
             names: Names::default(),
         })
     }
 
-    pub(super) async fn ask(&self, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(super) async fn ask(self: &Arc<Self>, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
         let mut unanswered = Unanswered(Some((&self.names, host)));
-        let look = self.look(name);
+        let find = self.cache.find(host, || Arc::clone(self).look(name));
         let found = if self.names.fails_alone(host, Instant::now()) {
             // The request's deadline must not pass first: that would be ours again.
-            timeout(ALONE_TIMEOUT, look)
-                .await
-                .unwrap_or_else(|_| Err(blame(&NetError::Timeout)))
+            timeout(ALONE_TIMEOUT, find).await.unwrap_or_else(|_| late())
         } else {
-            look.await
+            find.await
         };
         unanswered.0 = None;
         match found {
-            Err(ResolveError::Unavailable(why)) => Err(if self.names.failed(host, Instant::now()) {
-                ResolveError::FailsAlone(why)
-            } else {
-                ResolveError::Unavailable(why)
-            }),
-            answered => {
+            Err(why) if self.names.failed(host, Instant::now()) => Err(ResolveError::FailsAlone(why)),
+            Err(why) => Err(ResolveError::Unavailable(why)),
+            Ok(answer) => {
                 self.names.answered(host, Instant::now());
-                answered
+                if answer.is_negative() {
+                    return Err(ResolveError::NoAddress);
+                }
+                Ok(answer.addresses.to_vec())
             }
         }
     }
 
-    /// The addresses of the first of the candidates that has any. That there are none was said only when it was said of
+    async fn look(self: Arc<Self>, name: Name) -> Outcome {
+        let found = timeout(LOOKUP_MAX, self.first(name)).await;
+        found.unwrap_or_else(|_| late())
+    }
+
+    /// What the first of the candidates has that has any address. That there are none was said only when it was said of
     /// all of them.
-    async fn look(&self, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
-        let mut error = ResolveError::NoAddress;
+    async fn first(&self, name: Name) -> Outcome {
+        let mut so_far: Option<Outcome> = None;
         for name in self.candidates(name) {
-            match self.both_kinds(name).await {
-                Ok(addresses) => return Ok(addresses),
-                Err(ResolveError::NoAddress) => {}
-                Err(unavailable) => error = unavailable,
+            let found = self.both_kinds(name).await;
+            so_far = Some(match (so_far, found) {
+                (None, found) => found,
+                (Some(Err(_)), Ok(found)) if !found.is_negative() => Ok(found.in_part()),
+                (Some(Ok(none)), Ok(found)) => Ok(Answer {
+                    ttl: found.ttl.min(none.ttl),
+                    ..found
+                }),
+                (Some(Err(why)), _) | (_, Err(why)) => Err(why),
+            });
+            if matches!(&so_far, Some(Ok(found)) if !found.is_negative()) {
+                break;
             }
         }
-        Err(error)
+        so_far.unwrap_or_else(|| Ok(Answer::negative(None)))
     }
 
     /// What to ask for, fully qualified, in this order.
@@ -129,7 +134,7 @@ impl Upstream {
     }
 
     /// IPv4 addresses, then IPv6 ones. Asked for at once.
-    async fn both_kinds(&self, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+    async fn both_kinds(&self, name: Name) -> Outcome {
         let mut v4 = pin!(self.one_kind(name.clone(), RecordType::A));
         let mut v6 = pin!(self.one_kind(name, RecordType::AAAA));
         let (v4, v6) = tokio::select! {
@@ -140,35 +145,39 @@ impl Upstream {
             v6 = &mut v6 => (other_kind(&v6, v4).await, v6),
         };
         match (v4, v6) {
-            (Ok(v4), Ok(v6)) => Ok([v4, v6].concat()),
-            (Ok(addresses), Err(_)) | (Err(_), Ok(addresses)) => Ok(addresses),
-            (Err(ResolveError::NoAddress), Err(error)) | (Err(error), Err(_)) => Err(error),
+            (Ok(v4), Ok(v6)) => Ok(v4.and(v6)),
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_negative() => Ok(found.in_part()),
+            (Err(why), _) | (_, Err(why)) => Err(why),
         }
     }
 
-    /// The addresses of one kind; at least one.
-    async fn one_kind(&self, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, ResolveError> {
-        let found = self.resolver.lookup(name, kind).await;
-        let found = found.map_err(|error| blame(&error))?;
-        let records = found.answers().iter();
-        let addresses: Vec<IpAddr> = records.filter_map(|record| record.data.ip_addr()).collect();
-        if addresses.is_empty() {
-            return Err(ResolveError::NoAddress);
+    /// The addresses of one kind.
+    async fn one_kind(&self, name: Name, kind: RecordType) -> Outcome {
+        let found = match self.resolver.lookup(name, kind).await {
+            Ok(found) => found,
+            Err(error) => return blame(&error),
+        };
+        let records = found.answers();
+        let addresses = || records.iter().filter_map(|record| record.data.ip_addr());
+        if addresses().next().is_none() {
+            return Ok(Answer::negative(None));
         }
-        Ok(addresses)
+        let ttl = records.iter().map(|record| record.ttl).min();
+        Ok(Answer::positive(addresses(), ttl.unwrap_or_default()))
     }
 }
 
 /// What the other kind's lookup gives: soon when this one found addresses, and in its own time when not.
-async fn other_kind(
-    this: &Result<Vec<IpAddr>, ResolveError>,
-    other: impl Future<Output = Result<Vec<IpAddr>, ResolveError>>,
-) -> Result<Vec<IpAddr>, ResolveError> {
-    if this.is_err() {
-        return other.await;
+async fn other_kind(this: &Outcome, other: impl Future<Output = Outcome>) -> Outcome {
+    if matches!(this, Ok(found) if !found.is_negative()) {
+        let other = timeout(OTHER_KIND_WAIT, other).await;
+        return other.unwrap_or_else(|_| late());
     }
-    let other = timeout(OTHER_KIND_WAIT, other).await;
-    other.unwrap_or_else(|_| Err(blame(&NetError::Timeout)))
+    other.await
+}
+
+fn late() -> Outcome {
+    blame(&NetError::Timeout)
 }
 
 /// A lookup under way: dropped with it, at the request's deadline, it counts as one that failed.
@@ -183,7 +192,7 @@ impl Drop for Unanswered<'_> {
 }
 
 /// Only an answer that says "there is nothing" is the endpoint's fault.
-fn blame(error: &NetError) -> ResolveError {
+fn blame(error: &NetError) -> Outcome {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(answer))
             if matches!(
@@ -191,12 +200,12 @@ fn blame(error: &NetError) -> ResolveError {
                 ResponseCode::NXDomain | ResponseCode::NoError
             ) =>
         {
-            ResolveError::NoAddress
+            Ok(Answer::negative(answer.negative_ttl))
         }
         // The text of the others names the question at most, not the endpoint.
         NetError::Dns(DnsError::ResponseCode(code)) => {
-            ResolveError::Unavailable(format!("the name server answered {}", bounded(code)))
+            Err(format!("the name server answered {}", bounded(code)))
         }
-        error => ResolveError::Unavailable(bounded(error)),
+        error => Err(bounded(error)),
     }
 }

@@ -14,6 +14,7 @@ use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::domain::usage::{IN_ADDR_ARPA_127, INVALID, IP6_ARPA_1, ONION, ZoneUsage};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::time::timeout;
 
@@ -71,8 +72,13 @@ impl Upstream {
     }
 
     pub(super) async fn ask(self: &Arc<Self>, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+        let candidates = self.candidates(name);
+        if candidates.is_empty() {
+            return Err(ResolveError::NoAddress);
+        }
         let mut unanswered = Unanswered(Some((&self.names, host)));
-        let find = self.cache.find(host, || Arc::clone(self).look(name));
+        let look = || Arc::clone(self).look(host.to_owned(), candidates);
+        let find = self.cache.find(host, look);
         let found = if self.names.fails_alone(host, Instant::now()) {
             // The request's deadline must not pass first: that would be ours again.
             timeout(ALONE_TIMEOUT, find).await.unwrap_or_else(|_| late())
@@ -83,26 +89,26 @@ impl Upstream {
         match found {
             Err(why) if self.names.failed(host, Instant::now()) => Err(ResolveError::FailsAlone(why)),
             Err(why) => Err(ResolveError::Unavailable(why)),
-            Ok(answer) => {
-                self.names.answered(host, Instant::now());
-                if answer.is_negative() {
-                    return Err(ResolveError::NoAddress);
-                }
-                Ok(answer.addresses.to_vec())
-            }
+            Ok(answer) if answer.is_negative() => Err(ResolveError::NoAddress),
+            Ok(answer) => Ok(answer.addresses.to_vec()),
         }
     }
 
-    async fn look(self: Arc<Self>, name: Name) -> Outcome {
-        let found = timeout(LOOKUP_MAX, self.first(name)).await;
-        found.unwrap_or_else(|_| late())
+    /// Asks. Only here, and not where an answer was kept, it shows that the name servers work.
+    async fn look(self: Arc<Self>, host: String, candidates: Vec<Name>) -> Outcome {
+        let found = timeout(LOOKUP_MAX, self.first(candidates)).await;
+        let found = found.unwrap_or_else(|_| late());
+        if found.is_ok() {
+            self.names.answered(&host, Instant::now());
+        }
+        found
     }
 
     /// What the first of the candidates has that has any address. That there are none was said only when it was said of
     /// all of them.
-    async fn first(&self, name: Name) -> Outcome {
+    async fn first(&self, candidates: Vec<Name>) -> Outcome {
         let mut so_far: Option<Outcome> = None;
-        for name in self.candidates(name) {
+        for name in candidates {
             let found = self.both_kinds(name).await;
             so_far = Some(match (so_far, found) {
                 (None, found) => found,
@@ -120,7 +126,7 @@ impl Upstream {
         so_far.unwrap_or_else(|| Ok(Answer::negative(None)))
     }
 
-    /// What to ask for, fully qualified, in this order.
+    /// What to ask for, fully qualified, in this order. None, where no name server would be asked.
     fn candidates(&self, mut name: Name) -> Vec<Name> {
         let mut candidates = Vec::new();
         if !name.is_fqdn() && name.num_labels() == 1 {
@@ -130,6 +136,7 @@ impl Upstream {
         }
         name.set_fqdn(true);
         candidates.push(name);
+        candidates.retain(|name| !is_special(name));
         candidates
     }
 
@@ -178,6 +185,13 @@ async fn other_kind(this: &Outcome, other: impl Future<Output = Outcome>) -> Out
 
 fn late() -> Outcome {
     blame(&NetError::Timeout)
+}
+
+/// Names without an address of which no name server is asked (RFC 6761, RFC 7686). The library would answer for them, and
+/// that would look as if a name server had.
+fn is_special(name: &Name) -> bool {
+    let zones: [&ZoneUsage; 4] = [&INVALID, &ONION, &IN_ADDR_ARPA_127, &IP6_ARPA_1];
+    zones.iter().any(|zone| zone.zone_of(name))
 }
 
 /// A lookup under way: dropped with it, at the request's deadline, it counts as one that failed.

@@ -68,6 +68,11 @@ impl Names {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn answered_at(&self) -> Option<Instant> {
+        self.state.lock().answered_at
+    }
+
     /// Whether failures of this name are its owner's.
     pub(crate) fn fails_alone(&self, name: &str, now: Instant) -> bool {
         let state = self.state.lock();
@@ -75,7 +80,7 @@ impl Names {
         failing.is_some_and(|failing| self.rule.is_alone(failing, now))
     }
 
-    /// The name was answered for.
+    /// The name was answered for, by a name server and just now.
     pub(crate) fn answered(&self, name: &str, now: Instant) {
         let mut state = self.state.lock();
         state.answered_at = Some(now);

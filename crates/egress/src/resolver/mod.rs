@@ -5,46 +5,28 @@
 //! still deliver to `localhost` and to what its hosts file names. There is no fall-back to anybody's public name
 //! servers: what this machine was not told to ask, it does not ask.
 //!
+//! A name with a dot is asked for as it is, and nothing else: what the system's search domains make of it is another
+//! name. One without a dot, as services have in Compose and Kubernetes, is looked for in the search domains first.
+//!
 //! No answer is our fault, unless it is always the same name that gets none ([`alone`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use hickory_resolver::config::{
-    LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::{Hosts, TokioResolver};
 
-use alone::Names;
-use tokio::time::timeout;
-
-use crate::failure::bounded;
+use upstream::Upstream;
 
 mod alone;
+mod cache;
 #[cfg(test)]
 mod tests;
-
-/// Time for one question to one name server. With two tries a dead name server takes 2 s of the deadline.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
-const QUERY_TRIES: usize = 2;
-/// Longest lookup of a name that fails alone; below the shortest deadline of a request.
-const ALONE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Answers kept: an A and an AAAA record set for each of 100,000 hosts.
-const CACHE_ANSWERS: u64 = 200_000;
-/// Short-lived answers are kept this long all the same, so that a host with a TTL of 0 is not asked about at every
-/// connect.
-const POSITIVE_TTL_MIN: Duration = Duration::from_secs(5);
-/// A receiver that moves is followed within this time.
-const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60);
-const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(5);
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
-/// Questions under way at a time to one name server; beyond it lookups fail, as our fault.
-const QUERIES_MAX: usize = 2048;
+mod upstream;
 
 /// The future that [`Resolve::resolve`] gives.
 pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send + 'a>>;
@@ -72,13 +54,7 @@ pub enum ResolveError {
 /// The resolver of the system's configuration, with a cache.
 pub struct SystemResolver {
     hosts: Hosts,
-    upstream: Option<Upstream>,
-}
-
-/// The name servers, and what came of asking them lately.
-struct Upstream {
-    resolver: TokioResolver,
-    names: Names,
+    upstream: Option<Arc<Upstream>>,
 }
 
 impl SystemResolver {
@@ -87,12 +63,16 @@ impl SystemResolver {
     pub fn new() -> Self {
         Self::with_hosts_file(
             hickory_resolver::system_conf::read_system_conf()
-                .and_then(|(config, options)| upstream(config, options)),
+                .and_then(|(config, options)| Upstream::new(config, options)),
         )
     }
 
     /// Asks these name servers in place of the system's; otherwise like [`Self::new`].
     pub fn asking(name_servers: &[SocketAddr]) -> Self {
+        Self::searching(Vec::new(), name_servers)
+    }
+
+    fn searching(search: Vec<Name>, name_servers: &[SocketAddr]) -> Self {
         let servers = name_servers.iter().map(|address| {
             let mut server = NameServerConfig::udp_and_tcp(address.ip());
             for connection in &mut server.connections {
@@ -100,11 +80,11 @@ impl SystemResolver {
             }
             server
         });
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-        Self::with_hosts_file(upstream(config, ResolverOpts::default()))
+        let config = ResolverConfig::from_parts(None, search, servers.collect());
+        Self::with_hosts_file(Upstream::new(config, ResolverOpts::default()))
     }
 
-    fn with_hosts_file(upstream: Result<TokioResolver, NetError>) -> Self {
+    fn with_hosts_file(upstream: Result<Upstream, NetError>) -> Self {
         let hosts = Hosts::from_system().unwrap_or_else(|error| {
             tracing::warn!(%error, "no hosts file");
             Hosts::default()
@@ -114,10 +94,7 @@ impl SystemResolver {
                 tracing::warn!(%error, "no name server: only localhost and the hosts file resolve");
             })
             .ok()
-            .map(|resolver| Upstream {
-                resolver,
-                names: Names::default(),
-            });
+            .map(Arc::new);
         Self { hosts, upstream }
     }
 
@@ -154,54 +131,6 @@ impl SystemResolver {
     }
 }
 
-impl Upstream {
-    async fn ask(&self, host: &str, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
-        let mut unanswered = Unanswered(Some((&self.names, host)));
-        let look = self.resolver.lookup_ip(name);
-        let found = if self.names.fails_alone(host, Instant::now()) {
-            // The request's deadline must not pass first: that would be ours again.
-            timeout(ALONE_TIMEOUT, look)
-                .await
-                .unwrap_or(Err(NetError::Timeout))
-        } else {
-            look.await
-        };
-        unanswered.0 = None;
-        let found = match found {
-            Ok(found) => Ok(found.iter().collect::<Vec<IpAddr>>()),
-            Err(error) => Err(blame(&error)),
-        };
-        match found {
-            Err(ResolveError::Unavailable(why)) => Err(if self.names.failed(host, Instant::now()) {
-                ResolveError::FailsAlone(why)
-            } else {
-                ResolveError::Unavailable(why)
-            }),
-            answered => {
-                self.names.answered(host, Instant::now());
-                answered.and_then(|addresses| {
-                    if addresses.is_empty() {
-                        Err(ResolveError::NoAddress)
-                    } else {
-                        Ok(addresses)
-                    }
-                })
-            }
-        }
-    }
-}
-
-/// A lookup under way: dropped with it, at the request's deadline, it counts as one that failed.
-struct Unanswered<'a>(Option<(&'a Names, &'a str)>);
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if let Some((names, host)) = self.0 {
-            names.failed(host, Instant::now());
-        }
-    }
-}
-
 impl Default for SystemResolver {
     fn default() -> Self {
         Self::new()
@@ -214,46 +143,9 @@ impl Resolve for SystemResolver {
     }
 }
 
-fn upstream(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, NetError> {
-    options.timeout = QUERY_TIMEOUT;
-    options.attempts = QUERY_TRIES;
-    // A name with a dot is asked for as it is first, however many search domains the system has.
-    options.ndots = 1;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = CACHE_ANSWERS;
-    options.positive_min_ttl = Some(POSITIVE_TTL_MIN);
-    options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
-    options.negative_min_ttl = Some(NEGATIVE_TTL_MIN);
-    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
-    options.max_active_requests = QUERIES_MAX;
-    options.use_hosts_file = ResolveHosts::Never;
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .with_options(options)
-        .build()
-}
-
 /// `localhost` and what is below it (RFC 6761, section 6.3), with or without the final dot.
 fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let last = host.rsplit('.').next().unwrap_or(host);
     last.eq_ignore_ascii_case("localhost")
-}
-
-/// Only an answer that says "there is nothing" is the endpoint's fault.
-fn blame(error: &NetError) -> ResolveError {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(answer))
-            if matches!(
-                answer.response_code,
-                ResponseCode::NXDomain | ResponseCode::NoError
-            ) =>
-        {
-            ResolveError::NoAddress
-        }
-        // The text of the others names the question at most, not the endpoint.
-        NetError::Dns(DnsError::ResponseCode(code)) => {
-            ResolveError::Unavailable(format!("the name server answered {}", bounded(code)))
-        }
-        error => ResolveError::Unavailable(bounded(error)),
-    }
 }

@@ -1,8 +1,17 @@
 //! The system resolver against name servers that answer, refuse, or say nothing.
 
-use postrider_testkit::name_server::{Answer, NameServer};
+use std::time::Duration;
 
+use hickory_resolver::proto::op::ResponseCode;
+use postrider_testkit::name_server::{Answer, NameServer};
+use tokio::time::timeout;
+
+use super::alone::{self, Names};
 use super::*;
+
+mod kept;
+mod kinds;
+mod server;
 
 /// A name that every test asks about.
 const NAME: &str = "hooks.example.com";
@@ -79,7 +88,7 @@ async fn a_name_that_fails_alone_is_their_fault_in_the_end() {
     server.on("silent.example.com", Answer::Silence);
     server.on("good.example.com", Answer::Addresses(vec![[192, 0, 2, 7].into()]));
     let mut resolver = SystemResolver::asking(&[server.address()]);
-    if let Some(upstream) = &mut resolver.upstream {
+    if let Some(upstream) = resolver.upstream.as_mut().and_then(Arc::get_mut) {
         upstream.names = Names::with_rule(alone::Rule {
             span: Duration::ZERO,
             count: 2,
@@ -111,4 +120,52 @@ async fn a_name_that_fails_alone_is_their_fault_in_the_end() {
     assert!(matches!(error, Ok(ResolveError::FailsAlone(_))), "{error:?}");
     server.on(NAME, Answer::Addresses(vec![[192, 0, 2, 8].into()]));
     resolver.resolve(NAME).await.expect("it is back");
+}
+
+/// A resolver with a search domain, and a server that answers so about a name and about that name in the domain.
+async fn searching(name: &str, itself: Answer, in_domain: Answer) -> (NameServer, SystemResolver) {
+    let server = NameServer::start().await.expect("a name server");
+    server.on(name, itself);
+    server.on(&format!("{name}.search.example"), in_domain);
+    let domain = Name::from_ascii("search.example.").expect("a name");
+    let resolver = SystemResolver::searching(vec![domain], &[server.address()]);
+    (server, resolver)
+}
+
+#[tokio::test]
+async fn a_name_with_a_dot_is_not_looked_for_elsewhere() {
+    let there = Answer::Addresses(vec![[192, 0, 2, 7].into()]);
+    for elsewhere in [Answer::Code(3), there] {
+        let (_server, resolver) = searching(NAME, Answer::Code(2), elsewhere.clone()).await;
+        let error = resolver.resolve(NAME).await.expect_err("no address");
+        assert!(matches!(error, ResolveError::Unavailable(_)), "{error}");
+        let (_server, resolver) = searching(NAME, Answer::Code(3), elsewhere).await;
+        assert_eq!(resolver.resolve(NAME).await, Err(ResolveError::NoAddress));
+    }
+}
+
+#[tokio::test]
+async fn a_name_without_a_dot_is_looked_for_in_the_search_domains() {
+    let (here, there): (IpAddr, IpAddr) = ([192, 0, 2, 7].into(), [192, 0, 2, 8].into());
+    let (here, there) = (Answer::Addresses(vec![here]), Answer::Addresses(vec![there]));
+    let found = |last| Ok(vec![IpAddr::from([192, 0, 2, last])]);
+    for (itself, in_domain, expected) in [
+        (here.clone(), there, found(8)),
+        (here.clone(), Answer::Code(3), found(7)),
+        (here, Answer::Code(2), found(7)),
+        (Answer::Code(3), Answer::Code(3), Err(ResolveError::NoAddress)),
+    ] {
+        let (_server, resolver) = searching("hooks", itself, in_domain).await;
+        assert_eq!(resolver.resolve("hooks").await, expected);
+    }
+    // One that was not answered for may have been the right one.
+    for (itself, in_domain) in [
+        (Answer::Code(2), Answer::Code(3)),
+        (Answer::Code(3), Answer::Code(2)),
+        (Answer::Code(3), Answer::Code(5)),
+    ] {
+        let (_server, resolver) = searching("hooks", itself, in_domain).await;
+        let error = resolver.resolve("hooks").await.expect_err("no address");
+        assert!(matches!(error, ResolveError::Unavailable(_)), "{error}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -9,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
@@ -39,6 +41,7 @@ struct Inner {
     /// Keeps no connections, so that what is sent again goes over one that is surely new.
     fresh: Pool,
     count: Count,
+    connection_age_max: Duration,
     user_agent: HeaderValue,
     response_read_max: usize,
     response_keep_max: usize,
@@ -98,6 +101,7 @@ impl Client {
             pools,
             fresh,
             count,
+            connection_age_max: settings.connection_age_max,
             user_agent,
             response_read_max: settings.response_read_max,
             response_keep_max: settings.response_keep_max,
@@ -160,8 +164,13 @@ impl Inner {
     }
 
     async fn head(&self, request: &Request) -> Result<http::Response<Incoming>, Failure> {
-        let error = match self.pool(request).request(self.prepare(request)).await {
-            Ok(response) => return Ok(response),
+        let mut prepared = self.prepare(request);
+        let connection = capture_connection(&mut prepared);
+        let error = match self.pool(request).request(prepared).await {
+            Ok(response) => {
+                self.retire(&response, &connection);
+                return Ok(response);
+            }
             Err(error) => error,
         };
         if !was_closed_while_idle(&error) {
@@ -171,6 +180,18 @@ impl Inner {
             .request(self.prepare(request))
             .await
             .map_err(|error| Failure::from_exchange(&error))
+    }
+
+    /// Has a connection that is old end with this response: the pool itself keeps one for ever that is used often
+    /// enough.
+    fn retire(&self, response: &http::Response<Incoming>, connection: &CaptureConnection) {
+        let exchanges = response.extensions().get::<Exchanges>();
+        if exchanges.is_some_and(|exchanges| exchanges.open_for() >= self.connection_age_max)
+            && let Some(connection) = connection.connection_metadata().as_ref()
+        {
+            // What is under way over it goes on.
+            connection.poison();
+        }
     }
 
     fn pool(&self, request: &Request) -> &Pool {

@@ -16,6 +16,10 @@ pub struct Settings {
     pub idle_per_host_max: usize,
     /// How long an idle connection is kept. Default 20 s.
     pub idle_timeout: Duration,
+    /// Age from which a connection ends with the response that it carries, so that traffic follows a receiver that moves
+    /// although its old address still answers. Default 60 s: with the 60 s that the resolver keeps an answer, the idle
+    /// time and the longest attempt it is followed within three minutes.
+    pub connection_age_max: Duration,
     /// Pools to spread hosts over; each has one lock. Default 4.
     pub pools: usize,
     /// Bytes of a response's body that are read before the connection is dropped. Default 16 KiB.
@@ -39,6 +43,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             idle_per_host_max: 256,
             idle_timeout: Duration::from_secs(20),
+            connection_age_max: Duration::from_secs(60),
             pools: 4,
             response_read_max: 16 * 1024,
             response_keep_max: 4 * 1024,

@@ -63,6 +63,11 @@ impl Exchanges {
             && self.age() <= CROSSING_MAX
     }
 
+    /// How long the connection has been open.
+    pub(crate) fn open_for(&self) -> Duration {
+        self.0.opened.elapsed()
+    }
+
     /// How long ago the last request began.
     fn age(&self) -> Duration {
         let begun_at = Duration::from_millis(self.0.begun_at.load(Ordering::Relaxed));

@@ -22,7 +22,8 @@ const LOOKUPS_MAX: usize = 10_000;
 /// Short-lived answers are kept this long all the same, so that a host with a TTL of 0 is not asked about at every
 /// connect.
 const POSITIVE_TTL_MIN: Duration = Duration::from_secs(5);
-/// New connections follow a receiver that moves within this time.
+/// New connections follow a receiver that moves within this time; old ones end, see
+/// [`crate::Settings::connection_age_max`].
 const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60);
 const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(5);
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);

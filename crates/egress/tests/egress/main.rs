@@ -1,5 +1,6 @@
 //! The client against receivers, resolvers and networks that misbehave.
 
+mod age;
 mod destinations;
 mod responses;
 mod reuse;

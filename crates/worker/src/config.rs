@@ -89,7 +89,9 @@ impl ConfigCache {
                     .snapshot
                     .as_ref()
                     .map_or(0, |snapshot| snapshot.memory_bytes());
-                u32::try_from(size_of::<Cached>() + bytes).unwrap_or(u32::MAX)
+                // One that is heavier than the cache would never be kept, and read anew for each frame.
+                let weight = (size_of::<Cached>() + bytes) as u64;
+                u32::try_from(weight.min(CACHED_BYTES_MAX / 4)).unwrap_or(u32::MAX)
             })
             .build();
         let targets = Cache::builder()

@@ -251,7 +251,7 @@ fn target(
 /// A delivery whose lease has run out may have been handed out again, as another run; with all workers away, several
 /// times. Only the last one is POSTed: the outcome of an earlier one changes nothing, and this one's own makes it due.
 /// An `ordered` run judges for itself, step by step.
-fn lease_is_over(context: &Context, job: &Job) -> bool {
+pub(crate) fn lease_is_over(context: &Context, job: &Job) -> bool {
     !job.ordered && job.lease_until.is_some_and(|until| context.clock.now() > until)
 }
 

@@ -156,7 +156,8 @@ async fn begin(
             // The next suspect's turn is when this one is settled.
             context.active.keep(key(job), turn);
         }
-        if suspect::is_fatal(context, job).await {
+        // Should its turn have come too late, it is given back untried, and must not be marked.
+        if !dispatch::lease_is_over(context, job) && suspect::is_fatal(context, job).await {
             tracing::error!(delivery.id = %job.delivery, "a delivery kills workers; parked");
             for duty in duties {
                 finish::untried(context, job, Next::Cancelled(CancelReason::Parked), duty).await;

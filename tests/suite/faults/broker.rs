@@ -78,26 +78,33 @@ async fn a_queue_deleted_under_the_gateway() -> Result<()> {
     scene.settle(&api, "before the queues are deleted").await?;
 
     let before = pids(&mut stack);
-    stack.workers[0].pause()?;
     let names: Vec<String> = stack
         .shared
         .iter()
         .flat_map(|shared| (0..4).map(|n| shared.queue(&format!("deliver.{n}"))))
         .collect();
-    for name in &names {
-        servers.rabbit.ctl(&["delete_queue", name]).await?;
+    let mut stray = 0.0;
+    // Who connects anew just then declares the queues, and nothing goes astray: once more.
+    for _ in 0..3 {
+        stack.workers[0].pause()?;
+        for name in &names {
+            servers.rabbit.ctl(&["delete_queue", name]).await?;
+        }
+        let load = scene.load(std::slice::from_ref(&api));
+        load.progress(50, SOON).await?;
+        stack.workers[0].resume()?;
+        load.progress(50, SOON).await?;
+        load.finish().await?;
+        let verdict = scene.settle(&api, "queues deleted").await?;
+        ensure!(verdict.unacknowledged == 0, "{verdict}");
+        stray = metric(&metrics, "postrider_frames_stray_total").await?;
+        if stray > 0.0 {
+            break;
+        }
+        // Those that are deleted next must be there.
+        wait_declared(&servers.rabbit, &names).await?;
     }
-    let load = scene.load(std::slice::from_ref(&api));
-    load.progress(50, SOON).await?;
-    stack.workers[0].resume()?;
-    load.progress(50, SOON).await?;
-    load.finish().await?;
-    let verdict = scene.settle(&api, "queues deleted").await?;
-    ensure!(verdict.unacknowledged == 0, "{verdict}");
-    ensure!(
-        metric(&metrics, "postrider_frames_stray_total").await? > 0.0,
-        "nothing went astray: the test is void"
-    );
+    ensure!(stray > 0.0, "nothing went astray: the test is void");
     ensure!(pids(&mut stack) == before, "a process was restarted");
     wait_declared(&servers.rabbit, &names).await
 }

@@ -72,13 +72,13 @@ impl JobPublisher {
         }
     }
 
-    /// Names the `deliver` queue for each of some jobs, none of them `ordered`.
-    ///
     /// Shards of the queues.
     pub fn shards(&self) -> u16 {
         u16::try_from(self.lanes.deliver.len()).unwrap_or(u16::MAX)
     }
 
+    /// Names the `deliver` queue for each of some jobs, none of them `ordered`.
+    ///
     /// The shards take turns, so that all that is published at one time goes into the same frames: the broker is paid by the
     /// frame, and divided among the shards each would carry a part only. What makes several frames anyway is divided
     /// among all shards, since one lane may have no room for so much.

@@ -146,6 +146,8 @@ impl Cache {
             host: host.to_owned(),
         };
         let lookup = lookup();
+        // A runtime that is ending drops the task at once, and with it the landing, which takes the lock.
+        drop(flights);
         tokio::spawn(async move {
             let outcome = lookup.await;
             if let Ok(answer) = &outcome {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use postrider_broker::Queue;
 use postrider_store::{RetentionReport, StoreError, SweepReport};
 use postrider_telemetry::error_chain;
@@ -128,12 +128,13 @@ async fn count_frames(context: &Context) {
         (QueueKind::Journal, vec![Queue::Journal]),
         (QueueKind::Stray, vec![Queue::Stray]),
     ];
-    for (kind, queues) in kinds {
+    let looks = kinds.map(|(kind, queues): (QueueKind, Vec<Queue>)| async move {
         let depths = queues.into_iter().map(|queue| context.deps.broker.depth(queue));
         if let Ok(Ok(depths)) = tokio::time::timeout(LOOK_LIMIT, try_join_all(depths)).await {
             context.deps.metrics.queue_frames(kind, depths.iter().sum());
         }
-    }
+    });
+    join_all(looks).await;
 }
 
 /// True while there is more to remove.

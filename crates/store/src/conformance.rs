@@ -108,6 +108,7 @@ macro_rules! store_conformance {
             tasks {
                 a_recovery_delivers_again_what_failed,
                 every_task_has_its_turn,
+                a_recovery_keeps_the_order,
                 a_replay_delivers_what_never_came,
                 a_task_passes_over_what_has_no_payload,
                 a_task_of_a_deleted_endpoint_fails,

@@ -21,6 +21,7 @@ const TASKS_MAX: u32 = 4;
 struct Wanted {
     event_types: Vec<String>,
     channels: Vec<String>,
+    ordered: bool,
 }
 
 /// Moves running tasks on by a chunk of at most `limit` messages each; how many deliveries were made.
@@ -46,13 +47,14 @@ pub(crate) fn advance(connection: &Connection, limit: u32) -> Fallible<u64> {
 fn wanted(connection: &Connection, app: AppId, endpoint: EndpointId) -> Fallible<Option<Wanted>> {
     let found = connection
         .prepare_cached(
-            "SELECT event_types, channels FROM endpoints
+            "SELECT event_types, channels, ordered FROM endpoints
              WHERE id = ?1 AND app = ?2 AND NOT disabled AND deleted_at IS NULL",
         )?
         .query_row(params![endpoint.as_bytes(), app.as_bytes()], |row| {
             Ok(Wanted {
                 event_types: codec::from_json(row, 0)?,
                 channels: codec::from_json(row, 1)?,
+                ordered: row.get(2)?,
             })
         })
         .optional()?;
@@ -71,7 +73,7 @@ fn chunk(connection: &Connection, task: &mut TaskRow, wanted: &Wanted, limit: u3
         if found.has_body
             && (task.kind == TaskKind::Recover || subscribes(wanted, found))
             && is_wanted(connection, task, found.id)?
-            && make(connection, task, found.id)?
+            && make(connection, task, wanted, found.id)?
         {
             made += 1;
             totals.add(DeferReason::Manual, 1);
@@ -179,7 +181,7 @@ fn is_wanted(connection: &Connection, task: &TaskRow, message: MessageId) -> Fal
 }
 
 /// Makes the task's delivery of a message, due now; false when it was made before.
-fn make(connection: &Connection, task: &TaskRow, message: MessageId) -> Fallible<bool> {
+fn make(connection: &Connection, task: &TaskRow, wanted: &Wanted, message: MessageId) -> Fallible<bool> {
     let id = DeliveryId::derive_again(message, task.endpoint, task.id.as_bytes());
     let inserted = connection
         .prepare_cached(
@@ -196,10 +198,18 @@ fn make(connection: &Connection, task: &TaskRow, message: MessageId) -> Fallible
     if inserted == 0 {
         return Ok(false);
     }
+    // Behind all that waits: within the task the order is that of the messages.
+    let seq: i64 = if wanted.ordered {
+        connection
+            .prepare_cached("UPDATE progress SET last_seq = last_seq + 1 RETURNING last_seq")?
+            .query_row([], |row| row.get(0))?
+    } else {
+        0
+    };
     connection
         .prepare_cached(
             "INSERT INTO waiting (delivery, endpoint, app, message, origin, due_at, reason, run, attempts, leased, seq)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, ?8)",
         )?
         .execute(params![
             id.as_bytes(),
@@ -208,7 +218,8 @@ fn make(connection: &Connection, task: &TaskRow, message: MessageId) -> Fallible
             message.as_bytes(),
             codec::origin_number(Trigger::Manual),
             UnixMillis::now().0,
-            codec::reason_number(DeferReason::Manual)
+            codec::reason_number(DeferReason::Manual),
+            seq
         ])?;
     Ok(true)
 }

@@ -1,7 +1,9 @@
 //! Checks of background tasks.
 
+use std::sync::Arc;
+
 use postrider_model::{
-    DeliveryState, Disposition, EndpointId, Message, Next, Record, TaskId, Trigger, UnixMillis,
+    DeliveryState, Disposition, EndpointId, Message, MessageId, Next, Record, TaskId, Trigger, UnixMillis,
 };
 
 use super::fixture::{FAILED, HOUR, SECOND, World, must};
@@ -198,6 +200,32 @@ pub async fn a_task_passes_over_what_has_no_payload(store: SharedStore) {
     let jobs = world.take_all().await;
     let with_payload = |id| messages[2..].iter().any(|message| message.id == id);
     assert!(jobs.len() == 4 && jobs.iter().all(|job| with_payload(job.message.id)));
+}
+
+/// What an `ordered` endpoint gets again comes in the order of the messages, those of one millisecond too.
+pub async fn a_recovery_keeps_the_order(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|endpoint| endpoint.ordered = true).await.id;
+    let at = UnixMillis::now().minus(HOUR);
+    let mut failed = Vec::new();
+    let mut batch = Vec::new();
+    for _ in 0..12 {
+        let mut message = (*world.message_aged(HOUR, |_| {})).clone();
+        message.id = MessageId::generate(at, &mut rand::rng());
+        message.accepted_at = at;
+        let message = Arc::new(message);
+        batch.push(world.accepted(&message, &[endpoint], Disposition::Queued));
+        batch.push(world.ended(&message, endpoint, 0, FAILED));
+        failed.push(message.id);
+    }
+    world.record(&batch).await;
+    failed.sort_unstable();
+    let now = UnixMillis::now();
+    let task = task(&world, TaskKind::Recover, endpoint, now.minus(2 * HOUR), now);
+    assert_eq!(run_task(&world, &task, 100).await, (12, TaskState::Finished));
+    let jobs = world.take(endpoint, 100).await;
+    let again: Vec<MessageId> = jobs.iter().map(|job| job.message.id).collect();
+    assert_eq!(again, failed);
 }
 
 /// Nothing is made for an endpoint that is gone.

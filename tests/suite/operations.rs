@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::cli;
 use crate::stack::{SOON, Shape, Stack, embedded_store};
 
 /// How the command line reaches a stack: the environment that its processes have.
@@ -230,19 +231,22 @@ async fn poison(
     ensure!(operator.status().await?["parked"] == 3);
     let id = |row: usize| rows[row]["id"].to_string();
 
-    let said = operator.run(&["poison", "replay", &id(0), &id(1)]).await?;
+    let output = operator.command(&["poison", "replay", "--all"])?.output().await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = said.lines().collect();
     ensure!(
-        said.contains("as manual delivery dlv_") && said.contains("1 records went back"),
-        "{said}"
+        lines.len() == 3
+            && lines[0].contains("as manual delivery dlv_")
+            && lines[1].contains("1 records went back")
+            && lines[2].starts_with(&format!("kept {}", id(2)))
+            && !output.status.success(),
+        "oldest first: {said}"
     );
     let requests = receiver
         .wait_for("/hook", SOON, |requests| requests.len() == 5)
         .await?;
     ensure!(requests[4].webhook_id() == message, "another message was sent");
 
-    let output = operator.command(&["poison", "replay", &id(2)])?.output().await?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(!output.status.success() && said.contains("kept"), "{said}");
     let said = operator.run(&["poison", "drop", "--all"]).await?;
     ensure!(said.contains(&format!("dropped {}", id(2))), "{said}");
     ensure!(operator.parked().await?.is_empty());
@@ -328,6 +332,9 @@ async fn a_second_process_on_an_embedded_store_is_refused() -> Result<()> {
         !status.success() && said.contains("another Postrider serves") && said.contains("--data-dir"),
         "{status}: {said}"
     );
+    let env = [("POSTRIDER_DATA_DIR", data.path().to_str().context("a path")?)];
+    let said = cli::refused(&["migrate"], &env).await?;
+    ensure!(said.contains("another Postrider serves"), "{said}");
     first.kill9();
     second.start_again().await
 }

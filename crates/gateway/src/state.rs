@@ -96,12 +96,7 @@ impl Api {
         endpoint: &str,
     ) -> Result<(Application, Endpoint), Error> {
         let found = self.app_endpoint(app, endpoint).await?;
-        if found.1.disabled {
-            return Err(Error::bad_request(
-                "endpoint_disabled",
-                "The endpoint is disabled; enable it first.",
-            ));
-        }
+        check_enabled(&found.1)?;
         Ok(found)
     }
 
@@ -147,4 +142,13 @@ pub(crate) fn endpoint_ref(text: &str) -> Option<EndpointRef> {
         return text.parse().ok().map(EndpointRef::Id);
     }
     is_name(text, NAME_CHARS_MAX).then(|| EndpointRef::Uid(text.to_owned()))
+}
+
+/// 400 while the endpoint is disabled.
+pub(crate) fn check_enabled(endpoint: &Endpoint) -> Result<(), Error> {
+    if endpoint.disabled {
+        let detail = "The endpoint is disabled; enable it first.";
+        return Err(Error::bad_request("endpoint_disabled", detail));
+    }
+    Ok(())
 }

@@ -152,7 +152,9 @@ impl Problems {
     /// Extra headers of an endpoint.
     pub(crate) fn headers<'a>(&mut self, headers: impl ExactSizeIterator<Item = (&'a str, Option<&'a str>)>) {
         let loc = ["body", "headers"];
-        self.check(headers.len() <= HEADERS_MAX, &loc, "At most 50 headers.");
+        if headers.len() > HEADERS_MAX {
+            return self.add(&loc, "At most 50 headers.");
+        }
         for (name, value) in headers {
             let loc = ["body", "headers", name];
             let lower = name.to_ascii_lowercase();

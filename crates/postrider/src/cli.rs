@@ -32,7 +32,7 @@ POSTRIDER_SECRETS__KEY set in every process:
 enum Command {
     /// Run Postrider: all of it, or the roles that are named.
     Serve(ServeArgs),
-    /// Bring the store's schema up to date. Safe to run again and while others run.
+    /// Bring the store's schema up to date. Safe to run again, and on Postgres while others run.
     Migrate(ConfigArgs),
     /// Move an embedded store to the Postgres of the configuration, whole or not at all.
     Move {

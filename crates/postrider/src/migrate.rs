@@ -7,6 +7,8 @@ use crate::out::say;
 
 /// Brings the schema up to date and says what it did.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    // Whoever serves an embedded store goes on with the schema that it opened.
+    let _lock = crate::sole::lock(&config)?;
     // An embedded store is brought up to date when it is opened.
     let at_first = match config.store_target() {
         StoreTarget::Sqlite(path) if path.is_file() => Some(SqliteStore::schema_version(path)?),

@@ -22,7 +22,7 @@ use crate::out::say;
 use crate::parts::{self, Parts};
 
 const BROKER_LIMIT: Duration = Duration::from_secs(15);
-/// Rows of one command.
+/// Rows of one list, and of one page of what is read.
 const ROWS_MAX: u32 = 250;
 
 /// What to do with what was parked.
@@ -49,7 +49,7 @@ pub(crate) struct Which {
     /// Their numbers, from `poison list`.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<i64>,
-    /// All of them, at most 250 at a time.
+    /// All of them, the oldest first.
     #[arg(long)]
     all: bool,
 }
@@ -171,7 +171,17 @@ impl Which {
         if !self.all {
             return Ok(self.ids);
         }
-        newest(store, ROWS_MAX, |row| row.id).await
+        // In the order in which they came: messages of an `ordered` endpoint are recorded in the order of their replay.
+        let (mut ids, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.parked(ROWS_MAX, before).await?;
+            ids.extend(page.rows.iter().map(|row| row.id));
+            before = page.cut;
+            if before.is_none() {
+                ids.reverse();
+                return Ok(ids);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cancelling what waits: the one way in which a delivery ends without an outcome. Its state, its counters and its
 //! waiting row move together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use postrider_model::{CancelReason, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId};
 use postrider_store::fold::{COUNTER_BUCKET_MS, StateCounts};
@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::codec;
 use crate::error::Fallible;
+use crate::waiting;
 
 /// A waiting row, as far as cancelling needs it.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +128,10 @@ pub(crate) fn cancel(connection: &Connection, rows: &[Waits], why: CancelReason)
     }
     count(connection, &counters)?;
     totals.write(connection)?;
+    let endpoints: HashSet<EndpointId> = rows.iter().map(|row| row.endpoint).collect();
+    for endpoint in endpoints {
+        waiting::wake_ordered(connection, endpoint)?;
+    }
     Ok(cancelled)
 }
 

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_changed.sql"),
     include_str!("../migrations/0006_recent_claims.sql"),
     include_str!("../migrations/0007_deleted.sql"),
+    include_str!("../migrations/0008_handed_out.sql"),
 ];
 
 /// This program's version.

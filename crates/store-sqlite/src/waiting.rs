@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use self::claim::claim_due;
 use self::counts::{busiest, waiting_counts};
-pub(crate) use self::look::{reconsider, standing, wake};
+pub(crate) use self::look::{reconsider, standing, wake, wake_ordered};
 use crate::SqliteStore;
 use crate::codec;
 use crate::error::{Fallible, unavailable};

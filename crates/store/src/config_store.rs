@@ -133,7 +133,7 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// An application's endpoints by id.
     async fn endpoints(&self, app: AppId, page: &Page<EndpointId>) -> Result<Vec<Endpoint>, StoreError>;
 
-    /// Creates an event type. `Conflict("name")`.
+    /// Creates an event type, in the place of an archived one of its name if there is one. `Conflict("name")`.
     async fn create_event_type(&self, event_type: &EventType) -> Result<(), StoreError>;
     /// Creates or replaces by name; true when it was created. An existing one keeps its id and creation time.
     async fn put_event_type(&self, event_type: &EventType) -> Result<bool, StoreError>;

@@ -28,7 +28,8 @@ pub struct DueEndpoint {
     /// Deliveries that are due now, counted up to the claim's `count_max`. For an `ordered` endpoint: how many may
     /// go in a run, 0 while one is out or its head is not due.
     pub due: u32,
-    /// Leases that are out, counted up to the claim's `count_max`.
+    /// Leases that are out, counted up to the claim's `count_max`. What is sent as it came, without having been handed out
+    /// from the store, counts for an `ordered` endpoint only.
     pub out: u32,
     /// Since when it is late: the earliest due time among the due, or when it was to be looked at if that was later.
     pub since: UnixMillis,

@@ -63,7 +63,7 @@ settings! {
 settings! {
     /// Who may do everything.
     Auth in "auth" {
-        /// API key with all rights, of 16 characters or more. Required with a broker URL; otherwise the first start
+        /// API key with all rights, of 16 to 512 ASCII characters without white space. Required with a broker URL; otherwise the first start
         /// makes one and prints it once.
         admin_key: Option<SecretString> = None, Any;
     }

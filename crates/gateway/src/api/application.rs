@@ -183,15 +183,16 @@ pub(crate) async fn update(
     let mut input = body.value;
     input.check()?;
     let reference = app_ref(&name).ok_or_else(Error::not_found)?;
-    let Some(found) = api.store.app(&reference).await? else {
-        // An id cannot be chosen; a uid can.
-        let AppRef::Uid(uid) = reference else {
-            return Err(Error::not_found());
-        };
-        input.uid = Some(input.uid.flatten().or(Some(uid)));
-        let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
-        let app = create_app(&api, id, input).await?;
-        return Ok((StatusCode::CREATED, Json(ApplicationOut::from(app))).into_response());
+    let found = match api.store.app(&reference).await? {
+        Some(found) => found,
+        None => match create_named(&api, &reference, input.clone()).await {
+            Ok(app) => return Ok((StatusCode::CREATED, Json(ApplicationOut::from(app))).into_response()),
+            // Somebody else made it just now.
+            Err(error) if error.status() == StatusCode::CONFLICT => {
+                api.store.app(&reference).await?.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        },
     };
     // So that a repeat finds it again.
     if let AppRef::Uid(uid) = reference {
@@ -204,6 +205,16 @@ pub(crate) async fn update(
     })
     .await?;
     Ok(Json(ApplicationOut::from(app)).into_response())
+}
+
+/// Creates what a `PUT` named and nobody made. An id cannot be chosen; a uid can.
+async fn create_named(api: &Api, name: &AppRef, mut input: ApplicationIn) -> Result<Application, Error> {
+    let AppRef::Uid(uid) = name else {
+        return Err(Error::not_found());
+    };
+    input.uid = Some(input.uid.flatten().or_else(|| Some(uid.clone())));
+    let id = AppId::generate(UnixMillis::now(), &mut rand::rng());
+    create_app(api, id, input).await
 }
 
 /// Change fields of an application.

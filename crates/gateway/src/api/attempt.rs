@@ -8,7 +8,7 @@ use postrider_store::{AttemptFilter, Part};
 
 use super::Path;
 use super::attempt_out::MessageAttemptOut;
-use super::delivery_query::{EndpointQuery, StatusQuery};
+use super::delivery_query::{AttemptQuery, EndpointQuery, StatusQuery};
 use super::message::find;
 use super::message_out::MessageOut;
 use super::message_query::{ContentQuery, MessageQuery};
@@ -21,6 +21,7 @@ pub(crate) struct Asked {
     page: PageQuery,
     messages: MessageQuery,
     status: StatusQuery,
+    attempt: AttemptQuery,
     content: ContentQuery,
 }
 
@@ -30,6 +31,7 @@ impl FromParams for Asked {
             page: PageQuery::from_params(params)?,
             messages: MessageQuery::from_params(params)?,
             status: StatusQuery::from_params(params)?,
+            attempt: AttemptQuery::from_params(params)?,
             content: ContentQuery::from_params(params)?,
         })
     }
@@ -48,7 +50,7 @@ async fn list(api: &Api, app: AppId, of: Of, asked: Asked) -> Result<ListRespons
         endpoint: of.endpoint,
         message: of.message.as_ref().map(|message| message.id),
         success: success.flatten(),
-        status_class: asked.status.status_code_class.map(|class| class / 100),
+        status_class: asked.attempt.status_code_class.map(|class| class / 100),
         range: asked.messages.range(),
         event_types: asked.messages.event_types,
         channel: asked.messages.channel,
@@ -62,7 +64,7 @@ async fn list(api: &Api, app: AppId, of: Of, asked: Asked) -> Result<ListRespons
         |row| row.attempt.id,
         |row| MessageAttemptOut::new(row, asked.content.wanted()),
     );
-    if asked.status.with_msg.unwrap_or(false) {
+    if asked.attempt.with_msg.unwrap_or(false) {
         for attempt in &mut list.data {
             let message = match &of.message {
                 Some(message) => Some(message.clone()),
@@ -80,7 +82,7 @@ async fn list(api: &Api, app: AppId, of: Of, asked: Asked) -> Result<ListRespons
 /// List attempts to an endpoint, newest first.
 #[utoipa::path(
     get, path = "/api/v1/app/{app_id}/attempt/endpoint/{endpoint_id}", tag = "Message attempt", operation_id = "v1.message-attempt.list-by-endpoint",
-    params(("app_id" = String, Path), ("endpoint_id" = String, Path), PageQuery, MessageQuery, StatusQuery, ContentQuery),
+    params(("app_id" = String, Path), ("endpoint_id" = String, Path), PageQuery, MessageQuery, StatusQuery, AttemptQuery, ContentQuery),
     responses((status = 200, body = ListResponse<MessageAttemptOut>), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn list_by_endpoint(
@@ -99,7 +101,7 @@ pub(crate) async fn list_by_endpoint(
 /// List attempts to deliver a message, newest first.
 #[utoipa::path(
     get, path = "/api/v1/app/{app_id}/attempt/msg/{msg_id}", tag = "Message attempt", operation_id = "v1.message-attempt.list-by-msg",
-    params(("app_id" = String, Path), ("msg_id" = String, Path), PageQuery, MessageQuery, StatusQuery, ContentQuery, EndpointQuery),
+    params(("app_id" = String, Path), ("msg_id" = String, Path), PageQuery, MessageQuery, StatusQuery, AttemptQuery, ContentQuery, EndpointQuery),
     responses((status = 200, body = ListResponse<MessageAttemptOut>), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn list_by_msg(

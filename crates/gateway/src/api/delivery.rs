@@ -162,8 +162,12 @@ pub(crate) async fn list_attempted_destinations(
         Some(entry) => api.cache.fresh(&app, entry, None).await?,
         None => None,
     };
+    let states = status.states();
     // A deleted endpoint has nothing to show.
     let show = |row: DeliveryRow| {
+        if !states.is_empty() && !states.contains(&row.state) {
+            return None;
+        }
         let endpoint = entry.as_ref()?.snapshot.endpoint(row.endpoint)?;
         let (shown, text) = status.shown(row.state);
         Some(MessageEndpointOut {

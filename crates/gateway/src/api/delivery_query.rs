@@ -13,15 +13,9 @@ pub(crate) struct StatusQuery {
     /// 0 success, 1 pending, 2 fail, 3 sending, 4 cancelled.
     #[param(minimum = 0, maximum = 4)]
     status: Option<u8>,
-    /// Whose response status is in this class; 0 means no response.
-    #[param(value_type = Option<u16>)]
-    pub(super) status_code_class: Option<u16>,
     /// Show cancelled deliveries as 4 rather than 2.
     #[param(default = false)]
     expanded_statuses: Option<bool>,
-    /// Bring the message along, without its payload.
-    #[param(default = false)]
-    pub(super) with_msg: Option<bool>,
 }
 
 impl FromParams for StatusQuery {
@@ -30,16 +24,9 @@ impl FromParams for StatusQuery {
         if status.is_some_and(|status| status > 4) {
             return Err(Error::invalid(&["query", "status"], "Must be 0, 1, 2, 3 or 4."));
         }
-        let status_code_class = params.parsed::<u16>("status_code_class")?;
-        if status_code_class.is_some_and(|class| ![0, 100, 200, 300, 400, 500].contains(&class)) {
-            let loc = ["query", "status_code_class"];
-            return Err(Error::invalid(&loc, "Must be 0, 100, 200, 300, 400 or 500."));
-        }
         Ok(Self {
             status,
-            status_code_class,
             expanded_statuses: params.flag("expanded_statuses")?,
-            with_msg: params.flag("with_msg")?,
         })
     }
 }
@@ -78,6 +65,32 @@ impl StatusQuery {
             Some(2) => Some(Some(false)),
             Some(_) => None,
         }
+    }
+}
+
+/// Which attempts, and how much of them.
+#[derive(Clone, Copy, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AttemptQuery {
+    /// Whose response status is in this class; 0 means no response.
+    #[param(value_type = Option<u16>)]
+    pub(super) status_code_class: Option<u16>,
+    /// Bring the message along, without its payload.
+    #[param(default = false)]
+    pub(super) with_msg: Option<bool>,
+}
+
+impl FromParams for AttemptQuery {
+    fn from_params(params: &Params) -> Result<Self, Error> {
+        let status_code_class = params.parsed::<u16>("status_code_class")?;
+        if status_code_class.is_some_and(|class| ![0, 100, 200, 300, 400, 500].contains(&class)) {
+            let loc = ["query", "status_code_class"];
+            return Err(Error::invalid(&loc, "Must be 0, 100, 200, 300, 400 or 500."));
+        }
+        Ok(Self {
+            status_code_class,
+            with_msg: params.flag("with_msg")?,
+        })
     }
 }
 

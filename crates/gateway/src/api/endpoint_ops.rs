@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorOut, ValidationOut};
 use crate::idempotency::{IdempotencyKey, digest};
 use crate::once::{Makes, Once};
 use crate::page::{FromParams, Params, Query, TIME_RULE, parse_time};
-use crate::state::Api;
+use crate::state::{Api, check_enabled};
 use crate::validate::Problems;
 
 /// What is sent when an event type has no example of its own.
@@ -77,6 +77,9 @@ pub(crate) struct RecoverIn {
 pub(crate) struct EventExampleIn {
     /// The event type that it is an example of.
     event_type: String,
+    /// Which of its schema's examples, from 0.
+    #[serde(default)]
+    example_index: usize,
     /// A payload to send instead.
     #[schema(value_type = Option<Object>)]
     payload: Option<Box<RawValue>>,
@@ -149,7 +152,7 @@ async fn start_task(
 ) -> Result<Response, Error> {
     let now = UnixMillis::now();
     let (since, until) = task_range(&body.value, now)?;
-    let (app, endpoint) = api.enabled_endpoint(app, endpoint).await?;
+    let (app, endpoint) = api.app_endpoint(app, endpoint).await?;
     let fresh = TaskId::generate(now, &mut rand::rng());
     let fingerprint = digest(&[&[kind as u8], endpoint.id.as_bytes(), &body.bytes]);
     let makes = Makes::New(*fresh.as_bytes());
@@ -168,6 +171,7 @@ async fn start_task(
             updated_at: now,
         };
         let create = async {
+            check_enabled(&endpoint)?;
             if api.store.running_tasks(app.id, TASKS_MAX).await? >= TASKS_MAX {
                 let detail = format!(
                     "An application has at most {TASKS_MAX} recoveries and replays under way; wait until one has ended."
@@ -224,7 +228,7 @@ pub(crate) async fn send_example(
     let (app, endpoint) = api.enabled_endpoint(&app, &endpoint).await?;
     let payload = match payload {
         Some(payload) => payload.to_owned(),
-        None => example_of(&api, &body.value.event_type).await?,
+        None => example_of(&api, &body.value).await?,
     };
     let draft = Draft {
         index: 0,
@@ -250,23 +254,24 @@ pub(crate) async fn send_example(
 }
 
 /// The example of the event type's newest schema, if it has one.
-async fn example_of(api: &Api, event_type: &str) -> Result<String, Error> {
+async fn example_of(api: &Api, wanted: &EventExampleIn) -> Result<String, Error> {
     let schemas = api
         .store
-        .event_type(event_type)
+        .event_type(&wanted.event_type)
         .await?
         .and_then(|found| found.schemas);
     let schemas: Option<serde_json::Map<String, serde_json::Value>> =
         schemas.and_then(|text| serde_json::from_str(&text).ok());
-    let examples = schemas
-        .iter()
-        .flat_map(|versions| versions.values().rev())
-        .filter_map(|schema| {
-            let example = schema.get("examples").and_then(|examples| examples.get(0));
-            example
-                .or_else(|| schema.get("example"))
-                .filter(|example| example.is_object())
-        });
+    let mut versions: Vec<_> = schemas.into_iter().flatten().collect();
+    // Versions are numbers, by convention: 10 is newer than 9.
+    versions.sort_by_cached_key(|(version, _)| (version.parse::<u64>().ok(), version.clone()));
+    let examples = versions.iter().rev().filter_map(|(_, schema)| {
+        let listed = schema.get("examples");
+        let example = listed.and_then(|examples| examples.get(wanted.example_index));
+        example
+            .or_else(|| schema.get("example"))
+            .filter(|example| example.is_object())
+    });
     let found = examples.map(ToString::to_string).next();
     Ok(found.unwrap_or_else(|| EXAMPLE.to_owned()))
 }

@@ -1,11 +1,14 @@
 //! Many messages in one request, each with its own result.
 
+use std::fmt;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::Path;
@@ -25,9 +28,39 @@ use crate::state::{Api, app_ref};
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct BatchIn<'a> {
     /// 1 to 1,000 messages.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounded")]
     #[schema(min_items = 1, max_items = 1000)]
     messages: Vec<MessageIn<'a>>,
+}
+
+/// More messages than `ingest.batch_max_messages` can allow, and no more than are kept of a batch: what else there is
+/// would take many times its size in memory, only to be refused.
+const KEPT_MAX: usize = 10_001;
+
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<MessageIn<'de>>, D::Error> {
+    struct Bounded;
+
+    impl<'de> Visitor<'de> for Bounded {
+        type Value = Vec<MessageIn<'de>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of messages")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut kept = Vec::new();
+            while kept.len() < KEPT_MAX {
+                match seq.next_element()? {
+                    Some(message) => kept.push(message),
+                    None => return Ok(kept),
+                }
+            }
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_seq(Bounded)
 }
 
 /// One result a message, in order.

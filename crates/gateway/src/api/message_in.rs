@@ -50,6 +50,9 @@ pub(crate) struct MessageIn<'a> {
     /// Not supported.
     #[schema(value_type = Option<String>)]
     deliver_at: Option<IgnoredAny>,
+    /// Not supported; `payloadRetentionPeriod` counts days.
+    #[schema(value_type = Option<u32>)]
+    payload_retention_hours: Option<IgnoredAny>,
 }
 
 /// What client libraries send for a body that is not JSON.
@@ -92,6 +95,12 @@ impl MessageIn<'_> {
             self.deliver_at.is_none(),
             &loc,
             "Later delivery is not supported.",
+        );
+        let loc = ["body", "payloadRetentionHours"];
+        problems.check(
+            self.payload_retention_hours.is_none(),
+            &loc,
+            "Hours are not supported; use payloadRetentionPeriod, in days.",
         );
         let raw = self.transformations_params.unwrap_or_default();
         let content_type = raw.headers.content_type.filter(|_| raw.raw_payload.is_some());

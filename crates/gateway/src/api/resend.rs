@@ -16,7 +16,7 @@ use crate::accept::{Load, may_begin, publish};
 use crate::error::{Error, ErrorOut};
 use crate::goes_on::GoesOn;
 use crate::idempotency::IdempotencyKey;
-use crate::state::Api;
+use crate::state::{Api, check_enabled};
 
 /// Nothing to say.
 #[derive(Serialize, ToSchema)]
@@ -35,7 +35,7 @@ pub(crate) async fn resend(
 ) -> Result<Response, Error> {
     may_begin(&api)?;
     let key = IdempotencyKey::from_headers(&headers)?;
-    let (app, endpoint) = api.enabled_endpoint(&app, &endpoint).await?;
+    let (app, endpoint) = api.app_endpoint(&app, &endpoint).await?;
     let found = find(&api, app.id, &message, true).await?;
     // The key alone makes a repeat the same delivery: no claim is needed.
     let is_repeatable = key.is_some();
@@ -45,6 +45,7 @@ pub(crate) async fn resend(
         api.telemetry.duplicate(Duplicate::IdempotencyKey);
         return Ok((StatusCode::ACCEPTED, Json(EmptyResponse {})).into_response());
     }
+    check_enabled(&endpoint)?;
     let load = Load::by_hand(&api, with_payload(found)?, &endpoint, delivery);
     let owner = api.clone();
     let published = GoesOn::new(&api.tasks, async move { publish(&owner, load).await });

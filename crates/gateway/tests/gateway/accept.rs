@@ -293,7 +293,8 @@ async fn an_example_goes_to_one_endpoint_whatever_it_subscribes_to() {
     let only = harness
         .endpoint(json!({"url": "https://example.com/2", "uid": "only", "eventTypes": ["x"]}))
         .await;
-    let schemas = json!({"1": {"examples": [{"old": 1}]}, "2": {"examples": [{"user": "ann"}]}});
+    let schemas =
+        json!({"9": {"examples": [{"old": 1}]}, "10": {"examples": [{"user": "ann"}, {"user": "bo"}]}});
     let event_type = json!({"name": "user.signup", "description": "", "schemas": schemas});
     harness
         .post("/api/v1/event-type", event_type)
@@ -305,6 +306,11 @@ async fn an_example_goes_to_one_endpoint_whatever_it_subscribes_to() {
         .await
         .is(StatusCode::OK);
     assert_eq!(sent["payload"], json!({"user": "ann"}));
+    let second = harness
+        .post(path, json!({"eventType": "user.signup", "exampleIndex": 1}))
+        .await
+        .is(StatusCode::OK);
+    assert_eq!(second["payload"], json!({"user": "bo"}));
     let accepted = harness.broker.accepted();
     assert_eq!(accepted[0].trigger, Trigger::Scheduled);
     assert_eq!(accepted[0].deliveries.len(), 1);

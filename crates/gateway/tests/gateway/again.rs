@@ -77,6 +77,13 @@ async fn a_repeated_resend_that_was_tried_is_not_sent_again() {
         assert_eq!(resend("k1").await, 4, "{durable}");
         let refused = harness.post_with_key(&path, "k4", json!({})).await;
         assert_eq!(refused.code(), "missing_payload");
+        harness
+            .patch("/api/v1/app/acme/endpoint/main", json!({"disabled": true}))
+            .await
+            .is(StatusCode::OK);
+        assert_eq!(resend("k1").await, 4, "{durable}");
+        let refused = harness.post_with_key(&path, "k4", json!({})).await;
+        assert_eq!(refused.code(), "endpoint_disabled");
     }
 }
 
@@ -103,6 +110,14 @@ async fn a_recovery_is_a_background_task() {
             .await
             .is(StatusCode::ACCEPTED);
         assert_eq!(again["id"], started["id"]);
+        let disable =
+            |disabled: bool| harness.patch("/api/v1/app/acme/endpoint/main", json!({"disabled": disabled}));
+        disable(true).await.is(StatusCode::OK);
+        let again = harness.post_with_key(&path, name, input.clone()).await;
+        assert_eq!(again.is(StatusCode::ACCEPTED)["id"], started["id"]);
+        let refused = harness.post(&path, input.clone()).await;
+        assert_eq!(refused.code(), "endpoint_disabled");
+        disable(false).await.is(StatusCode::OK);
         let shown = harness
             .get(&format!("/api/v1/background-task/{}", text(&started, "id")))
             .await;

@@ -256,6 +256,9 @@ async fn pages_of_one_show_an_endpoint_once_and_as_its_best_delivery() {
         .collect();
     shown.sort_unstable();
     assert_eq!(shown, [("main", "success"), ("other", "pending")]);
+    let delivered = harness.get(&format!("{path}?status=0")).await.is(StatusCode::OK);
+    assert_eq!(delivered["data"].as_array().map(Vec::len), Some(1));
+    assert_eq!(delivered["data"][0]["uid"], "main");
     for order in ["ascending", "descending"] {
         let [forth, back] = walk(&harness, &format!("{path}?limit=1&order={order}")).await;
         assert_eq!(back, forth[..1], "{order}");

@@ -88,6 +88,12 @@ const INVALID: &[(&str, &str, &str, &[&str])] = &[
         r#"{"eventType":"a","payload":{},"deliverAt":"2030-01-01T00:00:00Z"}"#,
         &["body", "deliverAt"],
     ),
+    (
+        "POST",
+        MSG,
+        r#"{"eventType":"a","payload":{},"payloadRetentionHours":1}"#,
+        &["body", "payloadRetentionHours"],
+    ),
     ("POST", "/api/v1/app/acme/msg/raw", "x", &["query", "eventType"]),
     (
         "POST",
@@ -371,6 +377,14 @@ async fn bodies_have_a_limit_announced_or_not() {
         assert_eq!(answer.code(), "payload_too_large");
         answer.is(StatusCode::PAYLOAD_TOO_LARGE);
     }
+    // What is beyond the longest batch is passed over, readable as a message or not.
+    let mut many = vec![r#"{"eventType":"a","payload":{}}"#; 10_001];
+    many.push("0");
+    let many = format!(r#"{{"messages":[{}]}}"#, many.join(","));
+    let answer = harness
+        .call(Method::POST, "/api/v1/app/acme/msg/batch", &[], Body::from(many))
+        .await;
+    assert_eq!(answer.code(), "batch_size");
     // In a batch there is room for it, but not as one message.
     let batch = format!(r#"{{"messages":[{large},{{"eventType":"a","payload":{{}}}}]}}"#);
     let answer = harness

@@ -38,10 +38,25 @@ macro_rules! upsert {
     };
 }
 
+/// Inserts, or takes the place of an archived one.
+macro_rules! revive {
+    () => {
+        insert!(
+            " ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description, archived = EXCLUDED.archived, \
+             deprecated = EXCLUDED.deprecated, feature_flag = EXCLUDED.feature_flag, schemas = EXCLUDED.schemas, \
+             updated_at = greatest(EXCLUDED.updated_at, event_types.updated_at + 1), id = EXCLUDED.id, \
+             created_at = EXCLUDED.created_at WHERE event_types.archived"
+        )
+    };
+}
+
 pub(super) async fn create(store: &PostgresStore, event_type: &EventType) -> Work<()> {
-    bind(sqlx::query(insert!("")), event_type)
+    let made = bind(sqlx::query(revive!()), event_type)
         .execute(&store.write)
         .await?;
+    if made.rows_affected() == 0 {
+        return Err(StoreError::Conflict("name").into());
+    }
     Ok(())
 }
 

@@ -93,5 +93,21 @@ pub(crate) async fn apply(
         }
     }
     write::counters(connection, &counters).await?;
+    wake_ordered(connection, doomed).await?;
     Ok(cancelled)
+}
+
+/// Has `ordered` endpoints looked at, whose head may be gone: the next one may go now. Held ones stay as they are.
+async fn wake_ordered(connection: &mut PgConnection, doomed: &[Doomed]) -> Work<()> {
+    sqlx::query(
+        "WITH held AS (SELECT b.endpoint FROM backlog b JOIN endpoints e ON e.id = b.endpoint \
+           WHERE b.endpoint = ANY($1) AND e.ordered AND b.next_due < $2 ORDER BY b.endpoint FOR UPDATE OF b) \
+         UPDATE backlog b SET next_due = least(b.next_due, greatest(now_ms(), b.not_before)) FROM held \
+         WHERE b.endpoint = held.endpoint",
+    )
+    .bind(write::column(doomed, |row| row.endpoint.as_uuid()))
+    .bind(UnixMillis::NEVER.0)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

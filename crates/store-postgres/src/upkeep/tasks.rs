@@ -195,7 +195,8 @@ async fn deliver_again(
     // A paused endpoint is found to be so when it is claimed.
     sqlx::query(
         "INSERT INTO backlog (endpoint, app, next_due) VALUES ($1, $2, $3) \
-         ON CONFLICT (endpoint) DO UPDATE SET next_due = least(backlog.next_due, EXCLUDED.next_due)",
+         ON CONFLICT (endpoint) DO UPDATE SET \
+         next_due = least(backlog.next_due, greatest(EXCLUDED.next_due, backlog.not_before))",
     )
     .bind(task.endpoint.as_uuid())
     .bind(task.app.as_uuid())

@@ -88,7 +88,8 @@ async fn hold_back(connection: &mut PgConnection, claimed: &[Uuid]) -> Work<()> 
     Ok(())
 }
 
-/// Counts what is due and what is out, each up to `count_max`, for claimed endpoints that are not held. A lease has expired
+/// Counts what is due and what is out, each up to `count_max`, for claimed endpoints that are not held. What was not handed
+/// out (run 0, an attempt that takes long) is out for an `ordered` endpoint only. A lease has expired
 /// that ended at `expired` or before. Of an `ordered` endpoint rows outside the sequence (from before it was `ordered`) are
 /// due each by itself, those of the sequence as long as all before them are.
 async fn count(
@@ -103,7 +104,7 @@ async fn count(
          CASE WHEN e.ordered AND leases.out > 0 THEN 0 ELSE due.due END AS due \
          FROM unnest($1::uuid[]) AS u(endpoint) JOIN endpoints e ON e.id = u.endpoint \
          CROSS JOIN LATERAL (SELECT count(*) AS out FROM (SELECT 1 FROM waiting w WHERE w.endpoint = u.endpoint \
-           AND w.leased AND w.due_at > $4 LIMIT $2) o) leases \
+           AND w.leased AND w.due_at > $4 AND (e.ordered OR w.run > 0) LIMIT $2) o) leases \
          CROSS JOIN LATERAL (SELECT count(*) AS due, min(d.due_at) AS since FROM ( \
            (SELECT w.due_at FROM waiting w WHERE w.endpoint = u.endpoint AND w.seq = 0 \
              AND w.due_at <= $3 AND (NOT w.leased OR w.due_at <= $4) ORDER BY w.due_at LIMIT $2) \

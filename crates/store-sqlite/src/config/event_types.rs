@@ -79,7 +79,12 @@ pub(super) fn insert_event_type(connection: &Connection, event_type: &EventType)
         .prepare_cached(
             "INSERT INTO event_types
                 (name, description, archived, deprecated, feature_flag, schemas, updated_at, id, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (name) DO UPDATE SET description = excluded.description, archived = excluded.archived,
+                deprecated = excluded.deprecated, feature_flag = excluded.feature_flag, schemas = excluded.schemas,
+                updated_at = max(excluded.updated_at, updated_at + 1), id = excluded.id,
+                created_at = excluded.created_at
+             WHERE archived",
         )?
         .execute(params![
             event_type.name,
@@ -93,6 +98,7 @@ pub(super) fn insert_event_type(connection: &Connection, event_type: &EventType)
             event_type.created_at.0,
         ]);
     match inserted {
+        Ok(0) => Err(StoreError::Conflict("name").into()),
         Ok(_) => Ok(()),
         Err(error) if is_conflict(&error) => Err(StoreError::Conflict("name").into()),
         Err(error) => Err(error.into()),

@@ -94,11 +94,15 @@ pub(super) fn look(
     clock: Clock,
     max: u32,
 ) -> Fallible<Look> {
+    // What is sent as it came (run 0) is nobody's to hand out: only an `ordered` endpoint waits for it.
     let out: u32 = connection
-        .prepare_cached(
+        .prepare_cached(if ordered {
             "SELECT count(*) FROM (
-                SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND due_at > ?2 LIMIT ?3)",
-        )?
+                SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND due_at > ?2 LIMIT ?3)"
+        } else {
+            "SELECT count(*) FROM (
+                SELECT 1 FROM waiting WHERE endpoint = ?1 AND leased = 1 AND run > 0 AND due_at > ?2 LIMIT ?3)"
+        })?
         .query_row(params![endpoint.as_bytes(), clock.expired.0, max], |row| {
             row.get(0)
         })?;

@@ -70,6 +70,22 @@ pub(crate) fn wake(
     Ok(())
 }
 
+/// Has an `ordered` endpoint looked at, whose head may be gone: the next one may go now. Held ones stay as they are.
+pub(crate) fn wake_ordered(connection: &Connection, endpoint: EndpointId) -> Fallible<()> {
+    connection
+        .prepare_cached(
+            "UPDATE backlog SET next_due = min(next_due, max(?2, not_before))
+             WHERE endpoint = ?1 AND next_due < ?3
+                AND EXISTS (SELECT 1 FROM endpoints e WHERE e.id = ?1 AND e.ordered)",
+        )?
+        .execute(params![
+            endpoint.as_bytes(),
+            UnixMillis::now().0,
+            UnixMillis::NEVER.0
+        ])?;
+    Ok(())
+}
+
 /// When an endpoint's rows want to be looked at: `None` when there are none.
 pub(crate) fn earliest(
     connection: &Connection,

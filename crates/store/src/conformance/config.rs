@@ -234,6 +234,15 @@ pub async fn event_types_live_by_name(store: SharedStore) {
         ..first(10)
     };
     assert_eq!(must(store.event_types(&after, true).await).len(), 1);
+    let back = make("invoice.paid");
+    must(store.create_event_type(&back).await);
+    assert_eq!(names(false).await, ["invoice.paid", "user.created"]);
+    let found = must(store.event_type("invoice.paid").await).expect("found");
+    assert_eq!(found.id, back.id, "it takes the place of the archived one");
+    assert!(matches!(
+        store.create_event_type(&make("invoice.paid")).await,
+        Err(StoreError::Conflict("name"))
+    ));
     assert!(must(store.delete_event_type("invoice.paid", true, now).await));
     assert!(!must(store.delete_event_type("invoice.paid", true, now).await));
     assert!(must(store.event_type("invoice.paid").await).is_none());

@@ -268,3 +268,39 @@ pub async fn a_restart_releases_every_lease(store: SharedStore) {
     assert_eq!(jobs.len(), 5);
     assert!(jobs.iter().all(|job| job.run == 1));
 }
+
+/// What is sent as it comes takes no room from what the scheduler hands out.
+pub async fn fresh_deliveries_are_not_handed_out(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
+    world.accept_many(endpoint, 3, Disposition::Leased).await;
+    world.accept_many(endpoint, 2, WAITING).await;
+    let due = world.claim_until(endpoint).await;
+    assert_eq!((due.due, due.out), (2, 0));
+    assert_eq!(world.lease(&[grant(endpoint, 1)], HOUR).await.len(), 1);
+    let due = world.claim_until(endpoint).await;
+    assert_eq!((due.due, due.out), (1, 1));
+}
+
+/// The head of an `ordered` endpoint that waits for its retry is cancelled: the next one goes at once.
+pub async fn a_cancelled_head_lets_the_next_one_go(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|endpoint| endpoint.ordered = true).await.id;
+    let messages = world.accept_many(endpoint, 2, Disposition::Ordered).await;
+    let job = world.take(endpoint, 1).await.remove(0);
+    assert_eq!(job.message.id, messages[0].id);
+    let retry = Next::Retry { delay: HOUR };
+    world
+        .record(&[world.ended(&messages[0], endpoint, job.run, retry)])
+        .await;
+    // Let go of the claim for what the outcome left to do.
+    let early = world.claim().await;
+    if !early.is_empty() {
+        world.lease(&[grant(endpoint, 0)], HOUR).await;
+    }
+    assert!(world.claim().await.is_empty(), "the head waits");
+    assert!(must(world.store.expunge_payload(world.app, messages[0].id).await));
+    let jobs = world.take(endpoint, 10).await;
+    let next: Vec<_> = jobs.iter().map(|job| job.message.id).collect();
+    assert_eq!(next, [messages[1].id]);
+}

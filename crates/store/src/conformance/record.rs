@@ -245,13 +245,51 @@ pub async fn days_of_failures_disable_the_endpoint(store: SharedStore) {
         .await;
     assert!(world.record(&fail(SECOND)).await.disabled.is_empty());
     let other = world.endpoint(|_| {}).await.id;
+    let failed = |age: Duration| {
+        let mut outcome = world.outcome(&world.message(), other, 0, RETRY);
+        if let Some(attempt) = &mut outcome.attempt {
+            attempt.started_at = UnixMillis::now().minus(age);
+        }
+        Record::Outcome(Box::new(outcome))
+    };
+    let late = [failed(6 * DAY)];
+    assert!(
+        world.record(&late).await.disabled.is_empty(),
+        "one failure, recorded late"
+    );
+    assert_eq!(world.record(&[failed(SECOND)]).await.disabled, [other]);
+}
+
+/// A failure that is recorded again, or after its delivery's end, is nothing new about the endpoint.
+pub async fn an_old_failure_begins_no_days_of_failures(store: SharedStore) {
+    let world = World::new(store).await;
+    let endpoint = world.endpoint(|_| {}).await.id;
     let message = world.message();
-    let mut outcome = world.outcome(&message, other, 0, RETRY);
+    let mut outcome = world.outcome(&message, endpoint, 0, RETRY);
     if let Some(attempt) = &mut outcome.attempt {
         attempt.started_at = UnixMillis::now().minus(6 * DAY);
     }
-    let report = world.record(&[Record::Outcome(Box::new(outcome))]).await;
-    assert_eq!(report.disabled, [other]);
+    let mut late = outcome.clone();
+    late.attempts = 3;
+    let failed = Record::Outcome(Box::new(outcome));
+    let first = [
+        world.accepted(&message, &[endpoint], Disposition::Leased),
+        failed.clone(),
+    ];
+    assert!(world.record(&first).await.disabled.is_empty());
+    let other = world.message();
+    world
+        .record(&[world.ended(&other, endpoint, 0, Next::Delivered)])
+        .await;
+    world.record(std::slice::from_ref(&failed)).await;
+    let fresh = [world.ended(&world.message(), endpoint, 0, RETRY)];
+    assert!(world.record(&fresh).await.disabled.is_empty(), "recorded again");
+    let mut delivered = world.outcome(&message, endpoint, 1, Next::Delivered);
+    delivered.attempts = 2;
+    world.record(&[Record::Outcome(Box::new(delivered))]).await;
+    world.record(&[Record::Outcome(Box::new(late))]).await;
+    let fresh = [world.ended(&world.message(), endpoint, 0, RETRY)];
+    assert!(world.record(&fresh).await.disabled.is_empty(), "after its end");
 }
 
 /// Resuming an endpoint begins its days of failures anew; another change does not.
@@ -272,7 +310,8 @@ pub async fn a_resumed_endpoint_has_failed_for_no_time(store: SharedStore) {
     change(&world, endpoint, |endpoint| endpoint.url.push('2')).await;
     assert!(fail(6 * DAY).await.is_empty());
     change(&world, endpoint, |endpoint| endpoint.paused = false).await;
-    assert_eq!(fail(6 * DAY).await, [endpoint]);
+    assert!(fail(6 * DAY).await.is_empty());
+    assert_eq!(fail(SECOND).await, [endpoint]);
 }
 
 /// The policy of an `ordered` endpoint.

@@ -290,9 +290,13 @@ impl Folder<'_> {
     fn finish(mut self) -> Changes {
         let disable_before = self.now.minus(self.settings.disable_after);
         for (endpoint, (app, since)) in &self.changes.failing {
-            let known = self.known.endpoints.get(endpoint);
-            let disabled = known.is_none_or(|known| known.disabled);
-            if !disabled && since.is_some_and(|since| since <= disable_before) {
+            let Some(known) = self.known.endpoints.get(endpoint) else {
+                continue;
+            };
+            // Days that begin in this batch do not end in it: a failure that is recorded days late would disable an
+            // endpoint that is well.
+            let has_failed_on = known.failing_since.is_some() && known.failing_since == *since;
+            if !known.disabled && has_failed_on && since.is_some_and(|since| since <= disable_before) {
                 self.changes
                     .disable
                     .entry(*endpoint)

@@ -8,8 +8,11 @@ use super::{AttemptPut, Current, DeliveryPut, DisableReason, Folder, KnownWaitin
 
 impl Folder<'_> {
     pub(super) fn outcome(&mut self, outcome: &Outcome) {
+        let is_repeat = self
+            .attempts_on_record(outcome)
+            .is_some_and(|seen| outcome.attempts <= seen);
         let current = self.track(outcome);
-        self.add_attempt(outcome);
+        self.add_attempt(outcome, is_repeat || current.state.is_terminal());
         let is_earlier = current.waiting.is_some_and(|row| outcome.run < row.run);
         // The receiver has it, whichever run brought it (rule 3).
         let stale = is_earlier && outcome.next != Next::Delivered;
@@ -38,6 +41,14 @@ impl Folder<'_> {
                 self.reschedule(outcome, current.waiting, self.now, delay, DeferReason::InFlight);
             }
         }
+    }
+
+    fn attempts_on_record(&self, outcome: &Outcome) -> Option<u32> {
+        let known = self.known.deliveries.get(&outcome.delivery);
+        let current = self.current.get(&outcome.delivery);
+        current
+            .map(|current| current.attempts)
+            .or(known.map(|known| known.attempts))
     }
 
     /// The delivery as it stands, made from the outcome when its message has not been recorded yet (rule 4).
@@ -83,7 +94,8 @@ impl Folder<'_> {
         current
     }
 
-    fn add_attempt(&mut self, outcome: &Outcome) {
+    /// A failure that is `known`, or that came after the end of its delivery, says nothing of how its endpoint is now.
+    fn add_attempt(&mut self, outcome: &Outcome, known: bool) {
         let Some(attempt) = &outcome.attempt else { return };
         self.changes.attempts.push(AttemptPut {
             attempt: attempt.clone(),
@@ -93,6 +105,9 @@ impl Folder<'_> {
             app: outcome.app,
             trigger: outcome.trigger,
         });
+        if known && attempt.class != AttemptClass::Success {
+            return;
+        }
         let known = self
             .known
             .endpoints

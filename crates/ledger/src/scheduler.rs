@@ -23,7 +23,7 @@ use postrider_telemetry::error_chain;
 use tokio::time::Instant;
 
 use self::publish::{Publishing, Times};
-use crate::{Context, pace, poison};
+use crate::{Context, Settings, pace, poison};
 
 /// Rest after the store failed.
 const STORE_REST: Duration = Duration::from_millis(100);
@@ -72,21 +72,26 @@ async fn broker_is_up(context: &Context) -> bool {
 /// Sleeps until something is due, the recorder wrote something, or the longest idle time has passed.
 async fn rest(context: &Context) {
     let settings = &context.settings;
-    let sleep = match (
+    let due_in = match (
         context.deps.store.next_due().await,
         context.deps.store.now().await,
     ) {
-        (Ok(Some(due)), Ok(now)) => due.since(now).clamp(settings.tick, settings.idle),
-        _ => settings.idle,
+        (Ok(Some(due)), Ok(now)) => due.since(now),
+        _ => Duration::MAX,
     };
     tokio::select! {
         () = context.stop.cancelled() => {}
-        () = tokio::time::sleep(sleep) => {}
+        () = tokio::time::sleep(sleep(due_in, settings)) => {}
         () = context.wake.notified() => {
             // The recorder writes many times a second under load; a look at the store each tick is enough.
             tokio::time::sleep(settings.tick).await;
         }
     }
+}
+
+/// A tick at least, since all looks keep to it, also where it is longer than the longest sleep.
+fn sleep(due_in: Duration, settings: &Settings) -> Duration {
+    due_in.min(settings.idle).max(settings.tick)
 }
 
 /// One round; returns how many endpoints had something due.
@@ -230,5 +235,23 @@ fn grant(endpoint: &DueEndpoint, release: Release, tick: Duration) -> (Grant, Ti
             (grant, Times::new())
         }
         Release::Wait(time) => (nothing(endpoint, time.max(tick)), Times::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_is_a_tick_at_least_and_the_idle_time_at_most() {
+        let hour = Duration::from_secs(3_600);
+        for (tick, longest) in [(20, 200), (1_000, 1_000)] {
+            let settings = Settings {
+                tick: Duration::from_millis(tick),
+                ..Settings::default()
+            };
+            assert_eq!(sleep(Duration::ZERO, &settings), settings.tick);
+            assert_eq!(sleep(hour, &settings), Duration::from_millis(longest));
+        }
     }
 }

@@ -128,7 +128,7 @@ async fn consume(
 }
 
 /// Takes a frame's deliveries on: all but those that are at work here already.
-async fn begin(
+pub(crate) async fn begin(
     context: &Arc<Context>,
     incoming: Incoming,
     jobs: Vec<Job>,
@@ -155,6 +155,10 @@ async fn begin(
         if let Some(turn) = suspect::turn(context).await {
             // The next suspect's turn is when this one is settled.
             context.active.keep(key(job), turn);
+        }
+        // Its connection went while it waited: it comes back to be tried elsewhere, and must not be marked either.
+        if context.active.is_void(key(job)) {
+            return;
         }
         // Should its turn have come too late, it is given back untried, and must not be marked.
         if !dispatch::lease_is_over(context, job) && suspect::is_fatal(context, job).await {

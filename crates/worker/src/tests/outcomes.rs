@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider_broker::{Acknowledge, Receipt};
+use bytes::Bytes;
+use postrider_broker::{Acknowledge, Incoming, Receipt};
 use postrider_limits::{Limits as _, Release, ReleaseRequest};
 use postrider_model::{CancelReason, EndpointId, Job, Next, UnixMillis};
 use postrider_testkit::receiver::{Reply, Script};
@@ -14,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PATIENCE, World, until};
 use crate::duty::{Duty, key};
+use crate::intake::TRIAL_AT;
 use crate::run::Context;
-use crate::{Settings, envelope, finish};
+use crate::{Settings, envelope, finish, intake};
 
 /// A subscription of frames of one delivery each, that counts what is acknowledged.
 #[derive(Debug, Default)]
@@ -138,6 +140,34 @@ async fn what_comes_back_anyway_is_neither_tried_nor_deferred() {
     let outcomes = world.outcomes(1).await;
     assert_eq!((outcomes.len(), outcomes[0].delivery), (1, delivery));
     assert_eq!(world.receiver.total(), 1);
+}
+
+/// Whoever gets it next would take the mark for a worker's death, and park what nobody tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_comes_back_anyway_is_not_marked() {
+    let world = World::new().await;
+    let endpoint = world.endpoint("/hook", |_| {}).await;
+    let context = world.context(World::settings());
+    let frames = Arc::new(Frames::default());
+    frames.are_void.store(true, Ordering::SeqCst);
+    let job = world.job(endpoint);
+    let incoming = Incoming {
+        frame: Bytes::new(),
+        delivery_count: TRIAL_AT,
+        receipt: Receipt::new(Box::new(Ack(frames.clone()))),
+    };
+    intake::begin(
+        &context,
+        incoming,
+        vec![job.clone()],
+        Vec::new(),
+        frames.give_back.clone(),
+    )
+    .await;
+    until("it is given up", || context.active.len() == 0).await;
+    let was_on_trial = world.store.begin_trial(job.delivery, job.run).await;
+    assert!(!was_on_trial.expect("a mark"), "nobody tried it");
+    assert_eq!(world.receiver.total(), 0);
 }
 
 /// It would keep the room of its whole frame for as long as the endpoint hangs.

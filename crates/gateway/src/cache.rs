@@ -69,7 +69,11 @@ impl AppCache {
     ) -> Self {
         let entries = Cache::builder()
             .max_capacity(bytes_max)
-            .weigher(|_, entry: &Arc<Entry>| u32::try_from(entry.snapshot.memory_bytes()).unwrap_or(u32::MAX))
+            .weigher(move |_, entry: &Arc<Entry>| {
+                // One that is heavier than the cache would never be kept, and read anew for each request.
+                let weight = (entry.snapshot.memory_bytes() as u64).min(bytes_max / 4);
+                u32::try_from(weight).unwrap_or(u32::MAX)
+            })
             .build();
         let uids = Cache::builder().max_capacity(100_000).build();
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();

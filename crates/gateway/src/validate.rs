@@ -21,8 +21,6 @@ const EVENT_TYPES_MAX: usize = 1000;
 /// Most extra headers of an endpoint, and the longest value.
 const HEADERS_MAX: usize = 50;
 const HEADER_VALUE_CHARS_MAX: usize = 4096;
-/// Most bytes of an endpoint's texts together.
-pub(crate) const ENDPOINT_BYTES_MAX: usize = 64 * 1024;
 
 /// Headers that belong to the delivery itself (or to the connection, RFC 9110 7.6.1).
 const RESERVED_HEADERS: &[&str] = &[

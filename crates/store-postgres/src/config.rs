@@ -12,7 +12,7 @@ use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
 };
 use postrider_store::{
-    AppRef, ChangedApps, ConfigStore, EndpointRef, NewKey, Page, Since, StoreError, StoredKey,
+    AppRef, ChangedApps, ConfigStore, EndpointRef, EndpointUse, NewKey, Page, Since, StoreError, StoredKey,
 };
 
 use crate::PostgresStore;
@@ -51,8 +51,8 @@ impl ConfigStore for PostgresStore {
         self.leaning(apps::changed(self, since, limit)).await
     }
 
-    async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
-        self.reading(endpoints::count(self, app, most)).await
+    async fn endpoint_use(&self, app: AppId) -> Result<EndpointUse, StoreError> {
+        self.reading(endpoints::in_use(self, app)).await
     }
 
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError> {

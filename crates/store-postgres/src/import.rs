@@ -165,9 +165,9 @@ impl Import {
             let insert = sqlx::query(
                 "INSERT INTO endpoints (id, app, uid, url, description, event_types, channels, disabled, paused, \
                  throttle_rate, ordered, pause_when_exhausted, svix_header_names, timeout_ms, retry_schedule_ms, \
-                 headers, secrets, metadata, updated_at, created_at, deleted_at) \
+                 headers, secrets, metadata, updated_at, memory_bytes, created_at, deleted_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, \
-                 $19, $20, $21)",
+                 $19, $20, $21, $22)",
             );
             endpoints::bind_fields(&self.store, insert, &row.endpoint)
                 .bind(row.endpoint.created_at.0)

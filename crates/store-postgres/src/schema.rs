@@ -29,10 +29,11 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     include_str!("../migrations/0007_counters_bucket.sql"),
     include_str!("../migrations/0008_not_before.sql"),
     include_str!("../migrations/0009_deleted.sql"),
+    include_str!("../migrations/0010_endpoint_bytes.sql"),
 ];
 
 /// The version that this program needs.
-pub(crate) const VERSION: u32 = 9;
+pub(crate) const VERSION: u32 = 10;
 
 /// Longest migration.
 const MIGRATE_LIMIT: Duration = Duration::from_secs(600);

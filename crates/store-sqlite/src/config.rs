@@ -12,7 +12,7 @@ use postrider_model::{
     AppId, AppSnapshot, Application, Claim, Endpoint, EndpointId, EventType, KeyId, UnixMillis,
 };
 use postrider_store::{
-    AppRef, ChangedApps, ConfigStore, EndpointRef, NewKey, Page, Since, StoreError, StoredKey,
+    AppRef, ChangedApps, ConfigStore, EndpointRef, EndpointUse, NewKey, Page, Since, StoreError, StoredKey,
 };
 use rusqlite::{OptionalExtension, params};
 
@@ -77,8 +77,8 @@ impl ConfigStore for SqliteStore {
             .await
     }
 
-    async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError> {
-        self.read(move |connection| endpoints::count(connection, app, most))
+    async fn endpoint_use(&self, app: AppId) -> Result<EndpointUse, StoreError> {
+        self.read(move |connection| endpoints::in_use(connection, app))
             .await
     }
 

@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0006_recent_claims.sql"),
     include_str!("../migrations/0007_deleted.sql"),
     include_str!("../migrations/0008_handed_out.sql"),
+    include_str!("../migrations/0009_endpoint_bytes.sql"),
 ];
 
 /// This program's version.

@@ -67,8 +67,7 @@ impl UpkeepStore for SqliteStore {
         let report = self
             .write(move |connection| sweep::sweep_doomed(connection, limit))
             .await?;
-        let recovered = self.write(move |connection| tasks::advance(connection, limit));
-        report.with_tasks(recovered.await)
+        report.with_tasks(tasks::advance(self, limit).await)
     }
 
     async fn orphans(&self, cancel_after: Option<Duration>, limit: u32) -> Result<OrphanReport, StoreError> {

@@ -298,3 +298,45 @@ async fn a_task_that_fails_undoes_nothing_of_a_sweep() {
     let failed = store.sweep(10).await;
     assert!(failed.is_err(), "alone it is an error: {failed:?}");
 }
+
+#[tokio::test]
+async fn a_task_that_fails_or_is_of_an_unknown_kind_does_not_stand_before_the_others() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("postrider.db");
+    let store = open(&path, &keyring());
+    store.migrate().await.expect("a schema");
+    fill(&store, 7).await;
+    fill(&store, 8).await;
+    let now = UnixMillis::now();
+    let task = |number: u128, updated_at| TaskRow {
+        id: TaskId::from_uuid(Uuid::from_u128(number)),
+        kind: TaskKind::Recover,
+        app: AppId::from_uuid(Uuid::from_u128(number)),
+        endpoint: EndpointId::from_uuid(Uuid::from_u128(number)),
+        since: UnixMillis(0),
+        until: now,
+        cursor: None,
+        state: TaskState::Running,
+        updated_at,
+    };
+    let (fails, works) = (task(7, UnixMillis(1)), task(8, now));
+    for task in [&fails, &works] {
+        store.create_task(task).await.expect("a task");
+    }
+    let file = rusqlite::Connection::open(&path).expect("the file");
+    file.execute(
+        "UPDATE endpoints SET event_types = 'no list' WHERE app = ?1",
+        [fails.app.as_bytes()],
+    )
+    .expect("broken");
+    file.execute(
+        "INSERT INTO tasks (id, kind, app, endpoint, since, until, state, updated_at)
+         SELECT x'09', 9, app, endpoint, 0, 1, 0, 0 FROM tasks LIMIT 1",
+        [],
+    )
+    .expect("a task of a newer version");
+    assert!(store.sweep(10).await.is_err(), "the first one was to fail");
+    let _ = store.sweep(10).await;
+    let found = store.task(works.id).await.expect("read").expect("there");
+    assert_eq!(found.state, TaskState::Finished);
+}

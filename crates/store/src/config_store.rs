@@ -51,6 +51,15 @@ impl<Cursor> Page<Cursor> {
     }
 }
 
+/// What an application's endpoints take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointUse {
+    /// How many there are.
+    pub count: u32,
+    /// The sum of their [`Endpoint::memory_bytes`] as they were written; less where an older Postrider wrote some.
+    pub bytes: u64,
+}
+
 /// An API key to store.
 #[derive(Clone, Debug)]
 pub struct NewKey {
@@ -113,8 +122,8 @@ pub trait ConfigStore: Send + Sync + 'static {
     /// Applications whose configuration changed since an earlier answer, `limit` at most; without one, none.
     async fn changed_apps(&self, since: Option<Since>, limit: u32) -> Result<ChangedApps, StoreError>;
 
-    /// How many endpoints an application has, counted up to `most`.
-    async fn endpoint_count(&self, app: AppId, most: u32) -> Result<u32, StoreError>;
+    /// What an application's endpoints take.
+    async fn endpoint_use(&self, app: AppId) -> Result<EndpointUse, StoreError>;
     /// Creates an endpoint; the application's new version, `None` when the application is gone.
     async fn create_endpoint(&self, endpoint: &Endpoint) -> Result<Option<u64>, StoreError>;
     /// Replaces the mutable fields of an endpoint, secrets and headers included, and lets what waits for it be seen

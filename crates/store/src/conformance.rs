@@ -36,6 +36,7 @@ macro_rules! store_conformance {
                 applications_are_created_changed_and_deleted,
                 uids_are_unique_among_the_living,
                 endpoints_round_trip,
+                what_endpoints_take_is_counted,
                 lists_page_both_ways,
                 event_types_live_by_name,
                 keys_are_found_by_hash_until_revoked,

@@ -26,7 +26,9 @@ pub mod transfer;
 mod upkeep_store;
 mod waiting_store;
 
-pub use config_store::{AppRef, ChangedApps, ConfigStore, EndpointRef, NewKey, Page, Since, StoredKey};
+pub use config_store::{
+    AppRef, ChangedApps, ConfigStore, EndpointRef, EndpointUse, NewKey, Page, Since, StoredKey,
+};
 pub use error::StoreError;
 pub use follow::Follower;
 pub use log_store::{

@@ -17,13 +17,14 @@ use super::Path;
 use super::change::change;
 use super::endpoint_in::{EndpointIn, EndpointPatch};
 use super::endpoint_out::EndpointOut;
+use super::endpoint_room::{Room, Size};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
 use crate::idempotency::digest;
 use crate::once::{Makes, Once};
 use crate::page::{ListResponse, PageQuery, Query, sentence};
 use crate::state::{Api, endpoint_ref};
-use crate::validate::{ENDPOINT_BYTES_MAX, Problems};
+use crate::validate::Problems;
 
 /// A secret that a caller chose, in its normal form.
 pub(crate) fn parse_secret(text: &str, loc: &[&str]) -> Result<SecretString, Error> {
@@ -36,7 +37,7 @@ pub(crate) fn new_secret() -> SecretString {
     SigningSecret::generate_symmetric(&mut rand::rng()).to_text()
 }
 
-fn blank(app: AppId, id: EndpointId, secret: SecretString) -> Endpoint {
+pub(super) fn blank(app: AppId, id: EndpointId, secret: SecretString) -> Endpoint {
     Endpoint {
         id,
         app,
@@ -64,6 +65,7 @@ fn blank(app: AppId, id: EndpointId, secret: SecretString) -> Endpoint {
     }
 }
 
+/// Hold the application's lock: what fits is counted.
 async fn create_endpoint(
     api: &Api,
     app: &Application,
@@ -87,8 +89,8 @@ async fn create_endpoint(
     let patch = input.into_patch();
     patch.check(api, &mut problems);
     problems.done()?;
-    let most = api.settings.endpoints_max;
-    if api.store.endpoint_count(app.id, most).await? >= most {
+    let (most, held) = (api.settings.endpoints_max, api.store.endpoint_use(app.id).await?);
+    if held.count >= most {
         let detail = format!("An application has at most {most} endpoints.");
         return Err(Error::bad_request("limit_reached", detail));
     }
@@ -98,7 +100,7 @@ async fn create_endpoint(
         .map(|(name, value)| (name, SecretString::from(value)))
         .collect();
     patch.apply(&mut endpoint);
-    check_size(&endpoint, 0)?;
+    Room::left(held.bytes).check(&endpoint, Size::default())?;
     let version = api
         .store
         .create_endpoint(&endpoint)
@@ -147,7 +149,9 @@ pub(crate) async fn create(
     let fingerprint = digest(&[b"endpoint", app.id.as_bytes(), &body.bytes]);
     let makes = Makes::New(*fresh.as_bytes());
     let once = Once::begin(&api, app.id, &headers, fingerprint, makes).await?;
+    let lock = api.config_lock(app.id).await;
     let result = create_once(&api, &app, &once, body.value).await;
+    drop(lock);
     let endpoint = once.end(&api, result).await?;
     Ok((StatusCode::CREATED, Json(EndpointOut::from(endpoint))).into_response())
 }
@@ -240,28 +244,16 @@ pub(crate) async fn patch(
     Ok(Json(endpoint.into()))
 }
 
-/// Refuses an endpoint that has grown too large: gateways and workers hold it in memory.
-pub(super) fn check_size(endpoint: &Endpoint, before: usize) -> Result<(), Error> {
-    let bytes = endpoint.text_bytes();
-    if bytes <= ENDPOINT_BYTES_MAX || bytes <= before {
-        return Ok(());
-    }
-    let detail = format!(
-        "All texts of an endpoint (URL, description, event types, channels, metadata, headers) take at most \
-         {ENDPOINT_BYTES_MAX} bytes together; these take {bytes}."
-    );
-    Err(Error::invalid(&["body"], detail))
-}
-
 async fn patch_endpoint(
     api: &Api,
     key: (AppId, EndpointRef),
     patch: &EndpointPatch,
 ) -> Result<Endpoint, Error> {
+    let room = Room::of(api, key.0).await?;
     change::<Endpoint>(api, &key, |endpoint| {
-        let before = endpoint.text_bytes();
+        let before = Size::of(endpoint);
         patch.clone().apply(endpoint);
-        check_size(endpoint, before)
+        room.check(endpoint, before)
     })
     .await
 }

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 
 use super::Path;
 use super::change::change;
-use super::endpoint::check_size;
 use super::endpoint::{new_secret, parse_secret};
+use super::endpoint_room::{Room, Size};
 use crate::body::JsonBody;
 use crate::error::{Error, ErrorOut, ValidationOut};
 use crate::goes_on::GoesOn;
@@ -228,13 +228,14 @@ async fn change_headers(
     let app = api.app(app).await?;
     let reference = endpoint_ref(name).ok_or_else(Error::not_found)?;
     let _lock = api.config_lock(app.id).await;
+    let room = Room::of(api, app.id).await?;
     change::<Endpoint>(api, &(app.id, reference), |endpoint| {
-        let before = endpoint.text_bytes();
+        let before = Size::of(endpoint);
         if replace {
             endpoint.headers.clear();
         }
         change_in(&mut endpoint.headers, &changes)?;
-        check_size(endpoint, before)
+        room.check(endpoint, before)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

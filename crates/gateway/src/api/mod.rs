@@ -14,6 +14,7 @@ pub(crate) mod endpoint;
 mod endpoint_in;
 mod endpoint_ops;
 mod endpoint_out;
+mod endpoint_room;
 mod endpoint_secret;
 pub(crate) mod event_type;
 mod event_type_in;

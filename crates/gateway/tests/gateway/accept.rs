@@ -4,7 +4,8 @@ use axum::body::Body;
 use http::{Method, StatusCode};
 use postrider_broker::Queue;
 use postrider_gateway::Settings;
-use postrider_model::{DeferReason, Disposition, Trigger};
+use postrider_model::{DeferReason, Disposition, Trigger, UnixMillis};
+use postrider_store::EndpointRef;
 use serde_json::json;
 
 use crate::harness::{Harness, text};
@@ -222,6 +223,44 @@ async fn an_application_can_come_along_with_its_first_message() {
         .is(StatusCode::ACCEPTED);
     let app = harness.get("/api/v1/app/new").await.is(StatusCode::OK);
     assert_eq!(app["name"], "New");
+}
+
+#[tokio::test]
+async fn an_applications_endpoints_take_so_much_memory_and_no_more() {
+    const PATH: &str = "/api/v1/app/acme/endpoint";
+    let harness = Harness::new().await;
+    let app = harness.acme().await;
+    for uid in ["small", "large"] {
+        harness
+            .endpoint(json!({"url": "https://example.com/", "uid": uid}))
+            .await;
+    }
+    // More than the interface takes, as if made of many.
+    let large = EndpointRef::Uid("large".into());
+    let mut endpoint = harness.store.endpoint(app, &large).await.unwrap().unwrap();
+    let was = endpoint.updated_at;
+    endpoint.description = "d".repeat(64 * 1024 * 1024);
+    endpoint.updated_at = UnixMillis(was.0 + 1);
+    harness.store.update_endpoint(&endpoint, was).await.unwrap();
+
+    let another = json!({"url": "https://example.com/3"});
+    let longer = json!({"metadata": {"key": "value"}});
+    let headers = json!({"headers": {"x-key": "value"}});
+    let (small, large) = (format!("{PATH}/small"), format!("{PATH}/large"));
+    for refused in [
+        harness.post(PATH, another.clone()).await,
+        harness.patch(&small, longer.clone()).await,
+        harness.patch(&format!("{small}/headers"), headers.clone()).await,
+    ] {
+        assert_eq!(refused.code(), "limit_reached");
+        refused.is(StatusCode::BAD_REQUEST);
+    }
+    let shorter = json!({"description": ""});
+    harness.patch(&large, shorter).await.is(StatusCode::OK);
+    harness.patch(&small, longer).await.is(StatusCode::OK);
+    let changed = harness.patch(&format!("{small}/headers"), headers).await;
+    changed.is(StatusCode::NO_CONTENT);
+    harness.post(PATH, another).await.is(StatusCode::CREATED);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Endpoints, and what their changes do to what waits for them.
 
 use postrider_model::{AppId, Endpoint, EndpointId, ExhaustedPolicy, HeaderNames, RetrySchedule, UnixMillis};
-use postrider_store::{EndpointRef, Page, StoreError, TimeRange};
+use postrider_store::{EndpointRef, EndpointUse, Page, StoreError, TimeRange};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
@@ -25,14 +25,18 @@ macro_rules! select {
 }
 
 /// Endpoints of an application, counted up to `most`.
-pub(super) async fn count(store: &PostgresStore, app: AppId, most: u32) -> Work<u32> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM endpoints WHERE app = $1 AND deleted_at IS NULL LIMIT $2) AS live";
-    let count: i64 = sqlx::query_scalar(sql)
-        .bind(app.as_uuid())
-        .bind(i64::from(most))
-        .fetch_one(&store.read)
-        .await?;
-    to_u32(count)
+pub(super) async fn in_use(store: &PostgresStore, app: AppId) -> Work<EndpointUse> {
+    let (count, bytes): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), coalesce(sum(memory_bytes), 0)::bigint FROM endpoints \
+         WHERE app = $1 AND deleted_at IS NULL",
+    )
+    .bind(app.as_uuid())
+    .fetch_one(&store.read)
+    .await?;
+    Ok(EndpointUse {
+        count: to_u32(count)?,
+        bytes: bytes.unsigned_abs(),
+    })
 }
 
 pub(super) async fn create(store: &PostgresStore, endpoint: &Endpoint) -> Work<Option<u64>> {
@@ -43,8 +47,9 @@ pub(super) async fn create(store: &PostgresStore, endpoint: &Endpoint) -> Work<O
     let insert = sqlx::query(
         "INSERT INTO endpoints (id, app, uid, url, description, event_types, channels, disabled, paused, \
          throttle_rate, ordered, pause_when_exhausted, svix_header_names, timeout_ms, retry_schedule_ms, headers, \
-         secrets, metadata, updated_at, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19, $20)",
+         secrets, metadata, updated_at, memory_bytes, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18::jsonb, $19, $20, \
+         $21)",
     );
     bind_fields(store, insert, endpoint)
         .bind(endpoint.created_at.0)
@@ -77,7 +82,7 @@ pub(super) async fn update(store: &PostgresStore, endpoint: &Endpoint, was: Unix
         "UPDATE endpoints SET uid = $3, url = $4, description = $5, event_types = $6, channels = $7, \
          disabled = $8, paused = $9, throttle_rate = $10, ordered = $11, pause_when_exhausted = $12, \
          svix_header_names = $13, timeout_ms = $14, retry_schedule_ms = $15, headers = $16, secrets = $17, \
-         metadata = $18::jsonb, updated_at = $19 WHERE id = $1 AND app = $2",
+         metadata = $18::jsonb, updated_at = $19, memory_bytes = $20 WHERE id = $1 AND app = $2",
     );
     bind_fields(store, update, endpoint).execute(&mut *tx).await?;
     if endpoint.disabled {
@@ -229,6 +234,7 @@ pub(crate) fn bind_fields<'q>(
         .bind(store.sealer.secrets(endpoint.id, &endpoint.secrets))
         .bind(metadata(&endpoint.metadata))
         .bind(endpoint.updated_at.0)
+        .bind(i64::try_from(endpoint.memory_bytes()).unwrap_or(i64::MAX))
 }
 
 fn decode(store: &PostgresStore, row: &PgRow) -> Work<Endpoint> {

@@ -7,7 +7,7 @@ use postrider_model::{
     AppId, Endpoint, EndpointId, EndpointSecret, ExhaustedPolicy, HeaderNames, RetrySchedule, UnixMillis,
 };
 use postrider_secrets::Keyring;
-use postrider_store::{EndpointRef, Page, StoreError, TimeRange};
+use postrider_store::{EndpointRef, EndpointUse, Page, StoreError, TimeRange};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -168,6 +168,7 @@ fn execute(connection: &Connection, sql: &str, row: &StoredEndpoint) -> rusqlite
         row.metadata,
         endpoint.updated_at.0,
         endpoint.created_at.0,
+        i64::try_from(endpoint.memory_bytes()).unwrap_or(i64::MAX),
     ])
 }
 
@@ -180,8 +181,8 @@ pub(crate) fn create(connection: &Connection, row: &StoredEndpoint) -> Fallible<
         connection,
         "INSERT INTO endpoints (id, app, uid, url, description, event_types, channels, disabled, paused,
             throttle_rate, ordered, on_exhausted, header_names, timeout_ms, retry_schedule, headers, secrets, metadata,
-            updated_at, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+            updated_at, created_at, memory_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         row,
     );
     match inserted {
@@ -220,7 +221,8 @@ pub(crate) fn update(
         "UPDATE endpoints SET uid = ?3, url = ?4, description = ?5, event_types = ?6, channels = ?7,
             failing_since = CASE WHEN NOT ?8 AND (disabled OR paused AND NOT ?9) THEN NULL ELSE failing_since END,
             disabled = ?8, paused = ?9, throttle_rate = ?10, ordered = ?11, on_exhausted = ?12, header_names = ?13,
-            timeout_ms = ?14, retry_schedule = ?15, headers = ?16, secrets = ?17, metadata = ?18, updated_at = ?19
+            timeout_ms = ?14, retry_schedule = ?15, headers = ?16, secrets = ?17, metadata = ?18, updated_at = ?19,
+            memory_bytes = ?21
          WHERE id = ?1 AND app = ?2 AND deleted_at IS NULL AND ?20 IS NOT NULL",
         row,
     );
@@ -300,10 +302,16 @@ pub(crate) fn list(
 }
 
 /// Endpoints of an application, counted up to `most`.
-pub(crate) fn count(connection: &Connection, app: AppId, most: u32) -> Fallible<u32> {
-    let sql = "SELECT count(*) FROM (SELECT 1 FROM endpoints WHERE app = ?1 AND deleted_at IS NULL LIMIT ?2)";
+pub(crate) fn in_use(connection: &Connection, app: AppId) -> Fallible<EndpointUse> {
+    let sql = "SELECT count(*), coalesce(sum(memory_bytes), 0) FROM endpoints WHERE app = ?1 AND deleted_at IS NULL";
     let mut statement = connection.prepare_cached(sql)?;
-    Ok(statement.query_row(params![app.as_bytes(), most], |row| row.get(0))?)
+    let found = statement.query_row([app.as_bytes()], |row| {
+        Ok(EndpointUse {
+            count: row.get(0)?,
+            bytes: row.get::<_, i64>(1)?.unsigned_abs(),
+        })
+    })?;
+    Ok(found)
 }
 
 /// Every endpoint of an application, by id.

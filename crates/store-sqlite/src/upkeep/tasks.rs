@@ -1,4 +1,5 @@
-//! The work of background tasks: new deliveries by hand, a chunk at a time, from a cursor that is kept.
+//! The work of background tasks: new deliveries by hand, a chunk at a time, from a cursor that is kept. Each chunk is a
+//! write of its own, so that one that fails undoes nothing else.
 
 pub(crate) mod rows;
 
@@ -6,16 +7,17 @@ use postrider_model::{
     AppId, DeferReason, DeliveryId, DeliveryState, EndpointId, MessageId, Trigger, UnixMillis, is_subscribed,
 };
 use postrider_store::fold::StateCounts;
-use postrider_store::{TaskKind, TaskRow, TaskState};
+use postrider_store::{StoreError, TaskKind, TaskRow, TaskState};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::SqliteStore;
 use crate::cancel::{self, Totals};
 use crate::codec;
 use crate::error::Fallible;
 use crate::waiting;
 
-/// Tasks that one sweep moves on.
-const TASKS_MAX: u32 = 4;
+/// Chunks of one sweep that find nothing to deliver.
+const CHUNKS: u32 = 20;
 
 /// What an endpoint subscribes to; `None` once it takes no deliveries.
 struct Wanted {
@@ -24,23 +26,42 @@ struct Wanted {
     ordered: bool,
 }
 
-/// Moves running tasks on by a chunk of at most `limit` messages each; how many deliveries were made.
-pub(crate) fn advance(connection: &Connection, limit: u32) -> Fallible<u64> {
-    let mut made = 0;
-    for mut task in rows::running_tasks(connection, TASKS_MAX)? {
-        match wanted(connection, task.app, task.endpoint)? {
-            None => task.state = TaskState::Failed,
-            Some(wanted) => made += chunk(connection, &mut task, &wanted, limit)?,
+/// Moves the task that has rested longest on by a chunk of at most `limit` messages; returns the deliveries made. A chunk
+/// that finds nothing to deliver is followed by the next one, so that 0 means that no task has work left for now, or that
+/// much was looked at.
+pub(super) async fn advance(store: &SqliteStore, limit: u32) -> Result<u64, StoreError> {
+    for _ in 0..CHUNKS {
+        let Some(task) = store.read(rows::longest_rested).await? else {
+            return Ok(0);
+        };
+        let kept = task.clone();
+        match store
+            .write(move |connection| go_on(connection, task, limit))
+            .await
+        {
+            Ok(0) => {}
+            Ok(made) => return Ok(made),
+            Err(error) => {
+                // The next one's turn: one that fails must not stand before the others. Where this fails too, the store is
+                // away.
+                let _ = store.write(move |connection| rows::rest(connection, &kept)).await;
+                return Err(error);
+            }
         }
-        connection
-            .prepare_cached("UPDATE tasks SET cursor = ?2, state = ?3, updated_at = ?4 WHERE id = ?1")?
-            .execute(params![
-                task.id.as_bytes(),
-                task.cursor.as_ref().map(|cursor| *cursor.as_bytes()),
-                task.state as u8,
-                UnixMillis::now().0
-            ])?;
     }
+    Ok(0)
+}
+
+/// The task's next chunk; returns the deliveries made.
+fn go_on(connection: &Connection, mut task: TaskRow, limit: u32) -> Fallible<u64> {
+    let made = match wanted(connection, task.app, task.endpoint)? {
+        None => {
+            task.state = TaskState::Failed;
+            0
+        }
+        Some(wanted) => chunk(connection, &mut task, &wanted, limit)?,
+    };
+    rows::rest(connection, &task)?;
     Ok(made)
 }
 

@@ -10,7 +10,7 @@ use postrider_model::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::fixture::{HOUR, World, first, must};
-use crate::{AppRef, EndpointRef, NewKey, Page, SharedStore, StoreError};
+use crate::{AppRef, EndpointRef, EndpointUse, NewKey, Page, SharedStore, StoreError};
 
 /// What was written is read, by id and by uid, until it is deleted.
 pub async fn applications_are_created_changed_and_deleted(store: SharedStore) {
@@ -80,18 +80,50 @@ pub async fn uids_are_unique_among_the_living(store: SharedStore) {
     let mut elsewhere = second.clone();
     elsewhere.app = other.id;
     must(store.create_endpoint(&elsewhere).await);
-    assert_eq!(must(store.endpoint_count(world.app, 10).await), 1);
+    let counted = async || must(store.endpoint_use(world.app).await).count;
+    assert_eq!(counted().await, 1);
     must(
         store
             .delete_endpoint(world.app, endpoint.id, UnixMillis::now())
             .await,
     );
-    assert_eq!(must(store.endpoint_count(world.app, 10).await), 0);
+    assert_eq!(counted().await, 0);
     second.id = world.draft().id;
     must(store.create_endpoint(&second).await);
     must(store.create_endpoint(&world.draft()).await);
-    assert_eq!(must(store.endpoint_count(world.app, 10).await), 2);
-    assert_eq!(must(store.endpoint_count(world.app, 1).await), 1, "no further");
+    assert_eq!(counted().await, 2);
+}
+
+/// What an application's endpoints take follows each of their changes; deleted ones and other applications' take nothing.
+pub async fn what_endpoints_take_is_counted(store: SharedStore) {
+    let world = World::new(store).await;
+    let taken = async || must(world.store.endpoint_use(world.app).await);
+    let none = EndpointUse { count: 0, bytes: 0 };
+    assert_eq!(taken().await, none);
+    let one = world.endpoint(|_| {}).await;
+    let mut other = world.endpoint(|_| {}).await;
+    let was = other.updated_at;
+    other.description = "d".repeat(10_000);
+    other.updated_at = UnixMillis(was.0 + 1);
+    must(world.store.update_endpoint(&other, was).await);
+    let both = EndpointUse {
+        count: 2,
+        bytes: (one.memory_bytes() + other.memory_bytes()) as u64,
+    };
+    assert_eq!(taken().await, both);
+    must(
+        world
+            .store
+            .delete_endpoint(world.app, other.id, UnixMillis::now())
+            .await,
+    );
+    let left = EndpointUse {
+        count: 1,
+        bytes: one.memory_bytes() as u64,
+    };
+    assert_eq!(taken().await, left);
+    let elsewhere = world.id(AppId::generate);
+    assert_eq!(must(world.store.endpoint_use(elsewhere).await), none);
 }
 
 /// Every field comes back, secrets and header values among them.

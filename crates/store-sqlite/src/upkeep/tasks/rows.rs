@@ -1,8 +1,8 @@
 //! The rows of background tasks.
 
-use postrider_model::AppId;
+use postrider_model::{AppId, UnixMillis};
 use postrider_store::{TaskKind, TaskRow, TaskState};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::codec;
 use crate::error::Fallible;
@@ -61,13 +61,27 @@ pub(crate) fn count_running(connection: &Connection, app: AppId, most: u32) -> F
     Ok(count)
 }
 
-/// Tasks that go on, those first that have rested longest: each has its turn, however many there are.
-pub(crate) fn running_tasks(connection: &Connection, limit: u32) -> Fallible<Vec<TaskRow>> {
-    let tasks = connection
+/// The task that has rested longest of those that go on: each has its turn, however many there are. A kind that only a newer
+/// version knows is left to it.
+pub(super) fn longest_rested(connection: &Connection) -> Fallible<Option<TaskRow>> {
+    let task = connection
         .prepare_cached(&format!(
-            "SELECT {TASK_COLUMNS} FROM tasks WHERE state = 0 ORDER BY updated_at, id LIMIT ?1"
+            "SELECT {TASK_COLUMNS} FROM tasks WHERE state = 0 AND kind IN (1, 2) ORDER BY updated_at, id LIMIT 1"
         ))?
-        .query_map([limit], read_task)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(tasks)
+        .query_row([], read_task)
+        .optional()?;
+    Ok(task)
+}
+
+/// Keeps how far a task came; it rests from now on.
+pub(super) fn rest(connection: &Connection, task: &TaskRow) -> Fallible<()> {
+    connection
+        .prepare_cached("UPDATE tasks SET cursor = ?2, state = ?3, updated_at = ?4 WHERE id = ?1")?
+        .execute(params![
+            task.id.as_bytes(),
+            task.cursor.as_ref().map(|cursor| *cursor.as_bytes()),
+            task.state as u8,
+            UnixMillis::now().0
+        ])?;
+    Ok(())
 }

@@ -3,15 +3,16 @@
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use utoipa::OpenApi;
-use utoipa::openapi::RefOr;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api;
+use crate::auth::{Need, needed};
 use crate::state::Api;
 
 struct Bearer;
@@ -37,19 +38,44 @@ pub(crate) fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
     let (router, mut openapi) = OpenApiRouter::with_openapi(Description::openapi())
         .merge(api::routes())
         .split_for_parts();
-    for item in openapi.paths.paths.values_mut() {
+    for (path, item) in &mut openapi.paths.paths {
         let operations = [
-            &mut item.get,
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
+            (Method::GET, &mut item.get),
+            (Method::POST, &mut item.post),
+            (Method::PUT, &mut item.put),
+            (Method::PATCH, &mut item.patch),
+            (Method::DELETE, &mut item.delete),
         ];
-        for operation in operations.into_iter().flatten() {
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            if needed(&method, path) != Need::Nothing {
+                add_common_responses(operation);
+            }
             describe_responses(operation);
         }
     }
     (router, openapi)
+}
+
+/// What any operation may answer that asks for a key: it stands before all handlers, or is the store's.
+fn add_common_responses(operation: &mut Operation) {
+    let mut common = vec![
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ];
+    if operation.request_body.is_some() {
+        common.push(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    for status in common {
+        let error = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorOut")));
+        let response = ResponseBuilder::new().content("application/json", error.build());
+        operation
+            .responses
+            .responses
+            .entry(status.as_str().to_owned())
+            .or_insert_with(|| RefOr::T(response.build()));
+    }
 }
 
 /// A response must have a description; where there is none to add, the status says it.

@@ -26,7 +26,8 @@ POSTRIDER_SECRETS__KEY set in every process:
   postrider migrate
   postrider serve --role gateway
   postrider serve --role worker
-  postrider serve --role ledger";
+  postrider serve --role ledger
+Each listens (`--listen`), for health checks at least; on one machine each needs a port of its own.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -6,6 +6,7 @@ mod cli;
 mod dependencies;
 mod healthcheck;
 mod keys;
+mod logging;
 #[cfg(test)]
 mod metrics_page;
 mod migrate;

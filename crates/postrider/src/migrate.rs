@@ -7,6 +7,7 @@ use crate::out::say;
 
 /// Brings the schema up to date and says what it did.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    crate::logging::begin(&config)?;
     // Whoever serves an embedded store goes on with the schema that it opened.
     let _lock = crate::sole::lock(&config)?;
     // An embedded store is brought up to date when it is opened.

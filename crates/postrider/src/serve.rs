@@ -14,14 +14,14 @@ use postrider_gateway::Gateway;
 use postrider_model::RetrySchedule;
 use postrider_store::SharedStore;
 use postrider_telemetry::trace::Tracer;
-use postrider_telemetry::{LogFormat, Metrics};
+use postrider_telemetry::Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::ApiServer;
 use crate::out::Unread;
 use crate::parts::{self, Parts};
-use crate::{dependencies, open_files, quickstart, schema, shutdown, sole, standby, traces};
+use crate::{dependencies, logging, open_files, quickstart, schema, shutdown, sole, standby, traces};
 
 /// Connections to the metrics listener.
 const METRICS_CONNECTIONS: usize = 32;
@@ -29,11 +29,7 @@ const METRICS_CONNECTIONS: usize = 32;
 /// Runs the roles until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config, roles: Roles) -> anyhow::Result<()> {
     config.validate(roles)?;
-    let format = match config.log.format {
-        postrider_config::LogFormat::Text => LogFormat::Text,
-        postrider_config::LogFormat::Json => LogFormat::Json,
-    };
-    postrider_telemetry::init_logging(format, &config.log.level)?;
+    logging::begin(&config)?;
     open_files::raise();
     let signalled = shutdown::signalled();
 

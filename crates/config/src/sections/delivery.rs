@@ -35,7 +35,7 @@ settings! {
         /// none.
         timeout: Period = Period::secs(15), Between(Period::secs(1), Period::secs(30));
         /// Delays after the first, second, and so on failed attempt, 20 % more or less by chance, where the endpoint
-        /// sets none. Empty: one attempt only.
+        /// sets none. Empty (`[]` in a file; an empty variable counts as not set): one attempt only.
         retry_schedule: Vec<Period> = retry_schedule(),
             Items(20, Between(Period::secs(1), Period::days(7)));
         /// Attempts in flight, per worker.

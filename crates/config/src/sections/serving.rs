@@ -56,7 +56,8 @@ settings! {
         app_rate: Option<u32> = None, Between(1, 1_000_000);
         /// Frames in the journal above which messages are refused with 503, so that outcomes still have room.
         journal_max_frames: u64 = 100_000, Between(100, 10_000_000);
-        /// How long a read waits for the record of a message that was accepted just now, before 503.
+        /// How long a read waits for the record of a message that was accepted just now, before 503 (404 where it was asked for
+        /// by `eventId`).
         record_wait: Period = Period::secs(2), Between(Period::millis(0), Period::secs(5));
     }
 }

@@ -136,7 +136,7 @@ pub(crate) async fn list(
     post, path = "/api/v1/app/{app_id}/endpoint", tag = "Endpoint", operation_id = "v1.endpoint.create",
     params(("app_id" = String, Path, description = "Id or uid of the application"), ("idempotency-key" = Option<String>, Header)),
     request_body = EndpointIn,
-    responses((status = 201, body = EndpointOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 201, body = EndpointOut), (status = 400, description = "A limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn create(
     State(api): State<Api>,
@@ -188,7 +188,7 @@ pub(crate) async fn get(
     put, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}", tag = "Endpoint", operation_id = "v1.endpoint.update",
     params(("app_id" = String, Path, description = "Id or uid of the application"), ("endpoint_id" = String, Path, description = "Id or uid of the endpoint")),
     request_body = EndpointIn,
-    responses((status = 200, body = EndpointOut), (status = 201, body = EndpointOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 200, body = EndpointOut), (status = 201, body = EndpointOut), (status = 400, description = "A limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn update(
     State(api): State<Api>,
@@ -227,7 +227,7 @@ pub(crate) async fn update(
     patch, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}", tag = "Endpoint", operation_id = "patch_endpoint",
     params(("app_id" = String, Path, description = "Id or uid of the application"), ("endpoint_id" = String, Path, description = "Id or uid of the endpoint")),
     request_body = EndpointPatch,
-    responses((status = 200, body = EndpointOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 200, body = EndpointOut), (status = 400, description = "A limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 409, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn patch(
     State(api): State<Api>,

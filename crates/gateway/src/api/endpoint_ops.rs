@@ -116,7 +116,7 @@ pub(crate) async fn stats(
     post, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/recover", tag = "Endpoint", operation_id = "v1.endpoint.recover",
     params(("app_id" = String, Path), ("endpoint_id" = String, Path), ("idempotency-key" = Option<String>, Header)),
     request_body = RecoverIn,
-    responses((status = 202, body = TaskOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 202, body = TaskOut), (status = 400, description = "The endpoint is disabled, or a limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn recover(
     State(api): State<Api>,
@@ -132,7 +132,7 @@ pub(crate) async fn recover(
     post, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/replay-missing", tag = "Endpoint", operation_id = "v1.endpoint.replay-missing",
     params(("app_id" = String, Path), ("endpoint_id" = String, Path), ("idempotency-key" = Option<String>, Header)),
     request_body = RecoverIn,
-    responses((status = 202, body = TaskOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 202, body = TaskOut), (status = 400, description = "The endpoint is disabled, or a limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn replay_missing(
     State(api): State<Api>,
@@ -211,7 +211,7 @@ fn task_range(input: &RecoverIn, now: UnixMillis) -> Result<(UnixMillis, UnixMil
     post, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/send-example", tag = "Endpoint", operation_id = "v1.endpoint.send-example",
     params(("app_id" = String, Path), ("endpoint_id" = String, Path), ("idempotency-key" = Option<String>, Header)),
     request_body = EventExampleIn,
-    responses((status = 200, body = MessageOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 200, body = MessageOut), (status = 400, description = "The endpoint is disabled", body = ErrorOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut), (status = 429, body = ErrorOut))
 )]
 pub(crate) async fn send_example(
     State(api): State<Api>,

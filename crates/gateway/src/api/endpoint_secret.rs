@@ -186,7 +186,7 @@ pub(crate) async fn get_headers(
 #[utoipa::path(
     put, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/headers", tag = "Endpoint", operation_id = "v1.endpoint.update-headers",
     params(("app_id" = String, Path), ("endpoint_id" = String, Path)), request_body = EndpointHeadersIn,
-    responses((status = 204), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 204), (status = 400, description = "A limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn update_headers(
     State(api): State<Api>,
@@ -206,7 +206,7 @@ pub(crate) async fn update_headers(
 #[utoipa::path(
     patch, path = "/api/v1/app/{app_id}/endpoint/{endpoint_id}/headers", tag = "Endpoint", operation_id = "v1.endpoint.patch-headers",
     params(("app_id" = String, Path), ("endpoint_id" = String, Path)), request_body = EndpointHeadersPatchIn,
-    responses((status = 204), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
+    responses((status = 204), (status = 400, description = "A limit is reached", body = ErrorOut), (status = 404, body = ErrorOut), (status = 422, body = ValidationOut))
 )]
 pub(crate) async fn patch_headers(
     State(api): State<Api>,

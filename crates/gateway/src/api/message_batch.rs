@@ -27,9 +27,9 @@ use crate::state::{Api, app_ref};
 /// Messages to send.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct BatchIn<'a> {
-    /// 1 to 1,000 messages.
+    /// As many as `ingest.batch_max_messages` at most, which is 1,000 by default.
     #[serde(borrow, deserialize_with = "bounded")]
-    #[schema(min_items = 1, max_items = 1000)]
+    #[schema(min_items = 1)]
     messages: Vec<MessageIn<'a>>,
 }
 

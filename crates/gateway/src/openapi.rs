@@ -4,15 +4,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{Method, StatusCode};
-use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{OpenApi, ToSchema as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api;
 use crate::auth::{Need, needed};
+use crate::error::ErrorOut;
 use crate::state::Api;
 
 struct Bearer;
@@ -68,7 +69,7 @@ fn add_common_responses(operation: &mut Operation) {
         common.push(StatusCode::PAYLOAD_TOO_LARGE);
     }
     for status in common {
-        let error = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorOut")));
+        let error = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorOut::name())));
         let response = ResponseBuilder::new().content("application/json", error.build());
         operation
             .responses

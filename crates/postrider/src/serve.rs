@@ -13,8 +13,8 @@ use postrider_config::{Config, Role, Roles, StoreTarget};
 use postrider_gateway::Gateway;
 use postrider_model::RetrySchedule;
 use postrider_store::SharedStore;
-use postrider_telemetry::trace::Tracer;
 use postrider_telemetry::Metrics;
+use postrider_telemetry::trace::Tracer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
